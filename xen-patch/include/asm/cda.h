@@ -1,0 +1,42 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/* Hooks of application checkpointing (pv/pagefault_cda.c). */
+#ifndef __X86_PV_CDA_H__
+#define __X86_PV_CDA_H__
+
+#include <asm/processor.h>
+
+/* Software bits of an L1e.  Xen's own, stripped from all that guests write. */
+#define CDA_L1E_RO    (1UL << 53) /* the guest gave RW, Xen withholds it */
+#define CDA_L1E_SEEN  (1UL << 54) /* tracked, read-only by the guest's will */
+#define CDA_L1E_NEVER (1UL << 55) /* grant mapping: RW is part of its identity */
+#define CDA_L1E_BITS  (CDA_L1E_RO | CDA_L1E_SEEN | CDA_L1E_NEVER)
+
+#ifdef CONFIG_CDA
+extern bool opt_cda;
+extern unsigned long cda_l1e_keep;  /* ~CDA_L1E_BITS, or ~0 with cda=off */
+extern unsigned long cda_l1e_grant; /* CDA_L1E_NEVER, or 0 with cda=off */
+
+void cda_guest_update(struct domain *d, mfn_t l1mfn, const void *pl1e);
+void cda_table_gone(struct domain *d, struct page_info *pg, unsigned long type);
+int cda_table_new(const struct domain *d, const struct page_info *l4);
+bool cda_fixup_fault(unsigned long addr, struct cpu_user_regs *regs);
+void cda_domain_destroy(struct domain *d);
+
+/* A user write to a present page, or Xen's own on the guest's behalf. */
+static inline bool cda_may_fix(const struct domain *d, unsigned long addr,
+                               unsigned int ec)
+{
+    return d->arch.pv.cda && addr < (1UL << 47) &&
+           (ec & PFEC_arch_mask & ~PFEC_user_mode) ==
+           (PFEC_page_present | PFEC_write_access);
+}
+#else
+#define opt_cda false
+#define cda_l1e_keep (~0UL)
+#define cda_l1e_grant 0UL
+#define cda_guest_update(d, mfn, pl1e) ((void)0)
+#define cda_table_gone(d, pg, type) ((void)0)
+#define cda_table_new(d, l4) 0
+#endif
+
+#endif /* __X86_PV_CDA_H__ */

@@ -1,0 +1,2208 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * arch/x86/pv/pagefault_cda.c
+ *
+ * Application checkpointing for processes of 64-bit PV guests: tracks which
+ * pages of a critical data area (CDA) are dirtied.  ABI: public/cda.h.
+ *
+ * Design, after "Hypervisor-assisted application checkpointing in virtualized
+ * environments" (DSN 2011), with these rules:
+ *
+ *  - The right to grant write access again lives in the L1 entry itself:
+ *    CDA_L1E_RO says "the guest kernel gave RW, Xen withholds it".  All
+ *    entries that guests write have the bit stripped, so whatever the kernel
+ *    rewrites is the kernel's alone again.
+ *  - An entry which Xen made writable again has its bit set in the `dirty` map
+ *    of a chunk bound to that very L1 table.  Fork, unregister and revocation
+ *    thus find every grant of Xen's and take it back (see take_back()).
+ *  - When in doubt the fault goes to the guest kernel, which resolves it.
+ *  - dirty <=> neither CDA_L1E_RO nor CDA_L1E_SEEN is left in the entry.  Who
+ *    removes one of them tells the chunk: the fault handler, or
+ *    cda_guest_update() before each guest update of such an entry.  A table
+ *    that is replaced as a whole is noticed by comparing the L2 entry.
+ *
+ * A chunk is the 2 MiB of address space below one L1 table.
+ *
+ * Locks, outermost first: session->lock (only ever tried by guests) >
+ * page_lock() of one L1 table > hash_lock; cda->lock nests in none of these
+ * but session->lock.  Lookups run under RCU.
+ */
+
+#include <xen/compiler.h>
+#include <xen/domain_page.h>
+#include <xen/event.h>
+#include <xen/guest_access.h>
+#include <xen/hypercall.h>
+#include <xen/lib.h>
+#include <xen/mm.h>
+#include <xen/param.h>
+#include <xen/random.h>
+#include <xen/rcupdate.h>
+#include <xen/sched.h>
+#include <xen/softirq.h>
+#include <xen/time.h>
+#include <xen/xvmalloc.h>
+
+#include <public/cda.h>
+
+#include <asm/flushtlb.h>
+#include <asm/pv/cda.h>
+#include <asm/traps.h>
+
+#include <xsm/xsm.h>
+
+/* arch/x86/traps.c; reached from assembly only until now. */
+void do_general_protection(struct cpu_user_regs *regs);
+
+bool __read_mostly opt_cda;
+boolean_param("cda", opt_cda);
+
+unsigned long __read_mostly cda_l1e_keep = ~0UL;
+unsigned long __read_mostly cda_l1e_grant;
+
+#define CDA_CAPS          (CDA_ABI_VERSION | CDA_CAP_PTXEN)
+
+#define CHUNK_SHIFT       L2_PAGETABLE_SHIFT
+#define CHUNK_PAGES       L1_PAGETABLE_ENTRIES
+#define VA_END            (1UL << 47)
+
+/* _PAGE_GUEST_KERNEL as it stands in an entry. */
+#define L1E_GUEST_KERNEL  (1UL << 52)
+
+/* The part of an L2 entry that decides where it leads and who may write. */
+#define L2E_MASK          ((PADDR_MASK & PAGE_MASK) | _PAGE_PRESENT | \
+                           _PAGE_RW | _PAGE_USER | _PAGE_PSE)
+#define L2E_FLAGS         (_PAGE_PRESENT | _PAGE_RW | _PAGE_USER)
+/* In chunk->want, outside L2E_MASK: makes the comparison fail. */
+#define WANT_TOUCHED      _AC(0x800, UL)
+
+#define HASH_BITS         8
+#define MAX_TOKENS        64
+#define MAX_RANGES        4096
+#define EMIT_BATCH        32
+#define CHUNKS_PER_CHECK  64u
+
+#define DEFAULT_SESSIONS  64
+#define DEFAULT_PAGES     (1UL << 20)          /* 4 GiB */
+#define DEFAULT_RANGES    64
+
+struct cda_chunk {
+    unsigned long dirty[BITS_TO_LONGS(CHUNK_PAGES)];
+    mfn_t l1;                     /* bound table, or INVALID_MFN */
+    uint16_t lo, hi;              /* slots [lo, hi) belong to the range */
+    struct cda_range *range;
+    struct cda_chunk *next;       /* hash chain by l1 */
+};
+
+struct cda_range {
+    struct rcu_head rcu;
+    uint32_t id;
+    bool active;                  /* a cycle is open */
+    bool lost;                    /* a log could not be delivered */
+    uint8_t cont;                 /* operation that was interrupted, or 0 */
+    uint64_t ticket;              /* who may continue it */
+    unsigned long start, end, pages;
+    unsigned long log, log_entries;
+    unsigned long base;           /* start, rounded down to a chunk */
+    unsigned int nr_chunks;
+    unsigned int cursor;          /* where `cont` goes on */
+    uint64_t epoch, count, found; /* of the log being written */
+    unsigned long *want;          /* expected L2 entries, one a chunk */
+    struct cda_chunk *chunk;
+};
+
+struct cda_ranges {               /* sorted by address, replaced as a whole */
+    struct rcu_head rcu;
+    unsigned int nr;
+    struct cda_range *r[];
+};
+
+struct cda_session {
+    struct rcu_head rcu;
+    struct cda_session *hnext;    /* hash chain by L4 */
+    mfn_t l4;
+    spinlock_t lock;
+    bool dead, revoked, forward;
+    struct cda_ranges *ranges;
+    uint64_t cookie, id, tag;
+    uint64_t max_pages, pages;
+    uint32_t max_ranges, next_id;
+    s_time_t born;
+    /* An operation on all ranges that was interrupted. */
+    uint8_t all_op;
+    uint32_t all_next;            /* index in `ranges` */
+    uint64_t all_ticket;
+    uint64_t tickets;             /* given out so far */
+    uint64_t all_total;
+    /* take_back() that was interrupted: by a fork, by the session's end. */
+    spinlock_t back_lock;
+    struct cda_back {
+        const void *for_what;
+        unsigned long va;
+    } fork, drop;
+    struct cda_counters cnt;
+};
+
+struct cda_token {
+    uint8_t bytes[CDA_TOKEN_BYTES];
+    bool used;
+    uint64_t tag, max_pages;
+    uint32_t max_ranges, max_sessions;
+    s_time_t expires;
+};
+
+struct cda_domain {
+    spinlock_t lock;              /* tokens, limits, chains of sessions */
+    spinlock_t hash_lock;         /* chains of chunks */
+    struct cda_session *session[1 << HASH_BITS];
+    struct cda_chunk *chunk[1 << HASH_BITS];
+    struct cda_token token[MAX_TOKENS];
+    uint32_t flags, max_sessions, max_ranges, max_tokens;
+    uint64_t max_pages, used_pages;
+    uint32_t used_sessions;
+    uint64_t next_session;
+    struct cda_counters gone;     /* of sessions that ended */
+};
+
+static DEFINE_RCU_READ_LOCK(cda_rcu);
+
+/* What Dom0 sees of all domains which it has not admitted: nothing. */
+static struct cda_domain not_admitted;
+
+#define COUNT(s, what) \
+    asm volatile ( "lock incq %0" : "+m" ((s)->cnt.what) )
+#define COUNT_N(s, what, n) \
+    asm volatile ( "lock addq %1, %0" : "+m" ((s)->cnt.what) \
+                   : "er" ((uint64_t)(n)) )
+
+static unsigned int hash_mfn(mfn_t mfn)
+{
+    return (mfn_x(mfn) ^ (mfn_x(mfn) >> HASH_BITS)) & ((1 << HASH_BITS) - 1);
+}
+
+static void init_domain(struct cda_domain *cda)
+{
+    spin_lock_init(&cda->lock);
+    spin_lock_init(&cda->hash_lock);
+    cda->max_sessions = DEFAULT_SESSIONS;
+    cda->max_pages = DEFAULT_PAGES;
+    cda->max_ranges = DEFAULT_RANGES;
+    cda->max_tokens = MAX_TOKENS;
+}
+
+static int __init cf_check cda_init(void)
+{
+    if ( opt_cda )
+    {
+        init_domain(&not_admitted);
+        cda_l1e_keep = ~CDA_L1E_BITS;
+        cda_l1e_grant = CDA_L1E_NEVER;
+        printk("CDA: application checkpointing through int %#x enabled\n",
+               CDA_VECTOR);
+    }
+
+    return 0;
+}
+presmp_initcall(cda_init);
+
+/*
+ * Chunks by the L1 table they are bound to.
+ */
+
+static void bind(struct cda_domain *cda, struct cda_chunk *c, mfn_t l1)
+{
+    struct cda_chunk **head = &cda->chunk[hash_mfn(l1)];
+
+    spin_lock(&cda->hash_lock);
+    ASSERT(mfn_eq(c->l1, INVALID_MFN));
+    c->l1 = l1;
+    c->next = *head;
+    *head = c;
+    spin_unlock(&cda->hash_lock);
+}
+
+static mfn_t unbind(struct cda_domain *cda, struct cda_chunk *c)
+{
+    struct cda_chunk **pp;
+    mfn_t l1;
+
+    spin_lock(&cda->hash_lock);
+    l1 = c->l1;
+    if ( !mfn_eq(l1, INVALID_MFN) )
+    {
+        for ( pp = &cda->chunk[hash_mfn(l1)]; *pp != c; pp = &(*pp)->next )
+            ;
+        *pp = c->next;
+        c->l1 = INVALID_MFN;
+    }
+    spin_unlock(&cda->hash_lock);
+
+    return l1;
+}
+
+static unsigned long *want_of(const struct cda_chunk *c)
+{
+    return &c->range->want[c - c->range->chunk];
+}
+
+/*
+ * The guest is about to replace the entry at @pl1e in table @l1mfn, whose
+ * page_lock() the caller holds.  Nothing changes for the guest; only the
+ * chunk learns that the entry's bits will be gone.
+ */
+void cda_guest_update(struct domain *d, mfn_t l1mfn, const void *pl1e)
+{
+    struct cda_domain *cda = d->arch.pv.cda;
+    unsigned long l1e = *(const volatile unsigned long *)pl1e;
+    unsigned int slot = PAGE_OFFSET(pl1e) / sizeof(l1_pgentry_t);
+    struct cda_chunk *c;
+
+    if ( likely(!(l1e & (CDA_L1E_RO | CDA_L1E_SEEN))) || !cda ||
+         !(l1e & _PAGE_PRESENT) )
+        return;
+
+    spin_lock(&cda->hash_lock);
+    for ( c = cda->chunk[hash_mfn(l1mfn)]; c; c = c->next )
+        if ( mfn_eq(c->l1, l1mfn) && slot >= c->lo && slot < c->hi )
+        {
+            set_bit(slot, c->dirty);
+            set_bit(__builtin_ctzl(WANT_TOUCHED), want_of(c));
+        }
+    spin_unlock(&cda->hash_lock);
+}
+
+/* Table @l1mfn stops being one: what it held under our eyes is unknown. */
+static void l1_gone(struct cda_domain *cda, mfn_t l1mfn)
+{
+    struct cda_chunk *c, **pp;
+
+    spin_lock(&cda->hash_lock);
+    for ( pp = &cda->chunk[hash_mfn(l1mfn)]; (c = *pp) != NULL; )
+        if ( mfn_eq(c->l1, l1mfn) )
+        {
+            *pp = c->next;
+            c->l1 = INVALID_MFN;
+            ACCESS_ONCE(*want_of(c)) = WANT_TOUCHED;
+        }
+        else
+            pp = &c->next;
+    spin_unlock(&cda->hash_lock);
+}
+
+/*
+ * Reaching tables.
+ */
+
+/*
+ * References and locks frame @mfn, which exists, if it is a validated L1
+ * table of @d.
+ */
+static l1_pgentry_t *lock_l1(struct domain *d, mfn_t mfn)
+{
+    struct page_info *pg = mfn_to_page(mfn);
+
+    if ( unlikely(!get_page(pg, d)) )
+        return NULL;
+
+    if ( likely(page_lock(pg)) )
+    {
+        if ( likely((pg->u.inuse.type_info & PGT_type_mask) ==
+                    PGT_l1_page_table) )
+            return map_domain_page(mfn);
+        page_unlock(pg);
+    }
+    put_page(pg);
+
+    return NULL;
+}
+
+static void unlock_l1(const l1_pgentry_t *pl1e, mfn_t mfn)
+{
+    struct page_info *pg = mfn_to_page(mfn);
+
+    unmap_domain_page(pl1e);
+    page_unlock(pg);
+    put_page(pg);
+}
+
+/*
+ * The L2 table which maps the GiB of @va in the current address space, with
+ * a reference, or NULL if the way there is closed to user writes.
+ */
+static struct page_info *get_l2(struct domain *d, unsigned long va)
+{
+    l4_pgentry_t l4e;
+    l3_pgentry_t l3e;
+    struct page_info *pg;
+
+    if ( get_unsafe(l4e, &__linear_l4_table[l4_linear_offset(va)]) ||
+         (l4e_get_flags(l4e) & L2E_FLAGS) != L2E_FLAGS ||
+         get_unsafe(l3e, &__linear_l3_table[l3_linear_offset(va)]) ||
+         (l3e_get_flags(l3e) & (L2E_FLAGS | _PAGE_PSE)) != L2E_FLAGS )
+        return NULL;
+
+    pg = l3e_get_page(l3e);
+    if ( !mfn_valid(l3e_get_mfn(l3e)) || !get_page(pg, d) )
+        return NULL;
+
+    return pg;
+}
+
+/* The L2 entry for @va under L2E_MASK, 0 if user writes do not get there. */
+static unsigned long live_l2e(unsigned long va)
+{
+    l4_pgentry_t l4e;
+    l3_pgentry_t l3e;
+    l2_pgentry_t l2e;
+
+    if ( get_unsafe(l4e, &__linear_l4_table[l4_linear_offset(va)]) ||
+         (l4e_get_flags(l4e) & L2E_FLAGS) != L2E_FLAGS ||
+         get_unsafe(l3e, &__linear_l3_table[l3_linear_offset(va)]) ||
+         (l3e_get_flags(l3e) & (L2E_FLAGS | _PAGE_PSE)) != L2E_FLAGS ||
+         get_unsafe(l2e, &__linear_l2_table[l2_linear_offset(va)]) )
+        return 0;
+
+    return l2e_get_intpte(l2e) & L2E_MASK;
+}
+
+static bool l2e_leads(unsigned long l2e)
+{
+    return (l2e & (L2E_FLAGS | _PAGE_PSE)) == L2E_FLAGS;
+}
+
+static mfn_t l2e_mfn(unsigned long l2e)
+{
+    return _mfn((l2e & PADDR_MASK) >> PAGE_SHIFT);
+}
+
+/*
+ * Single entries.  All under page_lock() of their table: besides us only the
+ * CPU changes them then, and only A and D.
+ */
+
+/*
+ * May Xen withhold and give back RW in this entry?  Only then does the entry
+ * hold a type reference of the kind put_page_type() drops: foreign and dom_io
+ * frames and grants do not.
+ */
+static struct page_info *trackable(const struct domain *d, unsigned long l1e)
+{
+    mfn_t mfn = l2e_mfn(l1e);
+    struct page_info *pg = mfn_to_page(mfn);
+
+    if ( (l1e & (CDA_L1E_NEVER | L1E_GUEST_KERNEL | _PAGE_USER)) !=
+         _PAGE_USER ||
+         !mfn_valid(mfn) || page_get_owner(pg) != d || is_special_page(pg) )
+        return NULL;
+
+    return pg;
+}
+
+/*
+ * get_page_type() and put_page_type() for writable pages, with their common
+ * case inline: other references exist, so no type changes hands.
+ */
+#define WRITABLE          (PGT_writable_page | PGT_validated)
+#define WRITABLE_MASK     (PGT_type_mask | PGT_validated | PGT_partial | \
+                           PGT_locked)
+
+static bool get_writable(struct page_info *pg)
+{
+    unsigned long x = ACCESS_ONCE(pg->u.inuse.type_info);
+
+    if ( likely((x & WRITABLE_MASK) == WRITABLE) &&
+         likely(x & PGT_count_mask) && likely((x + 1) & PGT_count_mask) &&
+         likely(cmpxchg(&pg->u.inuse.type_info, x, x + 1) == x) )
+        return true;
+
+    return get_page_type(pg, PGT_writable_page);
+}
+
+static void put_writable(struct page_info *pg)
+{
+    unsigned long x = ACCESS_ONCE(pg->u.inuse.type_info);
+
+    if ( likely((x & WRITABLE_MASK) == WRITABLE) &&
+         likely((x & PGT_count_mask) > 1) &&
+         likely(cmpxchg(&pg->u.inuse.type_info, x, x - 1) == x) )
+        return;
+
+    put_page_type(pg);
+}
+
+enum protect { PROTECTED, UNKNOWN, REFUSED };
+
+static enum protect protect_entry(const struct domain *d, l1_pgentry_t *pl1e)
+{
+    unsigned long *p = &l1e_get_intpte(*pl1e), old = ACCESS_ONCE(*p), new;
+    struct page_info *pg;
+
+    for ( ; ; )
+    {
+        unsigned long seen;
+
+        if ( !(old & _PAGE_PRESENT) )
+            return UNKNOWN;
+
+        pg = trackable(d, old);
+        if ( !pg )
+            return (old & _PAGE_RW) ? REFUSED : UNKNOWN;
+
+        if ( old & _PAGE_RW )
+            /*
+             * D makes kernels which skip clean read-only entries when they
+             * want a page stable (KSM before Linux 5.19) rewrite this one.
+             */
+            new = (old & ~(_PAGE_RW | CDA_L1E_SEEN)) | CDA_L1E_RO | _PAGE_DIRTY;
+        else
+        {
+            /* Authority left over from elsewhere is not ours to use. */
+            new = (old & ~CDA_L1E_RO) | CDA_L1E_SEEN;
+            if ( new == old )
+                return PROTECTED;
+        }
+
+        seen = cmpxchg(p, old, new);
+        if ( likely(seen == old) )
+            break;
+        old = seen;
+    }
+
+    if ( old & _PAGE_RW )
+        put_writable(pg);
+
+    return PROTECTED;
+}
+
+/* Takes back what Xen granted or could grant in this entry. */
+static void take_back_entry(const struct domain *d, l1_pgentry_t *pl1e,
+                            bool granted, unsigned long mark)
+{
+    unsigned long *p = &l1e_get_intpte(*pl1e), old = ACCESS_ONCE(*p), new;
+    struct page_info *pg = NULL;
+
+    for ( ; ; )
+    {
+        unsigned long seen;
+
+        if ( !(old & _PAGE_PRESENT) )
+            return;
+
+        if ( old & _PAGE_RW )
+        {
+            if ( !granted || !(pg = trackable(d, old)) )
+                return;
+            new = (old & ~(_PAGE_RW | CDA_L1E_SEEN)) | mark | _PAGE_DIRTY;
+        }
+        else if ( old & (CDA_L1E_RO | CDA_L1E_SEEN) )
+            new = (old & ~(CDA_L1E_RO | CDA_L1E_SEEN)) | mark;
+        else
+            return;
+
+        seen = cmpxchg(p, old, new);
+        if ( likely(seen == old) )
+            break;
+        old = seen;
+    }
+
+    if ( old & _PAGE_RW )
+        put_writable(pg);
+}
+
+/*
+ * Removes all authority which chunk @c gave in its table.  Afterwards its
+ * pages are writable only if the guest kernel says so again: it sees a
+ * write fault on a page which it believes, or not, to be writable.
+ * Callers flush TLBs before anything depends on it.
+ */
+static void take_back_slots(const struct domain *d, const struct cda_chunk *c,
+                            l1_pgentry_t *pl1e, unsigned long mark)
+{
+    unsigned int i;
+
+    for ( i = c->lo; i < c->hi; ++i )
+        take_back_entry(d, &pl1e[i], test_bit(i, c->dirty), mark);
+}
+
+static void take_back_chunk(struct domain *d, const struct cda_chunk *c,
+                            unsigned long mark)
+{
+    l1_pgentry_t *pl1e;
+    mfn_t l1 = c->l1;
+
+    barrier(); /* one look, until page_lock() allows a second */
+    if ( mfn_eq(l1, INVALID_MFN) || (pl1e = lock_l1(d, l1)) == NULL )
+        return;
+
+    /* Another chunk may have taken the table over, entries and all. */
+    if ( mfn_eq(c->l1, l1) )
+        take_back_slots(d, c, pl1e, mark);
+
+    unlock_l1(pl1e, l1);
+}
+
+/*
+ * Any slot of a table belongs to one chunk at most, or two would rely on the
+ * same bits.  Table @pl1e, which is locked, moved to chunk @c: whoever had
+ * these slots before gives back what it granted and is "replaced" next time.
+ */
+static void evict(struct cda_domain *cda, const struct domain *d,
+                  const struct cda_chunk *c, l1_pgentry_t *pl1e, mfn_t l1)
+{
+    struct cda_chunk *o;
+
+    for ( ; ; )
+    {
+        spin_lock(&cda->hash_lock);
+        for ( o = cda->chunk[hash_mfn(l1)]; o; o = o->next )
+            if ( o != c && mfn_eq(o->l1, l1) && o->lo < c->hi && c->lo < o->hi )
+                break;
+        spin_unlock(&cda->hash_lock);
+
+        if ( !o )
+            break;
+
+        /* In this order: who finds it unbound may rely on its slots. */
+        take_back_slots(d, o, pl1e, 0);
+        unbind(cda, o);
+        ACCESS_ONCE(*want_of(o)) = WANT_TOUCHED;
+    }
+}
+
+static void flush(struct cda_session *s, const struct domain *d)
+{
+    COUNT(s, flushes);
+    /* Plain FLUSH_TLB reaches global entries as well. */
+    flush_tlb_mask(d->dirty_cpumask);
+}
+
+/*
+ * take_back_chunk() for all of session @s.  Preemptible: false means "call
+ * again", with the same @for_what, which tells one run from another.
+ */
+static bool take_back(struct cda_session *s, struct domain *d,
+                      struct cda_back *back, const void *for_what,
+                      unsigned long mark)
+{
+    struct cda_ranges *tab = rcu_dereference(s->ranges);
+    unsigned int i, j, n = 0;
+    unsigned long va;
+
+    spin_lock(&s->back_lock);
+    va = back->for_what == for_what ? back->va : 0;
+    spin_unlock(&s->back_lock);
+
+    for ( i = 0; tab && i < tab->nr; ++i )
+    {
+        struct cda_range *r = tab->r[i];
+
+        if ( r->end <= va )
+            continue;
+
+        j = va > r->base ? (va - r->base) >> CHUNK_SHIFT : 0;
+        for ( ; j < r->nr_chunks; ++j )
+        {
+            if ( n++ && hypercall_preempt_check() )
+            {
+                spin_lock(&s->back_lock);
+                back->for_what = for_what;
+                /* Not below the end of a neighbour in the same chunk. */
+                back->va = max(va, r->base +
+                                   ((unsigned long)j << CHUNK_SHIFT));
+                spin_unlock(&s->back_lock);
+                return false;
+            }
+            take_back_chunk(d, &r->chunk[j], mark);
+            if ( !mark )
+                ACCESS_ONCE(r->want[j]) = WANT_TOUCHED;
+        }
+        va = r->end;
+    }
+
+    spin_lock(&s->back_lock);
+    if ( back->for_what == for_what )
+        back->for_what = NULL;
+    spin_unlock(&s->back_lock);
+    if ( n )
+        flush(s, d);
+
+    return true;
+}
+
+/*
+ * Sessions.
+ */
+
+static struct cda_session *find_session(const struct cda_domain *cda, mfn_t l4)
+{
+    struct cda_session *s = rcu_dereference(cda->session[hash_mfn(l4)]);
+
+    while ( s && !mfn_eq(s->l4, l4) )
+        s = rcu_dereference(s->hnext);
+
+    return s;
+}
+
+static struct cda_range *find_range(const struct cda_session *s,
+                                    unsigned long va)
+{
+    const struct cda_ranges *tab = rcu_dereference(s->ranges);
+    unsigned int lo = 0, hi = tab ? tab->nr : 0;
+
+    while ( lo < hi )
+    {
+        unsigned int mid = (lo + hi) / 2;
+        struct cda_range *r = tab->r[mid];
+
+        if ( va < r->start )
+            hi = mid;
+        else if ( va >= r->end )
+            lo = mid + 1;
+        else
+            return r;
+    }
+
+    return NULL;
+}
+
+static void cf_check free_ranges_rcu(struct rcu_head *head)
+{
+    xvfree(container_of(head, struct cda_ranges, rcu));
+}
+
+static void free_range(struct cda_range *r)
+{
+    xvfree(r->want);
+    xvfree(r->chunk);
+    xvfree(r);
+}
+
+static void cf_check free_range_rcu(struct rcu_head *head)
+{
+    free_range(container_of(head, struct cda_range, rcu));
+}
+
+static void free_session(struct cda_session *s)
+{
+    unsigned int i;
+
+    for ( i = 0; s->ranges && i < s->ranges->nr; ++i )
+        free_range(s->ranges->r[i]);
+    xvfree(s->ranges);
+    xvfree(s);
+}
+
+static void cf_check free_session_rcu(struct rcu_head *head)
+{
+    free_session(container_of(head, struct cda_session, rcu));
+}
+
+/* Makes @s unreachable; its memory goes when no CPU can see it any more. */
+static void unlink_session(struct cda_domain *cda, struct cda_session *s)
+{
+    struct cda_session **pp = &cda->session[hash_mfn(s->l4)];
+    const uint64_t *from = (const uint64_t *)&s->cnt;
+    uint64_t *to = (uint64_t *)&cda->gone;
+    unsigned int i, j;
+
+    ASSERT(spin_is_locked(&cda->lock));
+
+    while ( *pp != s )
+        pp = &(*pp)->hnext;
+    *pp = s->hnext;
+    s->dead = true;
+
+    for ( i = 0; s->ranges && i < s->ranges->nr; ++i )
+        for ( j = 0; j < s->ranges->r[i]->nr_chunks; ++j )
+            unbind(cda, &s->ranges->r[i]->chunk[j]);
+
+    cda->used_sessions--;
+    cda->used_pages -= s->pages;
+    for ( i = 0; i < sizeof(s->cnt) / sizeof(*to); ++i )
+        to[i] += from[i];
+
+    call_rcu(&s->rcu, free_session_rcu);
+}
+
+/* A page table loses its type, under whatever locks: no allocation here. */
+void cda_table_gone(struct domain *d, struct page_info *pg, unsigned long type)
+{
+    struct cda_domain *cda = d ? d->arch.pv.cda : NULL;
+    mfn_t mfn = page_to_mfn(pg);
+
+    if ( likely(!opt_cda) || !d || !is_pv_domain(d) || !cda ||
+         !cda->used_sessions )
+        return;
+
+    switch ( type & PGT_type_mask )
+    {
+        struct cda_session *s;
+
+    case PGT_l1_page_table:
+        l1_gone(cda, mfn);
+        break;
+
+    case PGT_l4_page_table:
+        spin_lock(&cda->lock);
+        s = find_session(cda, mfn);
+        if ( s )
+            unlink_session(cda, s);
+        spin_unlock(&cda->lock);
+        break;
+    }
+}
+
+/*
+ * A new L4 is about to be validated.  Linux does so for a fork's child at the
+ * end of dup_mmap(), in the parent's context: by then entries which it took
+ * for read-only may have been shared with the child without being rewritten.
+ * Write access that Xen granted or could grant in the parent would be access
+ * to the child's pages (or, through KSM, to a stranger's), so it ends here.
+ * Returns 0, or -EINTR to be called again.
+ */
+int cda_table_new(const struct domain *d, const struct page_info *l4)
+{
+    struct vcpu *curr = current;
+    struct cda_domain *cda;
+    struct cda_session *s;
+    int rc = 0;
+
+    if ( likely(!opt_cda) || curr->domain != d || !is_pv_domain(d) ||
+         (cda = d->arch.pv.cda) == NULL || !cda->used_sessions )
+        return 0;
+
+    rcu_read_lock(&cda_rcu);
+    s = find_session(cda, pagetable_get_mfn(curr->arch.guest_table_user));
+    if ( s && s->ranges )
+    {
+        if ( s->fork.for_what != l4 )
+            COUNT(s, forks);
+        /*
+         * Not under s->lock, which another vCPU may hold for long: entries
+         * change under page_lock() only, and what that vCPU protects anew
+         * was given by the kernel after it copied its entries.
+         */
+        if ( !take_back(s, curr->domain, &s->fork, l4, CDA_L1E_SEEN) )
+            rc = -EINTR;
+    }
+    rcu_read_unlock(&cda_rcu);
+
+    return rc;
+}
+
+/*
+ * Faults.
+ */
+
+/* Grants RW again in a CDA_L1E_RO entry.  False: leave it to the guest. */
+static bool regrant(l1_pgentry_t *pl1e, unsigned long old)
+{
+    unsigned long *p = &l1e_get_intpte(*pl1e);
+    struct page_info *pg = mfn_to_page(l2e_mfn(old));
+
+    /* The entry holds a general reference; the type may have moved on. */
+    if ( unlikely(!get_writable(pg)) )
+        return false;
+
+    for ( ; ; )
+    {
+        unsigned long seen = cmpxchg(p, old, (old & ~CDA_L1E_RO) | _PAGE_RW |
+                                             _PAGE_ACCESSED | _PAGE_DIRTY);
+
+        if ( likely(seen == old) )
+            return true;
+        ASSERT(!((seen ^ old) & ~(unsigned long)(_PAGE_ACCESSED |
+                                                 _PAGE_DIRTY)));
+        old = seen;
+    }
+}
+
+/*
+ * Xen's own access may come with locks held: do not wait for the L1 table's
+ * for ever.  The access then fails like one to any read-only page.
+ */
+static bool l1_stays_locked(mfn_t l1)
+{
+    const struct page_info *pg = mfn_to_page(l1);
+    unsigned int tries = 1000;
+
+    while ( ACCESS_ONCE(pg->u.inuse.type_info) & PGT_locked )
+    {
+        if ( !tries-- )
+            return true;
+        cpu_relax();
+    }
+
+    return false;
+}
+
+/*
+ * Write to a present page below 2^47 (see cda_may_fix()) by the guest's user,
+ * its kernel or Xen.  True if the access shall be tried again.
+ */
+bool cda_fixup_fault(unsigned long addr, struct cpu_user_regs *regs)
+{
+    struct vcpu *curr = current;
+    struct domain *d = curr->domain;
+    struct cda_domain *cda = d->arch.pv.cda;
+    bool from_xen = !(regs->error_code & PFEC_user_mode), fixed = false;
+    struct cda_session *s;
+    struct cda_range *r;
+    struct cda_chunk *c;
+    unsigned long l2e, l1e;
+    unsigned int slot;
+    l1_pgentry_t *pl1e;
+    mfn_t l1;
+
+    rcu_read_lock(&cda_rcu);
+
+    s = find_session(cda, pagetable_get_mfn(curr->arch.guest_table_user));
+    if ( !s || (r = find_range(s, addr)) == NULL )
+        goto out;
+
+    c = &r->chunk[(addr - r->base) >> CHUNK_SHIFT];
+    l1 = c->l1;
+    barrier(); /* one look, until page_lock() allows a second */
+    if ( unlikely(mfn_eq(l1, INVALID_MFN)) )
+        goto forward;
+
+    if ( unlikely(from_xen) && l1_stays_locked(l1) )
+        goto out;
+
+    pl1e = lock_l1(d, l1);
+    if ( unlikely(!pl1e) )
+        goto forward;
+
+    slot = l1_table_offset(addr);
+    l1e = ACCESS_ONCE(l1e_get_intpte(pl1e[slot]));
+    if ( likely((l1e & (_PAGE_PRESENT | CDA_L1E_RO)) ==
+                (_PAGE_PRESENT | CDA_L1E_RO)) &&
+         likely(mfn_eq(c->l1, l1)) &&
+         !s->forward && !s->revoked && !unlikely(paging_mode_enabled(d)) &&
+         regrant(&pl1e[slot], l1e) )
+    {
+        /*
+         * Whether this table is the one in use at @addr does not matter for
+         * the right to write.  If it is not, we are back here at once.
+         */
+        set_bit(slot, c->dirty);
+        set_bit(__builtin_ctzl(WANT_TOUCHED), &r->want[c - r->chunk]);
+        COUNT(s, faults_fixed);
+        if ( unlikely(from_xen) )
+            COUNT(s, faults_xen);
+        fixed = true;
+    }
+    else if ( (l1e & (_PAGE_PRESENT | _PAGE_RW)) ==
+              (_PAGE_PRESENT | _PAGE_RW) )
+    {
+        /*
+         * Writable: another vCPU was first, and the fault dropped our stale
+         * TLB entry.  Unless the way here forbids writes, or leads elsewhere.
+         */
+        l2e = live_l2e(addr);
+        fixed = l2e_leads(l2e) && mfn_eq(l2e_mfn(l2e), l1);
+        if ( fixed )
+            COUNT(s, faults_spurious);
+    }
+    unlock_l1(pl1e, l1);
+
+    if ( likely(fixed) )
+        goto out;
+
+ forward:
+    COUNT(s, faults_forwarded);
+ out:
+    rcu_read_unlock(&cda_rcu);
+
+    return fixed;
+}
+
+/*
+ * The log.
+ */
+
+static void __user *log_at(const struct cda_range *r, uint64_t entry)
+{
+    return (void __user *)(r->log + sizeof(struct cda_log) +
+                           entry * sizeof(uint64_t));
+}
+
+/* Appends the pages in @map to the log of @r, without any lock but s->lock. */
+static void emit(struct cda_range *r, unsigned int chunk,
+                 const unsigned long *map)
+{
+    uint64_t buf[EMIT_BATCH];
+    unsigned long first = ((unsigned long)chunk << CHUNK_SHIFT >> PAGE_SHIFT) -
+                          ((r->start - r->base) >> PAGE_SHIFT);
+    unsigned int w, n = 0;
+
+    for ( w = 0; w < BITS_TO_LONGS(CHUNK_PAGES); ++w )
+    {
+        unsigned long bits = map[w];
+
+        while ( bits )
+        {
+            r->found++;
+            if ( r->count + n < r->log_entries )
+                buf[n++] = first + w * BITS_PER_LONG + __builtin_ctzl(bits);
+            bits &= bits - 1;
+
+            if ( n == EMIT_BATCH )
+            {
+                if ( copy_to_guest_pv(log_at(r, r->count), buf, sizeof(buf)) )
+                    r->lost = true;
+                r->count += n;
+                n = 0;
+            }
+        }
+    }
+
+    if ( n )
+    {
+        if ( copy_to_guest_pv(log_at(r, r->count), buf, n * sizeof(*buf)) )
+            r->lost = true;
+        r->count += n;
+    }
+}
+
+/*
+ * Cycles.
+ */
+
+#define DO_REPORT   1u
+#define DO_PROTECT  2u
+
+static const uint8_t op_does[] = {
+    [CDA_OP_begin]  = DO_PROTECT,
+    [CDA_OP_end]    = DO_REPORT,
+    [CDA_OP_commit] = DO_REPORT | DO_PROTECT,
+    [CDA_OP_peek]   = DO_REPORT,
+};
+
+static void fill_slots(unsigned long *map, unsigned int lo, unsigned int hi)
+{
+    memset(map, 0, CHUNK_PAGES / 8);
+    for ( ; lo < hi; ++lo )
+        __set_bit(lo, map);
+}
+
+/*
+ * A chunk whose L2 entry is not the one seen last: all of it may have
+ * changed.  Binds it to the new table when protecting.
+ */
+static bool sync_replaced(struct cda_session *s, struct domain *d,
+                          struct cda_range *r, unsigned int n,
+                          unsigned long l2e, unsigned int what,
+                          unsigned long *map, bool *refused)
+{
+    struct cda_domain *cda = d->arch.pv.cda;
+    struct cda_chunk *c = &r->chunk[n];
+    bool unknown = false, flushed;
+    l1_pgentry_t *pl1e;
+    unsigned int i;
+
+    fill_slots(map, c->lo, c->hi);
+    if ( !(what & DO_PROTECT) )
+        return false;
+
+    /* Grants of ours in the old table must not outlive our memory of them. */
+    take_back_chunk(d, c, 0);
+    flushed = !mfn_eq(unbind(cda, c), INVALID_MFN);
+
+    if ( !l2e_leads(l2e) || !mfn_valid(l2e_mfn(l2e)) ||
+         (pl1e = lock_l1(d, l2e_mfn(l2e))) == NULL )
+    {
+        r->want[n] = WANT_TOUCHED;
+        return flushed;
+    }
+
+    /*
+     * Bound before anything is protected: cda_table_new() must find what a
+     * fork may have copied, and waits for page_lock().
+     */
+    COUNT(s, walks);
+    memset(c->dirty, 0, sizeof(c->dirty));
+    bind(cda, c, l2e_mfn(l2e));
+    evict(cda, d, c, pl1e, l2e_mfn(l2e));
+    for ( i = c->lo; i < c->hi; ++i )
+        switch ( protect_entry(d, &pl1e[i]) )
+        {
+        case REFUSED:
+            *refused = true;
+            /* fall through */
+        case UNKNOWN:
+            __set_bit(i, c->dirty);
+            unknown = true;
+            break;
+        case PROTECTED:
+            break;
+        }
+    COUNT_N(s, write_protected, c->hi - c->lo);
+    r->want[n] = l2e | (unknown ? WANT_TOUCHED : 0);
+    unlock_l1(pl1e, l2e_mfn(l2e));
+
+    return true;
+}
+
+/* A chunk in place, some of whose entries were written or rewritten. */
+static bool sync_touched(struct cda_session *s, struct domain *d,
+                         struct cda_range *r, unsigned int n,
+                         unsigned long l2e, unsigned int what,
+                         unsigned long *map)
+{
+    struct cda_chunk *c = &r->chunk[n];
+    l1_pgentry_t *pl1e = lock_l1(d, l2e_mfn(l2e));
+    unsigned long unknown = 0;
+    unsigned int w, count = 0;
+
+    if ( unlikely(!pl1e) || unlikely(!mfn_eq(c->l1, l2e_mfn(l2e))) )
+    {
+        /* l1_gone() came in between and made it "replaced" for next time. */
+        if ( pl1e )
+            unlock_l1(pl1e, l2e_mfn(l2e));
+        fill_slots(map, c->lo, c->hi);
+        return false;
+    }
+
+    for ( w = 0; w < BITS_TO_LONGS(CHUNK_PAGES); ++w )
+    {
+        unsigned long bits = c->dirty[w], keep = 0;
+
+        map[w] = bits;
+        if ( !bits || !(what & DO_PROTECT) )
+            continue;
+
+        for ( ; bits; bits &= bits - 1, ++count )
+        {
+            unsigned int b = __builtin_ctzl(bits);
+
+            if ( protect_entry(d, &pl1e[w * BITS_PER_LONG + b]) != PROTECTED )
+                keep |= 1UL << b;
+        }
+        c->dirty[w] = keep;
+        unknown |= keep;
+    }
+
+    if ( what & DO_PROTECT )
+        r->want[n] = l2e | (unknown ? WANT_TOUCHED : 0);
+    unlock_l1(pl1e, l2e_mfn(l2e));
+    COUNT_N(s, write_protected, count);
+
+    return count;
+}
+
+/*
+ * Does @op on @r, with @resume from where it was interrupted.  Returns 0,
+ * -ERESTART, or an error after which the operation is over.
+ */
+static int do_cycle(struct cda_session *s, struct domain *d,
+                    struct cda_range *r, unsigned int op, bool resume)
+{
+    const unsigned int what = op_does[op];
+    struct page_info *l2pg = NULL;
+    l2_pgentry_t *l2t = NULL;
+    bool changed = false, refused = false;
+    unsigned int n;
+    int rc = 0;
+
+    /* What is protected now was not there when the session began to end. */
+    s->drop.for_what = NULL;
+
+    if ( !resume || r->cont != op )
+    {
+        /* Whoever was interrupted here never came back for his log. */
+        if ( r->cont )
+            r->lost = true;
+
+        if ( op == CDA_OP_begin ? r->active : !r->active )
+        {
+            r->cont = 0;
+            return op == CDA_OP_begin ? -EBUSY : -ENODATA;
+        }
+
+        r->cont = op;
+        r->cursor = 0;
+        r->count = r->found = 0;
+    }
+
+    for ( n = r->cursor; n < r->nr_chunks; ++n )
+    {
+        unsigned long va = r->base + ((unsigned long)n << CHUNK_SHIFT), l2e;
+        unsigned long map[BITS_TO_LONGS(CHUNK_PAGES)];
+
+        if ( n == r->cursor || !l2_table_offset(va) )
+        {
+            if ( l2pg )
+            {
+                unmap_domain_page(l2t);
+                put_page(l2pg);
+            }
+            l2pg = get_l2(d, va);
+            l2t = l2pg ? __map_domain_page(l2pg) : NULL;
+        }
+
+        if ( likely(l2t) )
+        {
+            /* Most chunks are clean: one read and one comparison each. */
+            const unsigned long *p = &l2e_get_intpte(l2t[l2_table_offset(va)]);
+            const unsigned long *want = &r->want[n], *stop;
+            unsigned int left = L2_PAGETABLE_ENTRIES - l2_table_offset(va);
+
+            left = min(min(left, r->nr_chunks - n), CHUNKS_PER_CHECK);
+            for ( stop = want + left - 1; want < stop; ++want, ++p )
+                if ( (ACCESS_ONCE(*p) & L2E_MASK) != ACCESS_ONCE(*want) )
+                    break;
+            n = want - r->want;
+            l2e = ACCESS_ONCE(*p) & L2E_MASK;
+        }
+        else
+            l2e = 0;
+
+        if ( l2e != r->want[n] )
+        {
+            if ( l2e_leads(l2e) && l2e == (r->want[n] & ~WANT_TOUCHED) )
+                changed |= sync_touched(s, d, r, n, l2e, what, map);
+            else
+                changed |= sync_replaced(s, d, r, n, l2e, what, map, &refused);
+
+            if ( what & DO_REPORT )
+                emit(r, n, map);
+
+            /* Later they only count as dirty each time. */
+            if ( refused && op == CDA_OP_begin )
+            {
+                /* The next begin looks again. */
+                ACCESS_ONCE(r->want[n]) = WANT_TOUCHED;
+                rc = -EPERM;
+                break;
+            }
+        }
+
+        /* An administrator who revokes waits for s->lock. */
+        if ( n + 1 < r->nr_chunks &&
+             (hypercall_preempt_check() || s->revoked) )
+        {
+            r->cursor = n + 1;
+            rc = -ERESTART;
+            break;
+        }
+    }
+
+    if ( l2pg )
+    {
+        unmap_domain_page(l2t);
+        put_page(l2pg);
+    }
+
+    /*
+     * Also when interrupted: what is protected must fault from now on, since
+     * a caller which does not come back would otherwise never flush.
+     */
+    if ( changed )
+        flush(s, d);
+
+    if ( rc == -ERESTART )
+        return rc;
+
+    r->cont = 0;
+    if ( rc )
+        return rc;
+
+    if ( what & DO_REPORT )
+    {
+        struct cda_log h = {
+            .epoch = r->epoch + (op != CDA_OP_peek),
+            .count = r->count,
+            .dirty = r->found,
+            .flags = r->lost || r->found != r->count ? CDA_LOG_LOST : 0,
+            .entry_bytes = sizeof(uint64_t),
+        };
+
+        if ( op != CDA_OP_peek )
+        {
+            r->epoch++;
+            COUNT(s, cycles);
+        }
+        r->active = op != CDA_OP_end;
+
+        if ( copy_to_guest_pv((void __user *)r->log, &h, sizeof(h)) )
+        {
+            r->lost = true;
+            return -EFAULT;
+        }
+        if ( r->lost )
+        {
+            r->found |= CDA_RESULT_LOST;
+            r->lost = op == CDA_OP_peek;
+        }
+        else if ( h.flags )
+            r->found |= CDA_RESULT_LOST;
+    }
+    else
+        r->active = true;
+
+    return 0;
+}
+
+static struct cda_range *range_by_id(const struct cda_session *s, uint64_t id)
+{
+    const struct cda_ranges *tab = s->ranges;
+    unsigned int i;
+
+    for ( i = 0; tab && i < tab->nr; ++i )
+        if ( tab->r[i]->id == id )
+            return tab->r[i];
+
+    return NULL;
+}
+
+/* The lists of an interrupted call on all ranges will not be complete. */
+static void abandon_all(struct cda_session *s)
+{
+    unsigned int i;
+
+    if ( !s->all_op )
+        return;
+
+    s->all_op = 0;
+    for ( i = 0; s->ranges && i < s->ranges->nr; ++i )
+        s->ranges->r[i]->lost = true;
+}
+
+/*
+ * An interrupted operation leaves a ticket in the caller's register.  Only the
+ * execution that still holds it goes on; a new call of the same operation,
+ * after a longjmp() or by another thread, must not inherit half a list.
+ */
+static long op_cycle(struct cda_session *s, struct domain *d, unsigned int op,
+                     uint64_t id, uint64_t *ticket)
+{
+    bool resume = *ticket;
+    struct cda_range *r;
+    int rc;
+
+    if ( unlikely(paging_mode_enabled(d)) )
+        return -EOPNOTSUPP;
+    if ( unlikely(*ticket > s->tickets) )
+        return -EINVAL;
+
+    if ( id != CDA_ALL_RANGES )
+    {
+        r = range_by_id(s, id);
+        if ( !r )
+            return -EBADF;
+        if ( resume && (r->cont != op || r->ticket != *ticket) )
+            return -EAGAIN;
+        abandon_all(s);
+
+        rc = do_cycle(s, d, r, op, resume);
+        if ( rc == -ERESTART )
+            *ticket = r->ticket = ++s->tickets;
+        if ( rc )
+            return rc;
+        return (op_does[op] & DO_REPORT) ? r->found : 0;
+    }
+
+    if ( resume && (s->all_op != op || s->all_ticket != *ticket) )
+        return -EAGAIN;
+    if ( !resume )
+    {
+        abandon_all(s);
+        s->all_op = op;
+        s->all_next = 0;
+        s->all_total = 0;
+    }
+
+    for ( rc = 0; s->ranges && s->all_next < s->ranges->nr; resume = false )
+    {
+        r = s->ranges->r[s->all_next];
+        rc = do_cycle(s, d, r, op, resume);
+        if ( rc )
+            break;
+        if ( op_does[op] & DO_REPORT )
+        {
+            s->all_total += r->found & CDA_RESULT_COUNT;
+            s->all_total |= r->found & CDA_RESULT_LOST;
+        }
+        if ( ++s->all_next < s->ranges->nr && hypercall_preempt_check() )
+        {
+            rc = -ERESTART;
+            break;
+        }
+    }
+
+    if ( rc == -ERESTART )
+        *ticket = s->all_ticket = ++s->tickets;
+    else
+        s->all_op = 0;
+
+    return rc ?: s->all_total;
+}
+
+/*
+ * Registering.
+ */
+
+static bool overlaps(unsigned long a, unsigned long a_end,
+                     unsigned long b, unsigned long b_end)
+{
+    return a < b_end && b < a_end;
+}
+
+static long op_register(struct cda_session *s, struct domain *d,
+                        unsigned long uarg)
+{
+    struct cda_domain *cda = d->arch.pv.cda;
+    struct cda_register reg;
+    struct cda_ranges *tab = s->ranges, *grown;
+    struct cda_range *r;
+    unsigned int i, nr = tab ? tab->nr : 0;
+    unsigned long end, log_end;
+    long rc;
+
+    if ( copy_from_guest_pv(&reg, (void __user *)uarg, sizeof(reg)) )
+        return -EFAULT;
+
+    if ( reg.size != sizeof(reg) || reg.flags || reg.reserved[0] ||
+         reg.reserved[1] || reg.mode != CDA_MODE_PTXEN )
+        return -EINVAL;
+
+    /* Compare before adding: nothing here may wrap. */
+    if ( !reg.pages || (reg.start & ~PAGE_MASK) || reg.start >= VA_END ||
+         reg.pages > (VA_END - reg.start) >> PAGE_SHIFT ||
+         (reg.log & 63) || reg.log >= VA_END ||
+         reg.log_bytes < sizeof(struct cda_log) ||
+         reg.log_bytes > VA_END - reg.log )
+        return -EINVAL;
+
+    end = reg.start + (reg.pages << PAGE_SHIFT);
+    log_end = reg.log + reg.log_bytes;
+
+    if ( overlaps(reg.start, end, reg.log, log_end) )
+        return -EEXIST;
+    for ( i = 0; i < nr; ++i )
+    {
+        const struct cda_range *o = tab->r[i];
+        unsigned long o_log_end = (unsigned long)log_at(o, o->log_entries);
+
+        if ( overlaps(reg.start, end, o->start, o->end) ||
+             overlaps(reg.start, end, o->log, o_log_end) ||
+             overlaps(reg.log, log_end, o->start, o->end) ||
+             overlaps(reg.log, log_end, o->log, o_log_end) )
+            return -EEXIST;
+    }
+
+    if ( nr >= s->max_ranges || s->next_id == ~0u )
+        return -ENOSPC;
+
+    /* Charge first, so that no allocation happens beyond the quota. */
+    spin_lock(&cda->lock);
+    rc = -ENOSPC;
+    if ( reg.pages <= s->max_pages - s->pages &&
+         cda->used_pages <= cda->max_pages &&
+         reg.pages <= cda->max_pages - cda->used_pages )
+    {
+        cda->used_pages += reg.pages;
+        s->pages += reg.pages;
+        rc = 0;
+    }
+    spin_unlock(&cda->lock);
+    if ( rc )
+        return rc;
+
+    r = xvzalloc(struct cda_range);
+    grown = xvzalloc_flex_struct(struct cda_ranges, r, nr + 1);
+    if ( !r || !grown )
+        goto nomem;
+
+    r->id = s->next_id;
+    r->start = reg.start;
+    r->end = end;
+    r->pages = reg.pages;
+    r->base = reg.start & ~((1UL << CHUNK_SHIFT) - 1);
+    r->nr_chunks = (end - r->base + (1UL << CHUNK_SHIFT) - 1) >> CHUNK_SHIFT;
+    r->log = reg.log;
+    r->log_entries = (reg.log_bytes - sizeof(struct cda_log)) /
+                     sizeof(uint64_t);
+    r->want = xvzalloc_array(unsigned long, r->nr_chunks);
+    r->chunk = xvzalloc_array(struct cda_chunk, r->nr_chunks);
+    if ( !r->want || !r->chunk )
+        goto nomem;
+
+    for ( i = 0; i < r->nr_chunks; ++i )
+    {
+        struct cda_chunk *c = &r->chunk[i];
+
+        r->want[i] = WANT_TOUCHED;
+        c->l1 = INVALID_MFN;
+        c->range = r;
+        c->lo = i ? 0 : l1_table_offset(reg.start);
+        c->hi = i + 1 < r->nr_chunks ? CHUNK_PAGES
+                                     : l1_table_offset(end - 1) + 1;
+    }
+
+    grown->nr = nr + 1;
+    for ( i = 0; i < nr && tab->r[i]->start < reg.start; ++i )
+        grown->r[i] = tab->r[i];
+    grown->r[i] = r;
+    for ( ; i < nr; ++i )
+        grown->r[i + 1] = tab->r[i];
+
+    abandon_all(s);
+    s->next_id++;
+    rcu_assign_pointer(s->ranges, grown);
+    if ( tab )
+        call_rcu(&tab->rcu, free_ranges_rcu);
+
+    return r->id;
+
+ nomem:
+    if ( r )
+        free_range(r);
+    xvfree(grown);
+    spin_lock(&cda->lock);
+    cda->used_pages -= reg.pages;
+    s->pages -= reg.pages;
+    spin_unlock(&cda->lock);
+
+    return -ENOMEM;
+}
+
+/* Takes back what @r was granted and forgets it.  Preemptible. */
+static long drop_range(struct cda_session *s, struct domain *d,
+                       struct cda_range *r)
+{
+    struct cda_domain *cda = d->arch.pv.cda;
+    struct cda_ranges *tab = s->ranges, *shrunk = NULL;
+    unsigned int i, j;
+
+    if ( r->cont != CDA_OP_unregister )
+    {
+        r->cont = CDA_OP_unregister;
+        r->cursor = 0;
+    }
+
+    for ( i = r->cursor; i < r->nr_chunks; ++i )
+    {
+        take_back_chunk(d, &r->chunk[i], 0);
+        /* Should nobody come back for the rest, all of it is dirty. */
+        ACCESS_ONCE(r->want[i]) = WANT_TOUCHED;
+        if ( hypercall_preempt_check() )
+        {
+            r->cursor = i + 1;
+            return -ERESTART;
+        }
+    }
+
+    if ( tab->nr > 1 )
+    {
+        shrunk = xvzalloc_flex_struct(struct cda_ranges, r, tab->nr - 1);
+        if ( !shrunk )
+            return -ENOMEM;
+        shrunk->nr = tab->nr - 1;
+        for ( i = j = 0; i < tab->nr; ++i )
+            if ( tab->r[i] != r )
+                shrunk->r[j++] = tab->r[i];
+    }
+
+    abandon_all(s);
+    rcu_assign_pointer(s->ranges, shrunk);
+
+    /* Nothing is left to grant: s->lock keeps new CDA_L1E_RO from appearing. */
+    for ( i = 0; i < r->nr_chunks; ++i )
+        unbind(cda, &r->chunk[i]);
+    flush(s, d);
+
+    spin_lock(&cda->lock);
+    cda->used_pages -= r->pages;
+    s->pages -= r->pages;
+    spin_unlock(&cda->lock);
+
+    call_rcu(&tab->rcu, free_ranges_rcu);
+    call_rcu(&r->rcu, free_range_rcu);
+
+    return 0;
+}
+
+/* All of them at once, without needing memory for it. */
+static long drop_all(struct cda_session *s, struct domain *d)
+{
+    struct cda_domain *cda = d->arch.pv.cda;
+    struct cda_ranges *tab = s->ranges;
+    unsigned int i, j;
+
+    if ( !tab )
+        return 0;
+    if ( !take_back(s, d, &s->drop, s, 0) )
+        return -ERESTART;
+
+    s->all_op = 0;
+    rcu_assign_pointer(s->ranges, NULL);
+
+    for ( i = 0; i < tab->nr; ++i )
+        for ( j = 0; j < tab->r[i]->nr_chunks; ++j )
+            unbind(cda, &tab->r[i]->chunk[j]);
+
+    spin_lock(&cda->lock);
+    cda->used_pages -= s->pages;
+    s->pages = 0;
+    spin_unlock(&cda->lock);
+
+    for ( i = 0; i < tab->nr; ++i )
+        call_rcu(&tab->r[i]->rcu, free_range_rcu);
+    call_rcu(&tab->rcu, free_ranges_rcu);
+
+    return 0;
+}
+
+/*
+ * Attaching.
+ */
+
+/* Looks at every byte of every token, whatever matches. */
+static struct cda_token *find_token(struct cda_domain *cda,
+                                    const uint8_t *bytes)
+{
+    struct cda_token *found = NULL;
+    s_time_t now = NOW();
+    unsigned int i, j;
+
+    for ( i = 0; i < MAX_TOKENS; ++i )
+    {
+        struct cda_token *t = &cda->token[i];
+        uint8_t diff = !t->used | (now >= t->expires);
+
+        for ( j = 0; j < CDA_TOKEN_BYTES; ++j )
+            diff |= t->bytes[j] ^ bytes[j];
+        if ( !diff )
+            found = t;
+    }
+
+    return found;
+}
+
+static unsigned int sessions_with_tag(const struct cda_domain *cda,
+                                      uint64_t tag)
+{
+    const struct cda_session *s;
+    unsigned int i, n = 0;
+
+    for ( i = 0; i < ARRAY_SIZE(cda->session); ++i )
+        for ( s = cda->session[i]; s; s = s->hnext )
+            n += s->tag == tag;
+
+    return n;
+}
+
+static long op_attach(struct vcpu *curr, unsigned long uarg)
+{
+    struct domain *d = curr->domain;
+    struct cda_domain *cda = d->arch.pv.cda;
+    mfn_t l4 = pagetable_get_mfn(curr->arch.guest_table_user);
+    static const uint8_t wiped[CDA_TOKEN_BYTES];
+    struct cda_attach a;
+    struct cda_session *s;
+    struct cda_token *t;
+    long rc = 0;
+
+    if ( copy_from_guest_pv(&a, (void __user *)uarg, sizeof(a)) )
+        return -EFAULT;
+    if ( a.size != sizeof(a) || a.flags || a.reserved[0] || a.reserved[1] ||
+         a.reserved[2] )
+        return -EINVAL;
+
+    s = xvzalloc(struct cda_session);
+    if ( !s )
+        return -ENOMEM;
+
+    spin_lock_init(&s->lock);
+    spin_lock_init(&s->back_lock);
+    s->l4 = l4;
+    s->born = NOW();
+    s->cookie = ((uint64_t)get_random() << 32) | get_random();
+
+    spin_lock(&cda->lock);
+    t = find_token(cda, a.token);
+    if ( !t )
+        rc = -EACCES;
+    else if ( find_session(cda, l4) )
+        rc = -EEXIST;
+    else if ( cda->used_sessions >= cda->max_sessions ||
+              (t->max_sessions &&
+               sessions_with_tag(cda, t->tag) >= t->max_sessions) )
+        rc = -ENOSPC;
+    else
+    {
+        struct cda_session **head = &cda->session[hash_mfn(l4)];
+
+        s->id = ++cda->next_session;
+        s->tag = t->tag;
+        s->forward = cda->flags & CDA_LIMIT_FORWARD;
+        s->max_pages = t->max_pages ? min(t->max_pages, cda->max_pages)
+                                    : cda->max_pages;
+        s->max_ranges = t->max_ranges ? min(t->max_ranges, cda->max_ranges)
+                                      : cda->max_ranges;
+        memset(t, 0, sizeof(*t));
+        cda->used_sessions++;
+        s->hnext = *head;
+        rcu_assign_pointer(*head, s);
+    }
+    spin_unlock(&cda->lock);
+
+    if ( rc )
+    {
+        xvfree(s);
+        return rc;
+    }
+
+    /*
+     * Safe: the session cannot end before this address space does or one of
+     * its threads detaches, which takes the cookie we are about to tell.
+     */
+    memcpy(a.token, wiped, sizeof(wiped));
+    a.cookie = s->cookie;
+    a.max_pages = s->max_pages;
+    if ( copy_to_guest_pv((void __user *)uarg, &a, sizeof(a)) )
+    {
+        spin_lock(&cda->lock);
+        unlink_session(cda, s);
+        spin_unlock(&cda->lock);
+        return -EFAULT;
+    }
+
+    return 0;
+}
+
+static long op_query(struct cda_session *s, struct domain *d,
+                     unsigned long uarg)
+{
+    struct cda_query q;
+
+    if ( copy_from_guest_pv(&q, (void __user *)uarg, sizeof(q)) )
+        return -EFAULT;
+    if ( q.size != sizeof(q) || q.flags || q.reserved[0] || q.reserved[1] )
+        return -EINVAL;
+
+    q.session = s->id;
+    q.pages = s->pages;
+    q.max_pages = s->max_pages;
+    q.ranges = s->ranges ? s->ranges->nr : 0;
+    q.max_ranges = s->max_ranges;
+    q.counters = s->cnt;
+
+    return copy_to_guest_pv((void __user *)uarg, &q, sizeof(q)) ? -EFAULT : 0;
+}
+
+/*
+ * The gate.
+ */
+
+/* A 32-bit process must not be served: its pointers and registers differ. */
+static bool long_mode_process(const struct cpu_user_regs *regs)
+{
+    unsigned int ar;
+    bool valid;
+
+    /* The guest's own GDT and LDT are loaded, as for its INT. */
+    asm ( "lar %[sel], %[ar]"
+          : [ar] "=r" (ar), "=@ccz" (valid)
+          : [sel] "r" ((unsigned int)regs->cs) );
+
+    return valid && (ar & _SEGMENT_L);
+}
+
+static long session_op(struct vcpu *curr, struct cpu_user_regs *regs,
+                       struct cda_session *s)
+{
+    struct domain *d = curr->domain;
+    unsigned int op = regs->rax;
+    struct cda_range *r;
+
+    if ( unlikely(regs->rdi != s->cookie) )
+        return -EACCES;
+    if ( unlikely(s->revoked) && op != CDA_OP_detach )
+        return -CDA_EKEYREVOKED;
+    if ( unlikely(regs->rdx | regs->r10) )
+        return -EINVAL;
+
+    COUNT(s, crossings);
+
+    if ( likely(op >= CDA_OP_begin) && likely(op <= CDA_OP_peek) )
+    {
+        uint64_t ticket = regs->r8;
+        long rc = op_cycle(s, d, op, regs->rsi, &ticket);
+
+        if ( rc == -ERESTART )
+            regs->r8 = ticket;
+        return rc;
+    }
+
+    if ( unlikely(regs->r8) )
+        return -EINVAL;
+
+    switch ( op )
+    {
+    case CDA_OP_register:
+        return op_register(s, d, regs->rsi);
+
+    case CDA_OP_unregister:
+        r = range_by_id(s, regs->rsi);
+        return r ? drop_range(s, d, r) : -EBADF;
+
+    case CDA_OP_query:
+        return op_query(s, d, regs->rsi);
+
+    case CDA_OP_detach:
+    {
+        long rc = regs->rsi ? -EINVAL : drop_all(s, d);
+
+        if ( !rc )
+        {
+            spin_lock(&d->arch.pv.cda->lock);
+            unlink_session(d->arch.pv.cda, s);
+            spin_unlock(&d->arch.pv.cda->lock);
+        }
+        return rc;
+    }
+    }
+
+    return -ENOSYS;
+}
+
+static long do_gate(struct vcpu *curr, struct cpu_user_regs *regs)
+{
+    struct cda_domain *cda = curr->domain->arch.pv.cda;
+    mfn_t l4 = pagetable_get_mfn(curr->arch.guest_table_user);
+    struct cda_session *s;
+    long rc;
+
+    if ( regs->rax > CDA_OP_query )
+        return -ENOSYS;
+
+    if ( regs->rax <= CDA_OP_attach )
+    {
+        if ( !long_mode_process(regs) )
+            return -EOPNOTSUPP;
+        if ( regs->rsi | regs->rdx | regs->r10 | regs->r8 )
+            return -EINVAL;
+        if ( regs->rax == CDA_OP_version )
+            return regs->rdi ? -EINVAL : CDA_CAPS;
+        return cda ? op_attach(curr, regs->rdi) : -EACCES;
+    }
+
+    /* The session cannot be freed while this address space is loaded ... */
+    rcu_read_lock(&cda_rcu);
+    s = cda ? find_session(cda, l4) : NULL;
+    if ( unlikely(!s) )
+    {
+        rcu_read_unlock(&cda_rcu);
+        return long_mode_process(regs) ? -ENOENT : -EOPNOTSUPP;
+    }
+    if ( unlikely(!spin_trylock(&s->lock)) )
+    {
+        rcu_read_unlock(&cda_rcu);
+        /* Who holds a ticket would lose it by starting again. */
+        return regs->r8 ? -ERESTART : -EAGAIN;
+    }
+    /* ... except by another thread's detach, which takes the lock. */
+    rc = likely(!s->dead) ? session_op(curr, regs, s) : -ENOENT;
+    if ( rc == -ERESTART )
+        COUNT(s, restarts);
+    spin_unlock(&s->lock);
+    rcu_read_unlock(&cda_rcu);
+
+    return rc;
+}
+
+void asmlinkage do_entry_int84(struct cpu_user_regs *regs)
+{
+    struct vcpu *curr = current;
+
+    /* A kernel that installed the vector for itself goes first. */
+    if ( likely(opt_cda) && !is_pv_32bit_vcpu(curr) &&
+         !guest_kernel_mode(curr, regs) &&
+         !curr->arch.pv.trap_ctxt[CDA_VECTOR].address &&
+         !pagetable_is_null(curr->arch.guest_table_user) )
+    {
+        bool ticketed = regs->rax >= CDA_OP_begin && regs->rax <= CDA_OP_peek;
+        long rc = do_gate(curr, regs);
+
+        if ( unlikely(rc == -ERESTART) )
+            regs->rip -= 2;
+        else
+        {
+            regs->rax = rc;
+            /* However it ends, the caller gets back the zero it passed. */
+            if ( ticketed )
+                regs->r8 = 0;
+        }
+        return;
+    }
+
+    /* As if the gate had DPL 0. */
+    regs->rip -= 2;
+    regs->eflags |= X86_EFLAGS_RF;
+    regs->error_code = (CDA_VECTOR << 3) | X86_XEC_IDT;
+    regs->entry_vector = X86_EXC_GP;
+    do_general_protection(regs);
+}
+
+/*
+ * Control.
+ */
+
+static struct cda_domain *admit(struct domain *d)
+{
+    struct cda_domain *cda = xvzalloc(struct cda_domain);
+
+    if ( !cda )
+        return NULL;
+
+    init_domain(cda);
+    smp_wmb();
+    if ( cmpxchg(&d->arch.pv.cda, NULL, cda) != NULL )
+        xvfree(cda);
+
+    return d->arch.pv.cda;
+}
+
+void cda_domain_destroy(struct domain *d)
+{
+    struct cda_domain *cda = d->arch.pv.cda;
+    unsigned int i;
+
+    if ( !cda )
+        return;
+
+    /* L4 tables were all demoted; a session that is left lost its event. */
+    spin_lock(&cda->lock);
+    for ( i = 0; i < ARRAY_SIZE(cda->session); ++i )
+        while ( cda->session[i] )
+            unlink_session(cda, cda->session[i]);
+    spin_unlock(&cda->lock);
+
+    d->arch.pv.cda = NULL;
+    xvfree(cda);
+}
+
+static unsigned int drop_tokens(struct cda_domain *cda, uint64_t tag,
+                                bool only_expired)
+{
+    unsigned int i, n = 0;
+    s_time_t now = NOW();
+
+    for ( i = 0; i < MAX_TOKENS; ++i )
+    {
+        struct cda_token *t = &cda->token[i];
+
+        if ( t->used && (only_expired ? now >= t->expires
+                                      : !tag || t->tag == tag) )
+        {
+            memset(t, 0, sizeof(*t));
+            n++;
+        }
+    }
+
+    return n;
+}
+
+static unsigned int count_tokens(const struct cda_domain *cda)
+{
+    unsigned int i, n = 0;
+
+    for ( i = 0; i < MAX_TOKENS; ++i )
+        n += cda->token[i].used;
+
+    return n;
+}
+
+static int ctl_add_token(struct cda_domain *cda, const struct cda_ctl_token *t)
+{
+    static const uint8_t none[CDA_TOKEN_BYTES];
+    unsigned int i, n;
+    int rc = -ENOSPC;
+
+    if ( !t->tag || !t->lifetime_ms || t->lifetime_ms > 3600000 ||
+         t->reserved || !memcmp(t->token, none, sizeof(none)) )
+        return -EINVAL;
+
+    spin_lock(&cda->lock);
+    drop_tokens(cda, 0, true);
+    n = count_tokens(cda);
+    if ( find_token(cda, t->token) )
+        rc = -EEXIST;
+    else if ( n < cda->max_tokens )
+        for ( i = 0; i < MAX_TOKENS; ++i )
+        {
+            struct cda_token *slot = &cda->token[i];
+
+            if ( slot->used )
+                continue;
+            memcpy(slot->bytes, t->token, sizeof(slot->bytes));
+            slot->tag = t->tag;
+            slot->max_pages = t->max_pages;
+            slot->max_ranges = t->max_ranges;
+            slot->max_sessions = t->max_sessions;
+            slot->expires = NOW() + MILLISECS(t->lifetime_ms);
+            slot->used = true;
+            rc = 0;
+            break;
+        }
+    spin_unlock(&cda->lock);
+
+    return rc;
+}
+
+/*
+ * Ends sessions.  Marks first (operations and faults see it at once), then
+ * takes back grants; the husk stays until the process notices or dies, so
+ * that it is told why.  -ERESTART: call again.
+ */
+static int ctl_revoke(struct domain *d, struct cda_domain *cda,
+                      struct cda_ctl_revoke *rv)
+{
+    struct cda_session *s;
+    unsigned int i;
+    int rc = 0;
+
+    spin_lock(&cda->lock);
+    if ( !rv->session )
+        rv->tokens += drop_tokens(cda, rv->tag, false);
+    for ( i = 0; i < ARRAY_SIZE(cda->session); ++i )
+        for ( s = cda->session[i]; s; s = s->hnext )
+            if ( (!rv->tag || s->tag == rv->tag) &&
+                 (!rv->session || s->id == rv->session) && !s->revoked )
+            {
+                s->revoked = true;
+                rv->sessions++;
+            }
+    spin_unlock(&cda->lock);
+
+    rcu_read_lock(&cda_rcu);
+    for ( i = 0; i < ARRAY_SIZE(cda->session) && !rc; ++i )
+        for ( s = rcu_dereference(cda->session[i]); s && !rc;
+              s = rcu_dereference(s->hnext) )
+        {
+            if ( !s->revoked || !s->ranges )
+                continue;
+            /* The guest gives the lock up at its next preemption point. */
+            if ( !spin_trylock(&s->lock) )
+                rc = -ERESTART;
+            else
+            {
+                if ( !s->dead )
+                    rc = drop_all(s, d);
+                spin_unlock(&s->lock);
+            }
+        }
+    rcu_read_unlock(&cda_rcu);
+
+    return rc;
+}
+
+static int ctl_limits(struct cda_domain *cda, struct cda_ctl_limits *l,
+                      bool set)
+{
+    int rc = 0;
+
+    spin_lock(&cda->lock);
+    if ( set )
+    {
+        if ( (l->flags & ~CDA_LIMIT_FORWARD) || l->max_tokens > MAX_TOKENS ||
+             l->max_ranges > MAX_RANGES )
+            rc = -EINVAL;
+        else
+        {
+            cda->flags = l->flags;
+            cda->max_sessions = l->max_sessions;
+            cda->max_pages = l->max_pages;
+            cda->max_ranges = l->max_ranges;
+            cda->max_tokens = l->max_tokens;
+        }
+    }
+    drop_tokens(cda, 0, true);
+    l->flags = cda->flags;
+    l->max_sessions = cda->max_sessions;
+    l->max_pages = cda->max_pages;
+    l->max_ranges = cda->max_ranges;
+    l->max_tokens = cda->max_tokens;
+    l->used_pages = cda->used_pages;
+    l->used_sessions = cda->used_sessions;
+    l->used_tokens = count_tokens(cda);
+    spin_unlock(&cda->lock);
+
+    return rc;
+}
+
+static int ctl_list(struct cda_domain *cda, struct cda_ctl_list *l)
+{
+    XEN_GUEST_HANDLE_PARAM(uint8) out;
+    const struct cda_session *s;
+    unsigned int i;
+    int rc = 0;
+
+    if ( l->reserved )
+        return -EINVAL;
+
+    set_xen_guest_handle(out, (void *)l->buffer);
+    l->count = l->total = 0;
+
+    rcu_read_lock(&cda_rcu);
+    for ( i = 0; i < ARRAY_SIZE(cda->session) && !rc; ++i )
+        for ( s = rcu_dereference(cda->session[i]); s;
+              s = rcu_dereference(s->hnext) )
+        {
+            struct cda_ctl_session e = {
+                .session = s->id,
+                .tag = s->tag,
+                .pages = s->pages,
+                .age_ms = (NOW() - s->born) / MILLISECS(1),
+                .ranges = s->ranges ? s->ranges->nr : 0,
+                .flags = s->revoked ? CDA_SESSION_ENDED : 0,
+                .counters = s->cnt,
+            };
+
+            l->total++;
+            if ( l->count >= l->capacity )
+                continue;
+            if ( copy_to_guest_offset(out, l->count * sizeof(e),
+                                      (const uint8_t *)&e, sizeof(e)) )
+            {
+                rc = -EFAULT;
+                break;
+            }
+            l->count++;
+        }
+    rcu_read_unlock(&cda_rcu);
+
+    return rc;
+}
+
+static int ctl_counters(struct cda_domain *cda, struct cda_ctl_counters *c)
+{
+    const struct cda_session *s;
+    uint64_t *to = (uint64_t *)&c->counters;
+    unsigned int i, j;
+
+    spin_lock(&cda->lock);
+    c->counters = cda->gone;
+    for ( i = 0; i < ARRAY_SIZE(cda->session); ++i )
+        for ( s = cda->session[i]; s; s = s->hnext )
+            for ( j = 0; j < sizeof(s->cnt) / sizeof(*to); ++j )
+                to[j] += ((const uint64_t *)&s->cnt)[j];
+    spin_unlock(&cda->lock);
+
+    return 0;
+}
+
+long do_cda_op(unsigned int cmd, XEN_GUEST_HANDLE_PARAM(void) uarg)
+{
+    static const uint8_t sizes[] = {
+        [CDA_CTL_add_token]  = sizeof(struct cda_ctl_token),
+        [CDA_CTL_revoke]     = sizeof(struct cda_ctl_revoke),
+        [CDA_CTL_set_limits] = sizeof(struct cda_ctl_limits),
+        [CDA_CTL_get_limits] = sizeof(struct cda_ctl_limits),
+        [CDA_CTL_list]       = sizeof(struct cda_ctl_list),
+        [CDA_CTL_counters]   = sizeof(struct cda_ctl_counters),
+    };
+    union {
+        struct { uint32_t size, domid; } h;
+        struct cda_ctl_token token;
+        struct cda_ctl_revoke revoke;
+        struct cda_ctl_limits limits;
+        struct cda_ctl_list list;
+        struct cda_ctl_counters counters;
+    } u;
+    struct cda_domain *cda;
+    struct domain *d;
+    unsigned int size;
+    long rc;
+
+    if ( !opt_cda )
+        return -ENOSYS;
+
+    rc = xsm_cda_op(XSM_PRIV);
+    if ( rc )
+        return rc;
+
+    if ( cmd == CDA_CTL_version )
+        return guest_handle_is_null(uarg) ? CDA_CAPS : -EINVAL;
+    if ( cmd >= ARRAY_SIZE(sizes) )
+        return -ENOSYS;
+
+    size = sizes[cmd];
+    if ( raw_copy_from_guest(&u, uarg.p, size) )
+        return -EFAULT;
+    if ( u.h.size != size )
+        return -EINVAL;
+
+    d = rcu_lock_domain_by_any_id(u.h.domid == (domid_t)u.h.domid
+                                  ? u.h.domid : DOMID_INVALID);
+    if ( !d )
+        return -ESRCH;
+
+    rc = -EOPNOTSUPP;
+    if ( !is_pv_domain(d) || is_pv_32bit_domain(d) )
+        goto out;
+
+    cda = d->arch.pv.cda;
+    if ( !cda )
+    {
+        /* Looking at a domain that was never admitted allocates nothing. */
+        if ( cmd != CDA_CTL_add_token && cmd != CDA_CTL_set_limits )
+            cda = &not_admitted;
+        else
+        {
+            rc = -ESRCH;
+            if ( d->is_dying )
+                goto out;
+            rc = -ENOMEM;
+            if ( (cda = admit(d)) == NULL )
+                goto out;
+        }
+    }
+
+    switch ( cmd )
+    {
+    case CDA_CTL_add_token:
+        rc = ctl_add_token(cda, &u.token);
+        size = 0;
+        break;
+    case CDA_CTL_revoke:
+        rc = ctl_revoke(d, cda, &u.revoke);
+        break;
+    case CDA_CTL_set_limits:
+        rc = ctl_limits(cda, &u.limits, true);
+        break;
+    case CDA_CTL_get_limits:
+        rc = ctl_limits(cda, &u.limits, false);
+        break;
+    case CDA_CTL_list:
+        rc = ctl_list(cda, &u.list);
+        break;
+    case CDA_CTL_counters:
+        rc = ctl_counters(cda, &u.counters);
+        break;
+    }
+
+    if ( (!rc || rc == -ERESTART) && raw_copy_to_guest(uarg.p, &u, size) )
+        rc = -EFAULT;
+    if ( rc == -ERESTART )
+        rc = hypercall_create_continuation(__HYPERVISOR_cda_op, "ih", cmd,
+                                           uarg);
+
+ out:
+    rcu_unlock_domain(d);
+
+    return rc;
+}
+
+/*
+ * Local variables:
+ * mode: C
+ * c-file-style: "BSD"
+ * c-basic-offset: 4
+ * tab-width: 4
+ * indent-tabs-mode: nil
+ * End:
+ */

@@ -1,0 +1,521 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/* Directed cases, one vCPU at a time: what chance seldom composes. */
+#include "world.h"
+#include "hw.h"
+#include "build/cda.h"
+
+static unsigned long data_va(unsigned int c, unsigned int a)
+{
+    return va_of(c, active_slot[a]);
+}
+
+static struct mm *one_range(unsigned int c, unsigned long pages)
+{
+    struct mm *mm;
+
+    world_start();
+    mm = world_session(0);
+    CHECK(!proc_register(mm, 0, va_of(c, 0), pages, io_va(2), 4096), "id");
+    return mm;
+}
+
+static unsigned long *entry_at(struct mm *mm, unsigned long va)
+{
+    return walk_l1e(mm->l4, va);
+}
+
+static void exact_lists(void)
+{
+    struct mm *mm = one_range(0, 4);
+    unsigned int i, round;
+
+    CHECK(!proc_cycle(mm, CDA_OP_begin, 0), "begin");
+    for ( round = 0; round < 16; ++round )
+    {
+        for ( i = 0; i < 4; ++i )
+            if ( round >> i & 1 )
+                hw_store(data_va(0, i), next_stamp());
+        CHECK(proc_cycle(mm, CDA_OP_commit, 0) ==
+              __builtin_popcount(round), "exactly what was written");
+        for ( i = 0; i < 4; ++i )
+            CHECK(proc_reported(mm, 0, i) == (round >> i & 1), "which");
+    }
+    world_end();
+}
+
+static void lost_header(void)
+{
+    struct mm *mm = one_range(0, 4);
+
+    proc_cycle(mm, CDA_OP_begin, 0);
+    hw_store(data_va(0, 1), next_stamp());
+    kern_protect(mm, IO_CHUNK, 2, false);
+    CHECK(proc_cycle(mm, CDA_OP_commit, 0) == -EFAULT, "unwritable log");
+    kern_protect(mm, IO_CHUNK, 2, true);
+    kern_fault(mm, io_va(2), true);
+    CHECK(proc_cycle(mm, CDA_OP_commit, 0) & CDA_RESULT_LOST, "sticky");
+    CHECK(!proc_cycle(mm, CDA_OP_commit, 0), "and over");
+    world_end();
+}
+
+/* Header on a good page, entries on one that cannot be written. */
+static void lost_entries(void)
+{
+    struct mm *mm;
+
+    world_start();
+    mm = world_session(0);
+    proc_register(mm, 0, va_of(0, 0), 4, io_va(3) - 64, 128);
+    proc_cycle(mm, CDA_OP_begin, 0);
+    hw_store(data_va(0, 1), next_stamp());
+    kern_protect(mm, IO_CHUNK, 3, false);
+    CHECK(proc_cycle(mm, CDA_OP_commit, 0) & CDA_RESULT_LOST, "lost");
+    world_end();
+}
+
+/* The other way round. */
+static void lost_header_only(void)
+{
+    struct mm *mm;
+
+    world_start();
+    mm = world_session(0);
+    proc_register(mm, 0, va_of(0, 0), 4, io_va(3) - 64, 128);
+    proc_cycle(mm, CDA_OP_begin, 0);
+    hw_store(data_va(0, 1), next_stamp());
+    kern_protect(mm, IO_CHUNK, 2, false);
+    CHECK(proc_cycle(mm, CDA_OP_commit, 0) == -EFAULT, "unwritable header");
+    kern_protect(mm, IO_CHUNK, 2, true);
+    kern_fault(mm, io_va(2), true);
+    CHECK(proc_cycle(mm, CDA_OP_commit, 0) & CDA_RESULT_LOST, "sticky");
+    world_end();
+}
+
+/* Detach, given up after its first chunk; begin; detach. */
+static void detach_abandoned(void)
+{
+    struct mm *mm;
+
+    world_start();
+    mm = world_session(0);
+    proc_register(mm, 0, data_va(0, 4), 7, io_va(2), 4096);
+    proc_cycle(mm, CDA_OP_begin, 0);
+    preempt_rate = abandon_rate = 1;
+    CHECK(proc_detach(mm) == ABANDONED, "detach");
+    preempt_rate = abandon_rate = 0;
+    truth_check();
+    proc_cycle(mm, CDA_OP_commit, 0);
+    CHECK(!proc_detach(mm), "detach");
+    CHECK(!(*entry_at(mm, data_va(0, 4)) & CDA_L1E_BITS) &&
+          !(*entry_at(mm, data_va(1, 0)) & CDA_L1E_BITS), "left behind");
+    world_end();
+}
+
+static void lost_abandoned(unsigned int next)
+{
+    struct mm *mm = one_range(0, 4);
+
+    proc_register(mm, 1, va_of(1, 0), 4, io_va(3), 4096);
+    proc_cycle(mm, CDA_OP_begin, ALL_RANGES);
+    hw_store(data_va(0, 1), next_stamp());
+    preempt_rate = abandon_rate = 1;
+    CHECK(proc_cycle(mm, CDA_OP_commit, ALL_RANGES) == ABANDONED, "commit");
+    preempt_rate = abandon_rate = 0;
+    hw_store(data_va(0, 2), next_stamp());
+    CHECK(proc_cycle(mm, CDA_OP_commit, next) & CDA_RESULT_LOST,
+          "its list is nowhere");
+    world_end();
+}
+
+static void lost_abandoned_all(void)
+{
+    lost_abandoned(ALL_RANGES);
+}
+
+static void lost_abandoned_then_one(void)
+{
+    lost_abandoned(0);
+}
+
+static void lost_abandoned_one(void)
+{
+    struct mm *mm;
+
+    world_start();
+    mm = world_session(0);
+    proc_register(mm, 0, data_va(0, 4), 7, io_va(2), 4096);
+    proc_cycle(mm, CDA_OP_begin, 0);
+    hw_store(data_va(0, 5), next_stamp());
+    preempt_rate = abandon_rate = 1;
+    CHECK(proc_cycle(mm, CDA_OP_commit, 0) == ABANDONED, "commit");
+    preempt_rate = abandon_rate = 0;
+    hw_store(data_va(0, 6), next_stamp());
+    CHECK(proc_cycle(mm, CDA_OP_commit, 0) & CDA_RESULT_LOST, "lost");
+    truth_check();
+    world_end();
+}
+
+/* All ranges, interrupted just before the one whose operation was given up. */
+static void lost_abandoned_then_all(void)
+{
+    struct mm *mm = one_range(0, 4);
+    struct cda_log h;
+
+    proc_register(mm, 1, data_va(1, 4), 7, io_va(3), 4096);
+    proc_cycle(mm, CDA_OP_begin, ALL_RANGES);
+    hw_store(data_va(0, 0), next_stamp());
+    hw_store(data_va(1, 4), next_stamp());
+    preempt_rate = abandon_rate = 1;
+    CHECK(proc_cycle(mm, CDA_OP_commit, 1) == ABANDONED, "commit");
+    abandon_rate = 0;
+    hw_store(data_va(1, 4), next_stamp());
+    proc_cycle(mm, CDA_OP_commit, ALL_RANGES);
+    preempt_rate = 0;
+    CHECK(!get_user(io_va(3), &h, sizeof(h)) && (h.flags & CDA_LOG_LOST),
+          "half a list was inherited");
+    world_end();
+}
+
+/* Two chunks, given up half-way: what was stripped must not be forgotten. */
+static void unregister_abandoned(void)
+{
+    struct mm *mm;
+
+    world_start();
+    mm = world_session(0);
+    proc_register(mm, 0, data_va(0, 4), 7, io_va(2), 4096);
+    proc_cycle(mm, CDA_OP_begin, 0);
+    preempt_rate = abandon_rate = 1;
+    CHECK(proc_unregister(mm, 0) == ABANDONED, "unregister");
+    preempt_rate = abandon_rate = 0;
+    proc_cycle(mm, CDA_OP_commit, 0);
+    truth_check();
+    hw_store(data_va(0, 4), next_stamp());
+    proc_cycle(mm, CDA_OP_commit, 0);
+    CHECK(proc_cycle(mm, CDA_OP_commit, 0) == 0, "tracked again");
+    world_end();
+}
+
+static void unregister_takes_back(void)
+{
+    struct mm *mm = one_range(0, 4);
+    struct cda_ctl_counters c = { .size = sizeof(c), .domid = 1 };
+    unsigned int i;
+
+    proc_cycle(mm, CDA_OP_begin, 0);
+    hw_store(data_va(0, 0), next_stamp());
+    CHECK(!proc_unregister(mm, 0), "unregister");
+    for ( i = 0; i < 4; ++i )
+        CHECK(!(*entry_at(mm, data_va(0, i)) & (CDA_L1E_BITS | _PAGE_RW)),
+              "authority outlives its range");
+    hw_store(data_va(0, 0), next_stamp());
+    CHECK(!ctl(CDA_CTL_counters, &c) && c.counters.faults_fixed == 1, "one");
+    world_end();
+}
+
+static void revoke_takes_back(void)
+{
+    struct mm *mm = one_range(0, 4);
+    struct cda_ctl_revoke rv = { .size = sizeof(rv), .domid = 1 };
+    struct cda_ctl_limits l = { .size = sizeof(l), .domid = 1 };
+    unsigned long faults;
+    unsigned int i;
+
+    proc_register(mm, 1, va_of(1, 0), 4, io_va(3), 4096);
+    proc_cycle(mm, CDA_OP_begin, ALL_RANGES);
+    for ( i = 0; i < 2; ++i )
+        hw_store(data_va(i, 0), next_stamp());
+    alloc_fail_rate = 1;          /* it must not depend on memory */
+    CHECK(!ctl(CDA_CTL_revoke, &rv) && rv.sessions == 1, "revoke");
+    alloc_fail_rate = 0;
+    for ( i = 0; i < 8; ++i )
+        CHECK(!(*entry_at(mm, data_va(i / 4, i % 4)) &
+                (CDA_L1E_RO | _PAGE_RW)), "authority outlives revocation");
+    CHECK(!ctl(CDA_CTL_get_limits, &l) && !l.used_pages, "pages");
+    faults = hw_faults;
+    hw_store(data_va(0, 0), next_stamp());
+    CHECK(hw_faults > faults, "a TLB still holds what was taken back");
+    truth_check();
+    world_end();
+}
+
+static void refused_frames(void)
+{
+    static const char *const what[] = { "foreign", "device memory", "grant",
+                                        "special page", "guest kernel's" };
+    unsigned int i;
+
+    for ( i = 0; i < ARRAY_SIZE(what); ++i )
+    {
+        struct mm *mm = one_range(0, 4);
+        unsigned long *p = entry_at(mm, data_va(0, 1));
+        struct page_info *pg = &frame_table[frame_of(*p)];
+
+        if ( i < 2 )
+            kern_map_foreign(mm, 0, 1, i);
+        else if ( i == 2 )
+            kern_grant(mm, 0, 1, true);
+        else if ( i == 3 )
+            pg->count_info |= PGC_extra;
+        else
+            set_pte(mm, 0, 1, *p | GUEST_KERNEL_BIT, true);
+        CHECK(proc_cycle(mm, CDA_OP_begin, 0) == -EPERM, "%s", what[i]);
+        CHECK((*p & _PAGE_RW) && !(*p & (CDA_L1E_RO | CDA_L1E_SEEN)),
+              "%s: entry %#lx", what[i], *p);
+        if ( i == 3 )
+            pg->count_info &= ~PGC_extra;
+        truth_check();
+        world_end();
+    }
+}
+
+/* B < A, both registered, the table moves from A to B. */
+static void table_moved(void)
+{
+    struct mm *mm = one_range(1, 4);
+    unsigned int i;
+
+    proc_register(mm, 1, va_of(0, 0), 4, io_va(3), 4096);
+    proc_cycle(mm, CDA_OP_begin, ALL_RANGES);
+    kern_move_table(mm, 1, 0);
+    CHECK(proc_cycle(mm, CDA_OP_commit, ALL_RANGES) == 8, "both");
+    truth_check();
+    for ( i = 0; i < 4; ++i )
+        hw_store(data_va(0, i), next_stamp());
+    truth_check();
+    CHECK(proc_cycle(mm, CDA_OP_commit, 1) == 4, "moved pages are tracked");
+    world_end();
+}
+
+/* There and back: where it came from must learn of it. */
+static void table_there_and_back(void)
+{
+    struct mm *mm = one_range(0, 4);
+
+    proc_register(mm, 1, va_of(1, 0), 4, io_va(3), 4096);
+    proc_cycle(mm, CDA_OP_begin, ALL_RANGES);
+    kern_move_table(mm, 0, 1);
+    proc_cycle(mm, CDA_OP_commit, 1);
+    hw_store(data_va(1, 0), next_stamp());
+    kern_move_table(mm, 1, 0);
+    truth_check();
+    CHECK(proc_cycle(mm, CDA_OP_commit, 0) > 0, "changed while it was away");
+    world_end();
+}
+
+/* A granted entry of a table that is elsewhere now says nothing about here. */
+static void stale_table_writable(void)
+{
+    struct mm *mm = one_range(0, 4);
+
+    proc_cycle(mm, CDA_OP_begin, 0);
+    hw_store(data_va(0, 0), next_stamp());
+    kern_move_table(mm, 0, 1);
+    kern_map_zero(mm, 0, 0);
+    CHECK(!hw_store(data_va(0, 0), next_stamp()), "store");
+    world_end();
+}
+
+static void read_only_way(void)
+{
+    struct mm *mm = one_range(0, 4);
+
+    proc_cycle(mm, CDA_OP_begin, 0);
+    kern_l2_readonly(mm, 0, true);
+    CHECK(hw_store(data_va(0, 0), next_stamp()) == -EFAULT, "forwarded");
+    kern_l2_readonly(mm, 0, false);
+    truth_check();
+    world_end();
+}
+
+/* Entries of tables that are none, not ours, or 2 MiB pages: hands off. */
+static void not_a_table(void)
+{
+    unsigned int i;
+
+    for ( i = 0; i < 3; ++i )
+    {
+        struct mm *mm = one_range(0, 4);
+        unsigned long f = mm->l1[0], *l2e, was, d = frame_alloc();
+
+        l2e = &table(mm->l2[0])[l2_table_offset(va_of(0, 0))];
+        was = *l2e;
+        memcpy(table(d), table(f), PAGE_SIZE);
+        if ( i == 0 )
+            *l2e = was | _PAGE_PSE;
+        else if ( i == 1 )
+            frame_table[f].owner = &hvm_dom;
+        else
+            *l2e = mkpte(d, was & 0xfff);
+        CHECK(!proc_cycle(mm, CDA_OP_begin, 0), "begin");
+        *l2e = was;
+        frame_table[f].owner = &domu;
+        CHECK(!(table(f)[0] & CDA_L1E_BITS) && !(table(d)[0] & CDA_L1E_BITS),
+              "case %u: walked what is no L1 table of the domain", i);
+        memset(table(d), 0, PAGE_SIZE);
+        frame_drop(d);
+        world_end();
+    }
+}
+
+static void leftover_authority(void)
+{
+    struct mm *mm = one_range(0, 4);
+
+    kern_protect(mm, 0, 0, false);
+    *entry_at(mm, data_va(0, 0)) |= CDA_L1E_RO;
+    proc_cycle(mm, CDA_OP_begin, 0);
+    CHECK(hw_store(data_va(0, 0), 1) == -EFAULT, "forwarded");
+    world_end();
+}
+
+/* KSM leaves alone what is read-only and clean. */
+static void ksm_clean(void)
+{
+    struct mm *mm = one_range(0, 4), *victim = world_process();
+
+    hw_store(data_va(0, 0), 7);
+    kern_gup_write(victim, 2, 2, 7);
+    kern_make_clean(mm, 0, 0);
+    proc_cycle(mm, CDA_OP_begin, 0);
+    CHECK(kern_ksm(mm, 0, 0, victim, 2, 2), "merged");
+    hw_store(data_va(0, 0), 666);
+    CHECK(content(victim, data_va(2, 2)) == 7, "the victim's page changed");
+    truth_check();
+    world_end();
+}
+
+static void log_dirty_mode(void)
+{
+    struct mm *mm = one_range(0, 4);
+    struct cda_ctl_counters c = { .size = sizeof(c), .domid = 1 };
+
+    proc_cycle(mm, CDA_OP_begin, 0);
+    domu.paging = true;
+    hw_store(data_va(0, 0), next_stamp());
+    CHECK(!ctl(CDA_CTL_counters, &c) && !c.counters.faults_fixed,
+          "granted behind log-dirty mode's back");
+    domu.paging = false;
+    CHECK(proc_cycle(mm, CDA_OP_commit, 0) == 1, "and reported");
+    world_end();
+}
+
+static void forward_only(void)
+{
+    struct cda_ctl_limits l = { .size = sizeof(l), .domid = 1 };
+    struct cda_ctl_counters c = { .size = sizeof(c), .domid = 1 };
+    struct mm *mm;
+
+    world_start();
+    ctl(CDA_CTL_get_limits, &l);
+    l.flags = CDA_LIMIT_FORWARD;
+    ctl(CDA_CTL_set_limits, &l);
+    mm = world_session(0);
+    proc_register(mm, 0, va_of(0, 0), 4, io_va(2), 4096);
+    proc_cycle(mm, CDA_OP_begin, 0);
+    hw_store(data_va(0, 0), next_stamp());
+    CHECK(!ctl(CDA_CTL_counters, &c) && !c.counters.faults_fixed, "granted");
+    CHECK(proc_cycle(mm, CDA_OP_commit, 0) == 1, "and reported");
+    world_end();
+}
+
+/* The frame became a segment descriptor page while RW was withheld. */
+static void typed_away(void)
+{
+    struct mm *mm = one_range(0, 4);
+    unsigned long f = frame_of(*entry_at(mm, data_va(0, 0)));
+
+    put_page_type(&frame_table[f]);
+    dmap_rw[f] = false;
+    proc_cycle(mm, CDA_OP_begin, 0);
+    CHECK(get_page_type(&frame_table[f], PGT_seg_desc_page), "type");
+    mm->page[0][0].vma_w = false;  /* the kernel refuses as well */
+    CHECK(hw_store(data_va(0, 0), 1) == -EFAULT, "a descriptor was written");
+    put_page_type(&frame_table[f]);
+    CHECK(get_page_type(&frame_table[f], PGT_writable_page), "type");
+    dmap_rw[f] = true;
+    world_end();
+}
+
+static void token_expires(void)
+{
+    struct cda_ctl_token t = { .size = sizeof(t), .domid = 1, .token = { 3 },
+                               .tag = 1, .lifetime_ms = 1 };
+    struct mm *mm;
+    unsigned int i;
+
+    world_start();
+    mm = world_process();
+    mm_load(&vcpus[0], mm);
+    memset(t.token, 3, sizeof(t.token));
+    CHECK(!ctl(CDA_CTL_add_token, &t), "token");
+    for ( i = 0; i < 1100; ++i )
+        NOW();
+    CHECK(proc_attach(mm, 3) == -EACCES, "expired");
+    world_end();
+}
+
+static void tag_limit(void)
+{
+    struct cda_ctl_token t = { .size = sizeof(t), .domid = 1, .tag = 1,
+                               .lifetime_ms = 100000, .max_sessions = 1 };
+    unsigned int i;
+
+    world_start();
+    for ( i = 0; i < 2; ++i )
+    {
+        memset(t.token, 3 + i, sizeof(t.token));
+        CHECK(!ctl(CDA_CTL_add_token, &t), "token");
+        mm_load(&vcpus[0], world_process());
+        CHECK(proc_attach(vcpus[0].mm, 3 + i) == (i ? -ENOSPC : 0), "tag");
+    }
+    world_end();
+}
+
+/* Fork child, exec, reuse of the root's frame: no session. */
+static void identity(void)
+{
+    struct mm *mm = one_range(0, 4), *child;
+    uint64_t cookie = mm->proc.cookie;
+
+    proc_cycle(mm, CDA_OP_begin, 0);
+    child = mm_fork(mm);
+    mm_load(&vcpus[0], child);
+    CHECK(gate(CDA_OP_commit, cookie, 0, 0, 0, 0) == -ENOENT, "fork child");
+    mm_exit(mm);
+    proc_forget(mm);
+    mm = world_process();         /* takes the frames just freed */
+    mm_load(&vcpus[0], mm);
+    CHECK(gate(CDA_OP_commit, cookie, 0, 0, 0, 0) == -ENOENT, "reused root");
+    world_end();
+}
+
+const struct test_case cases[] = {
+    { "exact lists", exact_lists },
+    { "unwritable header", lost_header },
+    { "unwritable entries", lost_entries },
+    { "unwritable header only", lost_header_only },
+    { "abandoned detach", detach_abandoned },
+    { "abandoned on all ranges", lost_abandoned_all },
+    { "abandoned on all, then one", lost_abandoned_then_one },
+    { "abandoned on one, then all", lost_abandoned_then_all },
+    { "abandoned on one range", lost_abandoned_one },
+    { "abandoned unregister", unregister_abandoned },
+    { "unregister takes back", unregister_takes_back },
+    { "revoke takes back", revoke_takes_back },
+    { "refused frames", refused_frames },
+    { "table moved down", table_moved },
+    { "table there and back", table_there_and_back },
+    { "granted in a stale table", stale_table_writable },
+    { "read-only L2 entry", read_only_way },
+    { "no L1 table", not_a_table },
+    { "leftover authority", leftover_authority },
+    { "KSM and a clean page", ksm_clean },
+    { "log-dirty mode", log_dirty_mode },
+    { "forward only", forward_only },
+    { "frame of another type", typed_away },
+    { "token expires", token_expires },
+    { "sessions of one tag", tag_limit },
+    { "identity", identity },
+    { NULL, NULL },
+};

@@ -1,0 +1,246 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * A translation that was once cached as writable stays so until a flush,
+ * whatever the tables say: missing flushes become visible as stores that land
+ * where they must not.
+ */
+#include "guest.h"
+#include "hw.h"
+#include "mm.h"
+#include "build/cda.h"
+
+unsigned long hw_faults, hw_flushes;
+
+#define PATH_FLAGS (_PAGE_PRESENT | _PAGE_USER)
+
+static struct tlb_entry *tlb_slot(struct vcpu *v, unsigned long va)
+{
+    va >>= PAGE_SHIFT;
+    return &v->tlb[(va ^ (va >> 9)) % TLB_SIZE];
+}
+
+void tlb_flush_vcpu(struct vcpu *v)
+{
+    memset(v->tlb, 0, sizeof(v->tlb));
+}
+
+void flush_tlb_mask(const cpumask_t *mask)
+{
+    unsigned int i;
+
+    sched_at("flush");
+    hw_flushes++;
+    for ( i = 0; i < NR_VCPUS; ++i )
+        if ( !mask || (*mask >> i & 1) )
+            tlb_flush_vcpu(&vcpus[i]);
+}
+
+void tlb_flush_page(unsigned long va)
+{
+    unsigned int i;
+
+    for ( i = 0; i < NR_VCPUS; ++i )
+        if ( tlb_slot(&vcpus[i], va)->va == (va & PAGE_MASK) )
+            tlb_slot(&vcpus[i], va)->valid = false;
+}
+
+static unsigned long *step(unsigned long tab, unsigned long va,
+                           unsigned int level)
+{
+    return &table(tab)[va >> (3 + 9 * level) & 511];
+}
+
+unsigned long *walk_l1e(unsigned long l4, unsigned long va)
+{
+    unsigned long tab = l4, e;
+    unsigned int level;
+
+    for ( level = 4; level > 1; --level, tab = frame_of(e) )
+    {
+        e = *step(tab, va, level);
+        if ( !(e & _PAGE_PRESENT) || (level < 4 && (e & _PAGE_PSE)) )
+            return NULL;
+    }
+    return step(tab, va, 1);
+}
+
+/*
+ * __linear_lN_table: an entry of the tables in use, -EFAULT if there is no
+ * table to read it from.
+ */
+int shim_get_linear(unsigned long *to, unsigned long at)
+{
+    unsigned int want = (at >> 40) & 15, level;
+    unsigned long off = (at - LINEAR((unsigned long)want)) / 8;
+    unsigned long va = off << (3 + 9 * want);
+    unsigned long tab = mfn_x(current->arch.guest_table_user.mfn), e;
+
+    sched_point();
+    CHECK(want >= 2 && want <= 4 && tab, "linear table access at %#lx", at);
+    for ( level = 4; level > want; --level, tab = frame_of(e) )
+    {
+        e = *step(tab, va, level);
+        if ( !(e & _PAGE_PRESENT) || (level < 4 && (e & _PAGE_PSE)) )
+            return -EFAULT;
+    }
+    *to = *step(tab, va, want);
+    return 0;
+}
+
+enum who { USER, XEN };
+
+/* Translates for an access.  True: *frame; false: *ec is the error code. */
+static bool translate(unsigned long va, bool write, enum who who,
+                      unsigned long *frame, unsigned int *ec)
+{
+    struct vcpu *v = current;
+    struct tlb_entry *t = tlb_slot(v, va);
+    unsigned long tab = mfn_x(v->arch.guest_table_user.mfn), e, *p;
+    unsigned int level;
+    bool rw = true;
+
+    *ec = (write ? PFEC_write_access : 0) | (who == USER ? PFEC_user_mode : 0);
+
+    if ( t->valid && t->va == (va & PAGE_MASK) && (!write || t->rw) )
+    {
+        *frame = t->frame;
+        return true;
+    }
+
+    /* A fault, or a walk, drops what was cached. */
+    t->valid = false;
+    if ( !tab )
+        return false;
+    for ( level = 4; ; --level, tab = frame_of(e) )
+    {
+        p = step(tab, va, level);
+        e = *p;
+        if ( (e & PATH_FLAGS) != PATH_FLAGS )
+        {
+            *ec |= e & _PAGE_PRESENT ? PFEC_page_present : 0;
+            return false;
+        }
+        rw &= !!(e & _PAGE_RW);
+        if ( level == 1 )
+            break;
+        /* Superpages are not modelled: nobody stores there. */
+        if ( level < 4 && (e & _PAGE_PSE) )
+            return false;
+    }
+    if ( write && !rw )
+    {
+        *ec |= PFEC_page_present;
+        return false;
+    }
+    *p |= _PAGE_ACCESSED | (write ? _PAGE_DIRTY : 0);
+    if ( !mfn_valid(_mfn(frame_of(e))) )
+        return false;
+    *frame = frame_of(e);
+    /* Not dirty: a later store has to walk again and set D. */
+    t->rw = rw && (*p & _PAGE_DIRTY);
+    t->va = va & PAGE_MASK;
+    t->frame = *frame;
+    t->valid = true;
+    return true;
+}
+
+/* do_page_fault(): true if the access is to be tried again. */
+static bool xen_fault(unsigned long va, unsigned int ec)
+{
+    struct cpu_user_regs regs = { .error_code = ec };
+    struct page_info *held = current->locked_page;
+    bool fixed = false;
+
+    hw_faults++;
+    if ( cda_may_fix(&domu, va, ec) && current->domain == &domu )
+    {
+        fixed = cda_fixup_fault(va, &regs);
+        trace("cpu%u fault %lx ec %x %s\n", current->id, va, ec,
+              fixed ? "fixed" : "forwarded");
+        CHECK(current->locked_page == held, "fault handler keeps a lock");
+    }
+    return fixed;
+}
+
+/* One access of up to a page: 0 or -EFAULT. */
+static int access(unsigned long va, void *buf, unsigned int n, bool write,
+                  enum who who)
+{
+    unsigned int tries, ec;
+    unsigned long frame;
+
+    for ( tries = 0; ; ++tries )
+    {
+        CHECK(tries < 400, "livelock: fault at %#lx for ever", va);
+        sched_point();
+        if ( translate(va, write, who, &frame, &ec) )
+            break;
+        /* Granted is as good as written, whatever comes of the access. */
+        if ( current->mm )
+            truth_touched(current->mm, va & PAGE_MASK, 1);
+        if ( xen_fault(va, ec) )
+        {
+            truth_touched(current->mm, va & PAGE_MASK, 1);
+            continue;
+        }
+        /* Xen's own accesses end in its exception table. */
+        if ( who == XEN || kern_fault(current->mm, va, write) )
+            return -EFAULT;
+    }
+
+    if ( write )
+    {
+        memcpy(&phys[frame][va & ~PAGE_MASK], buf, n);
+        truth_wrote(current->mm, va, frame, who == XEN);
+    }
+    else
+        memcpy(buf, &phys[frame][va & ~PAGE_MASK], n);
+    return 0;
+}
+
+int hw_store(unsigned long va, uint64_t value)
+{
+    return access(va & PAGE_MASK, &value, sizeof(value), true, USER);
+}
+
+int hw_xen_store(unsigned long va, uint64_t value)
+{
+    return access(va & PAGE_MASK, &value, sizeof(value), true, XEN);
+}
+
+/*
+ * copy_{to,from}_guest_pv(): bytes not copied.  Xen lets through whatever is
+ * not its own address space, kernel addresses included.
+ */
+static unsigned int copy(unsigned long va, uint8_t *buf, unsigned int n,
+                         bool write)
+{
+    CHECK(!current->locked_page, "guest memory accessed under page_lock()");
+    CHECK(current->spins <= 1, "guest memory accessed under %u locks",
+          current->spins);
+    CHECK(va < 1UL << 47 || !write, "writes to guest kernel memory: %#lx", va);
+    current->user_copies++;
+
+    while ( n )
+    {
+        unsigned int part = PAGE_SIZE - (va & ~PAGE_MASK);
+
+        part = part < n ? part : n;
+        if ( va >= 1UL << 47 || access(va, buf, part, write, XEN) )
+            return n;
+        va += part;
+        buf += part;
+        n -= part;
+    }
+    return 0;
+}
+
+unsigned int copy_to_guest_pv(void *to, const void *from, unsigned int n)
+{
+    return copy((unsigned long)to, (void *)from, n, true);
+}
+
+unsigned int copy_from_guest_pv(void *to, const void *from, unsigned int n)
+{
+    return copy((unsigned long)from, to, n, false);
+}

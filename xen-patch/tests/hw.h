@@ -1,0 +1,20 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/* The CPU: page walks, TLBs, stores, and Xen's page fault path around them. */
+#ifndef TESTS_HW_H
+#define TESTS_HW_H
+
+#include "shim.h"
+
+void tlb_flush_vcpu(struct vcpu *v);
+void tlb_flush_page(unsigned long va);      /* guest's, all vCPUs */
+
+/* A store of @value at @va by the guest's user: 0, or -EFAULT (SIGSEGV). */
+int hw_store(unsigned long va, uint64_t value);
+/* Write by Xen on the guest's behalf, other than through copy_to_guest(). */
+int hw_xen_store(unsigned long va, uint64_t value);
+/* The L1 entry at @va below root @l4, or NULL; does not check permissions. */
+unsigned long *walk_l1e(unsigned long l4, unsigned long va);
+
+extern unsigned long hw_faults, hw_flushes;
+
+#endif

@@ -1,0 +1,2 @@
+# sessions are limited
+s/if \( cda->used_sessions >= cda->max_sessions \|\|/if (/

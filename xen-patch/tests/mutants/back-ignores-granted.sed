@@ -1,0 +1,2 @@
+# take_back_entry() only takes RW that Xen granted
+s/!granted \|\| !\(pg/!(pg/

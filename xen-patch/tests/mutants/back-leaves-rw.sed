@@ -1,0 +1,2 @@
+# take_back_entry() takes back granted RW
+s/if \( !granted \|\| /if ( 1 || !granted || /

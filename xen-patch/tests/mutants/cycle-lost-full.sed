@@ -1,0 +1,2 @@
+# a full log is marked lost
+s/r->lost \|\| r->found != r->count \?/r->lost ?/

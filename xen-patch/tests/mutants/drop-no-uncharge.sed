@@ -1,0 +1,2 @@
+# unregister returns the quota
+s/    s->pages -= r->pages;\n//

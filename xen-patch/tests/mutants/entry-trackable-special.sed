@@ -1,0 +1,2 @@
+# trackable(): special pages
+s/ \|\| is_special_page\(pg\)//

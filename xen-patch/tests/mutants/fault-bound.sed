@@ -1,0 +1,2 @@
+# the fault handler checks the binding under page_lock()
+s/         likely\(mfn_eq\(c->l1, l1\)\) &&\n//

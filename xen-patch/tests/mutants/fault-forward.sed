@@ -1,0 +1,2 @@
+# the fault handler obeys CDA_LIMIT_FORWARD
+s/!s->forward && //

@@ -1,0 +1,2 @@
+# cda_table_new() takes back
+s/if \( !take_back\(s, curr->domain, &s->fork, l4, CDA_L1E_SEEN\) \)/if ( 0 )/

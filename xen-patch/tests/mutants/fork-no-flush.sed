@@ -1,0 +1,2 @@
+# take_back() flushes TLBs
+s/if \( n \)\n        flush\(s, d\);/(void)n;/

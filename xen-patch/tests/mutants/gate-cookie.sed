@@ -1,0 +1,2 @@
+# operations need the cookie
+s/if \( unlikely\(regs->rdi != s->cookie\) \)/if ( 0 )/

@@ -1,0 +1,2 @@
+# 32-bit guests are refused
+s/ && !is_pv_32bit_vcpu\(curr\) &&/ \&\&/

@@ -1,0 +1,2 @@
+# cda=off
+s/    if \( likely\(opt_cda\) && /    if ( /

@@ -1,0 +1,2 @@
+# protect_entry() uses cmpxchg
+s/seen = cmpxchg\(p, old, new\);/(sched_at("x"), *p = new, seen = old);/

@@ -1,0 +1,2 @@
+# pages of a session are limited
+s/if \( reg.pages <= s->max_pages - s->pages &&/if (/

@@ -1,0 +1,2 @@
+# ranges are limited
+s/if \( nr >= s->max_ranges \|\| /if (/

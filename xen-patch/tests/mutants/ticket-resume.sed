@@ -1,0 +1,2 @@
+# only the holder of the ticket continues
+s/if \( !resume \|\| r->cont != op \)/if ( r->cont != op )/

@@ -1,0 +1,2 @@
+# tokens are limited
+s/else if \( n < cda->max_tokens \)/else/
