@@ -1,0 +1,5 @@
+# shellcheck shell=bash
+# Everything, for scripts that need the whole lab.
+. "$(dirname "${BASH_SOURCE[0]}")/common.sh"
+for _f in apt xen-source xen-build image qemu crates job run options; do . "$HVCKPT_LIB/$_f.sh"; done
+unset _f
