@@ -1,0 +1,110 @@
+//! The application's half.
+
+use std::io::{self, Write as _};
+use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use rustls::pki_types::ServerName;
+use rustls::{ClientConnection, StreamOwned};
+
+use crate::deadline::{DeadlineStream, remaining};
+use crate::wire::{self, Answer, Grant, Request, WireError};
+use crate::{ALPN, Error, Key, tls};
+
+/// Asks the daemon at `addr` for a one-time token, with all that `key`
+/// allows. Blocks for at most `timeout` (name resolution excepted: give an
+/// IP address where that matters).
+///
+/// # Errors
+/// See [`Error`]. After [`Error::Timeout`] and [`Error::Closed`] a token may
+/// exist; nobody knows it and it expires by itself.
+pub fn request_token(
+    addr: impl ToSocketAddrs,
+    key: &Key,
+    timeout: Duration,
+) -> Result<Grant, Error> {
+    request_token_with(addr, key, &Request::default(), timeout)
+}
+
+/// As [`request_token`], asking for less than the key allows or for
+/// particular trackers.
+///
+/// # Errors
+/// As [`request_token`].
+pub fn request_token_with(
+    addr: impl ToSocketAddrs,
+    key: &Key,
+    request: &Request,
+    timeout: Duration,
+) -> Result<Grant, Error> {
+    // A timeout too long for the clock is as good as a year.
+    let year = Duration::from_secs(31_536_000);
+    let deadline = Instant::now() + timeout.min(year);
+    let tcp = connect(addr, deadline)?;
+    let _ = tcp.set_nodelay(true);
+
+    let config = tls::client(key.secret(), key.server()).map_err(handshake)?;
+    let name = ServerName::try_from("hvckpt-policy").expect("a valid name");
+    let connection = ClientConnection::new(Arc::new(config), name).map_err(handshake)?;
+    let mut stream = StreamOwned::new(connection, DeadlineStream::new(tcp, deadline));
+
+    while stream.conn.is_handshaking() {
+        stream
+            .conn
+            .complete_io(&mut stream.sock)
+            .map_err(classify)?;
+    }
+    if stream.conn.alpn_protocol() != Some(ALPN) {
+        return Err(Error::Handshake(
+            "the server speaks another protocol".into(),
+        ));
+    }
+    stream.write_all(&request.encode()).map_err(classify)?;
+    stream.flush().map_err(classify)?;
+    let frame = wire::read_frame(&mut stream).map_err(classify)?;
+    match Answer::decode(&frame)? {
+        Answer::Grant(grant) => Ok(grant),
+        Answer::Refusal(refusal) => Err(Error::Refused(refusal)),
+    }
+}
+
+/// Tries every address until one connects or the deadline passes.
+fn connect(addr: impl ToSocketAddrs, deadline: Instant) -> Result<TcpStream, Error> {
+    let addresses: Vec<SocketAddr> = addr.to_socket_addrs().map_err(Error::Connect)?.collect();
+    let mut last = io::Error::new(io::ErrorKind::NotFound, "no address");
+    for address in addresses {
+        let left = remaining(deadline).map_err(|_| Error::Timeout)?;
+        match TcpStream::connect_timeout(&address, left) {
+            Ok(tcp) => return Ok(tcp),
+            Err(error) => last = error,
+        }
+    }
+    match last.kind() {
+        io::ErrorKind::TimedOut => Err(Error::Timeout),
+        _ => Err(Error::Connect(last)),
+    }
+}
+
+fn handshake(error: rustls::Error) -> Error {
+    match error {
+        rustls::Error::InvalidCertificate(_) => Error::ServerNotAuthentic(error.to_string()),
+        _ => Error::Handshake(error.to_string()),
+    }
+}
+
+/// Finds out what an I/O error stands for.
+fn classify(error: io::Error) -> Error {
+    if let Some(inner) = error.get_ref() {
+        if let Some(tls) = inner.downcast_ref::<rustls::Error>() {
+            return handshake(tls.clone());
+        }
+        if let Some(&wire) = inner.downcast_ref::<WireError>() {
+            return Error::Malformed(wire);
+        }
+    }
+    match error.kind() {
+        io::ErrorKind::TimedOut => Error::Timeout,
+        _ => Error::Closed(error),
+    }
+}

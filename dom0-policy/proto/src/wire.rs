@@ -1,0 +1,387 @@
+//! Frames: fixed-width, little-endian, one length in front which is checked
+//! before anything is allocated. See `docs/spec-wire.md` for the diagrams.
+
+mod reason;
+#[cfg(test)]
+mod tests;
+
+use std::fmt;
+use std::io::{self, Read};
+use std::time::Duration;
+
+pub use reason::{Reason, Refusal};
+
+/// Octets in front of every body.
+pub const HEADER: usize = 8;
+
+/// Longest body, in octets. Header and body fit in one 4 KiB page.
+pub const BODY_MAX: usize = 4096 - HEADER;
+
+/// Longest text in a refusal, in octets.
+pub const TEXT_MAX: usize = 256;
+
+/// Protocol version in every header.
+pub const VERSION: u16 = 1;
+
+const TYPE_REQUEST: u16 = 1;
+const TYPE_GRANT: u16 = 2;
+const TYPE_REFUSAL: u16 = 3;
+
+const REQUEST: usize = 24;
+const GRANT: usize = 64;
+const REFUSAL: usize = 8;
+
+/// What is wrong with a frame.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum WireError {
+    /// The length is over [`BODY_MAX`].
+    #[error("frame too long")]
+    TooLong,
+    /// The body's length is not the one its type has.
+    #[error("body of the wrong length")]
+    Length,
+    /// Not version 1.
+    #[error("unknown protocol version")]
+    Version,
+    /// A type which does not belong here.
+    #[error("unexpected frame type")]
+    Type,
+    /// Reserved bits are set, or a field is outside its range.
+    #[error("field out of range")]
+    Field,
+}
+
+/// Trackers, one bit each. Bit n stands for capability bit 16 + n of
+/// `CDA_OP_version`.
+#[derive(Clone, Copy, PartialEq, Eq, Default)]
+pub struct Modes(pub u32);
+
+impl Modes {
+    /// Page-table tracking in the hypervisor.
+    pub const PTXEN: Self = Self(1);
+    /// Emulated writes.
+    pub const EMULXEN: Self = Self(2);
+    /// Dirty-bit scanning.
+    pub const SCANXEN: Self = Self(4);
+    /// Chosen page by page.
+    pub const AUTOXEN: Self = Self(8);
+    /// Every one which this version can name.
+    pub const ALL: Self = Self(15);
+
+    const NAMES: [&'static str; 4] = ["ptxen", "emulxen", "scanxen", "autoxen"];
+
+    /// The modes in both.
+    #[must_use]
+    pub fn and(self, other: Self) -> Self {
+        Self(self.0 & other.0)
+    }
+
+    /// Whether none is in it.
+    #[must_use]
+    pub fn is_empty(self) -> bool {
+        self.0 == 0
+    }
+
+    /// Reads names separated by commas, or `all`.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        if text == "all" {
+            return Some(Self::ALL);
+        }
+        text.split(',').try_fold(Self(0), |sum, name| {
+            let bit = Self::NAMES.iter().position(|n| *n == name)?;
+            Some(Self(sum.0 | 1 << bit))
+        })
+    }
+}
+
+impl fmt::Display for Modes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut first = true;
+        for (bit, name) in Self::NAMES.iter().enumerate() {
+            if self.0 & 1 << bit != 0 {
+                write!(f, "{}{name}", if first { "" } else { "," })?;
+                first = false;
+            }
+        }
+        if first { f.write_str("none") } else { Ok(()) }
+    }
+}
+
+impl fmt::Debug for Modes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Modes({self})")
+    }
+}
+
+/// What an application asks for. The default asks for all its key allows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Request {
+    /// Trackers the application wants at least; refused if the key or the
+    /// hypervisor lacks one of them. Empty: whichever there are.
+    pub modes: Modes,
+    /// Pages of 4 KiB it will track at most; 0: as many as the key allows.
+    pub max_pages: u64,
+    /// Ranges it will register at most; 0: as many as the key allows.
+    pub max_ranges: u32,
+}
+
+/// A token and what it is good for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Grant {
+    /// To be given to `CDA_OP_attach`, once.
+    pub token: [u8; 16],
+    /// Time until the token expires if unused, from when it was issued.
+    pub lifetime: Duration,
+    /// Pages of 4 KiB per session; 0: the domain's default.
+    pub max_pages: u64,
+    /// Ranges per session; 0: the domain's default.
+    pub max_ranges: u32,
+    /// Live sessions under this key; 0: only the domain's limit.
+    pub max_sessions: u32,
+    /// Trackers which the key allows and the hypervisor has.
+    pub modes: Modes,
+    /// When the key expires, in seconds since 1970; 0: never.
+    pub expires: u64,
+    /// The domain which the token is for.
+    pub domid: u32,
+    /// The key's id, the tag of the session to come.
+    pub tag: u64,
+}
+
+impl Grant {
+    /// A grant with all limits 0, for the daemon and for tests.
+    #[must_use]
+    pub fn new(token: [u8; 16], lifetime: Duration, domid: u32, tag: u64) -> Self {
+        Self {
+            token,
+            lifetime,
+            max_pages: 0,
+            max_ranges: 0,
+            max_sessions: 0,
+            modes: Modes(0),
+            expires: 0,
+            domid,
+            tag,
+        }
+    }
+}
+
+impl fmt::Debug for Grant {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Grant")
+            .field("token", &"..")
+            .field("lifetime", &self.lifetime)
+            .field("max_pages", &self.max_pages)
+            .field("max_ranges", &self.max_ranges)
+            .field("max_sessions", &self.max_sessions)
+            .field("modes", &self.modes)
+            .field("expires", &self.expires)
+            .field("domid", &self.domid)
+            .field("tag", &format_args!("{:016x}", self.tag))
+            .finish()
+    }
+}
+
+/// What the daemon sends back.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Answer {
+    /// Yes.
+    Grant(Grant),
+    /// No.
+    Refusal(Refusal),
+}
+
+/// A frame as it was read: type and body, the header checked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Frame {
+    kind: u16,
+    body: Vec<u8>,
+}
+
+/// Reads one frame.
+///
+/// # Errors
+/// The reader's own, or `InvalidData` holding a [`WireError`]. Nothing is
+/// allocated for a length over [`BODY_MAX`].
+pub fn read_frame(from: &mut impl Read) -> io::Result<Frame> {
+    let invalid = |e: WireError| io::Error::new(io::ErrorKind::InvalidData, e);
+    let mut header = [0; HEADER];
+    from.read_exact(&mut header)?;
+    let mut fields = Fields(&header);
+    let length = usize::try_from(fields.u32()).unwrap_or(usize::MAX);
+    let (version, kind) = (fields.u16(), fields.u16());
+    if length > BODY_MAX {
+        return Err(invalid(WireError::TooLong));
+    }
+    if version != VERSION {
+        return Err(invalid(WireError::Version));
+    }
+    let mut body = vec![0; length];
+    from.read_exact(&mut body)?;
+    Ok(Frame { kind, body })
+}
+
+/// Little-endian fields one after another; the length is checked beforehand.
+struct Fields<'a>(&'a [u8]);
+
+impl Fields<'_> {
+    fn take<const N: usize>(&mut self) -> [u8; N] {
+        let (head, rest) = self
+            .0
+            .split_first_chunk()
+            .expect("length checked by the caller");
+        self.0 = rest;
+        *head
+    }
+    fn u16(&mut self) -> u16 {
+        u16::from_le_bytes(self.take())
+    }
+    fn u32(&mut self) -> u32 {
+        u32::from_le_bytes(self.take())
+    }
+    fn u64(&mut self) -> u64 {
+        u64::from_le_bytes(self.take())
+    }
+}
+
+fn frame(kind: u16, body: &[u8]) -> Vec<u8> {
+    debug_assert!(body.len() <= BODY_MAX);
+    let length = u32::try_from(body.len()).expect("bodies are short");
+    let mut out = Vec::with_capacity(HEADER + body.len());
+    out.extend_from_slice(&length.to_le_bytes());
+    out.extend_from_slice(&VERSION.to_le_bytes());
+    out.extend_from_slice(&kind.to_le_bytes());
+    out.extend_from_slice(body);
+    out
+}
+
+fn millis(time: Duration) -> u32 {
+    u32::try_from(time.as_millis()).unwrap_or(u32::MAX)
+}
+
+impl Request {
+    /// The whole frame.
+    #[must_use]
+    pub fn encode(&self) -> Vec<u8> {
+        let mut body = Vec::with_capacity(REQUEST);
+        body.extend_from_slice(&0u32.to_le_bytes());
+        body.extend_from_slice(&self.modes.0.to_le_bytes());
+        body.extend_from_slice(&self.max_pages.to_le_bytes());
+        body.extend_from_slice(&self.max_ranges.to_le_bytes());
+        body.extend_from_slice(&0u32.to_le_bytes());
+        frame(TYPE_REQUEST, &body)
+    }
+
+    /// Reads a request out of a frame.
+    ///
+    /// # Errors
+    /// Wrong type or length, reserved bits.
+    pub fn decode(frame: &Frame) -> Result<Self, WireError> {
+        if frame.kind != TYPE_REQUEST {
+            return Err(WireError::Type);
+        }
+        if frame.body.len() != REQUEST {
+            return Err(WireError::Length);
+        }
+        let mut fields = Fields(&frame.body);
+        let flags = fields.u32();
+        let request = Self {
+            modes: Modes(fields.u32()),
+            max_pages: fields.u64(),
+            max_ranges: fields.u32(),
+        };
+        if flags != 0 || fields.u32() != 0 {
+            return Err(WireError::Field);
+        }
+        Ok(request)
+    }
+}
+
+impl Answer {
+    /// The whole frame.
+    #[must_use]
+    pub fn encode(&self) -> Vec<u8> {
+        match self {
+            Self::Grant(grant) => {
+                let mut body = Vec::with_capacity(GRANT);
+                body.extend_from_slice(&grant.token);
+                body.extend_from_slice(&millis(grant.lifetime).to_le_bytes());
+                body.extend_from_slice(&grant.max_ranges.to_le_bytes());
+                body.extend_from_slice(&grant.max_pages.to_le_bytes());
+                body.extend_from_slice(&grant.max_sessions.to_le_bytes());
+                body.extend_from_slice(&grant.modes.0.to_le_bytes());
+                body.extend_from_slice(&grant.expires.to_le_bytes());
+                body.extend_from_slice(&grant.domid.to_le_bytes());
+                body.extend_from_slice(&0u32.to_le_bytes());
+                body.extend_from_slice(&grant.tag.to_le_bytes());
+                frame(TYPE_GRANT, &body)
+            }
+            Self::Refusal(refusal) => {
+                let text = &refusal.text[..refusal.text.floor_char_boundary(TEXT_MAX)];
+                let length = u16::try_from(text.len()).expect("cut above");
+                let mut body = Vec::with_capacity(REFUSAL + text.len());
+                body.extend_from_slice(&refusal.reason.code().to_le_bytes());
+                body.extend_from_slice(&length.to_le_bytes());
+                body.extend_from_slice(&millis(refusal.retry_after).to_le_bytes());
+                body.extend_from_slice(text.as_bytes());
+                frame(TYPE_REFUSAL, &body)
+            }
+        }
+    }
+
+    /// Reads an answer out of a frame.
+    ///
+    /// # Errors
+    /// Wrong type or length, reserved bits, text which is not UTF-8.
+    pub fn decode(frame: &Frame) -> Result<Self, WireError> {
+        match frame.kind {
+            TYPE_GRANT => decode_grant(&frame.body).map(Self::Grant),
+            TYPE_REFUSAL => decode_refusal(&frame.body).map(Self::Refusal),
+            _ => Err(WireError::Type),
+        }
+    }
+}
+
+fn decode_grant(body: &[u8]) -> Result<Grant, WireError> {
+    if body.len() != GRANT {
+        return Err(WireError::Length);
+    }
+    let mut fields = Fields(body);
+    let token = fields.take();
+    let lifetime = Duration::from_millis(fields.u32().into());
+    let mut grant = Grant::new(token, lifetime, 0, 0);
+    grant.max_ranges = fields.u32();
+    grant.max_pages = fields.u64();
+    grant.max_sessions = fields.u32();
+    grant.modes = Modes(fields.u32());
+    grant.expires = fields.u64();
+    grant.domid = fields.u32();
+    let reserved = fields.u32();
+    grant.tag = fields.u64();
+    if reserved != 0 || lifetime.is_zero() || grant.tag == 0 {
+        return Err(WireError::Field);
+    }
+    Ok(grant)
+}
+
+fn decode_refusal(body: &[u8]) -> Result<Refusal, WireError> {
+    if body.len() < REFUSAL {
+        return Err(WireError::Length);
+    }
+    let mut fields = Fields(body);
+    let reason = Reason::from_code(fields.u16());
+    let length = usize::from(fields.u16());
+    let retry_after = Duration::from_millis(fields.u32().into());
+    let text = fields.0;
+    if text.len() != length || length > TEXT_MAX {
+        return Err(WireError::Length);
+    }
+    let text = std::str::from_utf8(text).map_err(|_| WireError::Field)?;
+    Ok(Refusal {
+        retry_after,
+        ..Refusal::new(reason, text)
+    })
+}

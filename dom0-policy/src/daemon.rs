@@ -1,0 +1,170 @@
+//! `hvckpt-policy serve`: puts the parts together, and takes them apart.
+
+use std::net::{SocketAddr, TcpListener};
+use std::os::linux::net::SocketAddrExt as _;
+use std::os::unix::net::{SocketAddr as UnixAddr, UnixDatagram};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use hvckpt_proto::Secret;
+use hvckpt_proto::server::Acceptor;
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+
+use crate::admin::server::Admin;
+use crate::audit::{AuditLog, Record};
+use crate::files::{self, StateDir};
+use crate::hypervisor::{Hypervisor as _, Xen};
+use crate::keys::KeyStore;
+use crate::limits::Gate;
+use crate::policy::{Options, Policy};
+use crate::{admin, log, privileges, server};
+
+/// How the daemon is started.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Where to listen.
+    pub listen: SocketAddr,
+    /// The state directory.
+    pub state: PathBuf,
+    /// Of decisions.
+    pub policy: Options,
+    /// Of connections.
+    pub limits: server::Limits,
+    /// Size of an audit file, in octets.
+    pub audit_bytes: u64,
+    /// Old audit files kept.
+    pub audit_keep: u32,
+}
+
+/// How long requests that are under way may take to finish at the end.
+const GRACE: Duration = Duration::from_secs(2);
+
+/// Runs until SIGTERM or SIGINT.
+///
+/// # Errors
+/// A sentence for the administrator: the daemon could not start.
+pub fn run(config: &Config) -> Result<(), String> {
+    // Before any file is made: all of them are private.
+    rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o077));
+    let state = StateDir::open(&config.state)?;
+    let secret = server_key(state.path())?;
+    let keys = KeyStore::open(state.path())?;
+    let audit = AuditLog::open(state.path(), config.audit_bytes, config.audit_keep)
+        .map_err(|e| format!("cannot open the audit log: {e}"))?;
+    let mut xen = Xen::default();
+    // Opens the hypercall device, while there are privileges.
+    match xen.version() {
+        Ok(version) => log(format_args!("hypervisor has cda, version {}", version.abi)),
+        // Not an error: it may come with the next boot, and refusals say so.
+        Err(error) => log(format_args!("no tokens can be issued: {error}")),
+    }
+    let listener = TcpListener::bind(config.listen)
+        .map_err(|e| format!("cannot listen on {}: {e}", config.listen))?;
+    let listen = listener.local_addr().map_err(|e| e.to_string())?;
+    let socket = admin::socket_path(state.path());
+    let local = admin::server::bind(&socket)
+        .map_err(|e| format!("cannot listen on {}: {e}", socket.display()))?;
+    let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP]).map_err(|e| e.to_string())?;
+
+    privileges::drop_all()?;
+
+    let acceptor = Acceptor::new(&secret).map_err(|e| e.to_string())?;
+    let policy = Arc::new(Policy::new(keys, audit, Box::new(xen), config.policy));
+    // A full disk does not keep the daemon from starting: it refuses tokens,
+    // and keys can be revoked.
+    let _ = policy.note(Record::new("start", "done").detail(&format!("listening on {listen}")));
+    policy.finish_revocations();
+
+    let (stopper, stop) = server::stopper().map_err(|e| e.to_string())?;
+    let stop_local = stop.another().map_err(|e| e.to_string())?;
+    let gate = Gate::new(config.limits.connections, config.limits.per_peer);
+    let admin = Arc::new(Admin {
+        policy: Arc::clone(&policy),
+        server: secret.public_key(),
+        listen: listen.to_string(),
+    });
+    let (serve_policy, serve_gate, limits) = (Arc::clone(&policy), gate.clone(), config.limits);
+    let threads = [
+        spawn("listen", move || {
+            server::serve(
+                &listener,
+                &acceptor,
+                &serve_policy,
+                limits,
+                &serve_gate,
+                &stop,
+            );
+        })?,
+        spawn("local", move || {
+            admin::server::serve(&local, &admin, &stop_local)
+        })?,
+    ];
+    log(format_args!("listening on {listen}"));
+    notify("READY=1");
+
+    for signal in signals.forever() {
+        if signal != SIGHUP {
+            break;
+        }
+    }
+    notify("STOPPING=1");
+    stopper.stop();
+    let _ = std::fs::remove_file(&socket);
+    for thread in threads {
+        let _ = thread.join();
+    }
+    let end = Instant::now() + GRACE;
+    while gate.count() > 0 && Instant::now() < end {
+        thread::sleep(Duration::from_millis(20));
+    }
+    let _ = policy.note(Record::new("stop", "done"));
+    log(format_args!("stopped"));
+    Ok(())
+}
+
+fn spawn(
+    name: &str,
+    run: impl FnOnce() + Send + 'static,
+) -> Result<thread::JoinHandle<()>, String> {
+    thread::Builder::new()
+        .name(name.to_owned())
+        .spawn(run)
+        .map_err(|e| format!("cannot start a thread: {e}"))
+}
+
+/// The daemon's private key, made at the first start.
+///
+/// # Errors
+/// A sentence for the administrator.
+pub fn server_key(state: &Path) -> Result<Secret, String> {
+    let path = state.join("server.key");
+    let shown = path.display();
+    match std::fs::read_to_string(&path) {
+        Ok(text) => Secret::from_server_file(&text).map_err(|e| format!("{shown}: {e}")),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
+            let secret = Secret::generate().map_err(|e| e.to_string())?;
+            files::write_new(&path, secret.to_server_file().as_bytes())
+                .map_err(|e| format!("cannot write {shown}: {e}"))?;
+            Ok(secret)
+        }
+        Err(e) => Err(format!("cannot read {shown}: {e}")),
+    }
+}
+
+/// Tells systemd, if it asked (sd_notify(3)).
+fn notify(message: &str) {
+    let Some(path) = std::env::var_os("NOTIFY_SOCKET") else {
+        return;
+    };
+    let bytes = path.as_encoded_bytes();
+    let address = match bytes.strip_prefix(b"@") {
+        Some(name) => UnixAddr::from_abstract_name(name),
+        None => UnixAddr::from_pathname(&path),
+    };
+    if let (Ok(address), Ok(socket)) = (address, UnixDatagram::unbound()) {
+        let _ = socket.send_to_addr(message.as_bytes(), &address);
+    }
+}

@@ -1,0 +1,385 @@
+//! The binary itself, over stand-ins for libxencall and libxenstore
+//! (`xen-sys/tests/fake.c`) which the dynamic linker finds first.
+
+use std::fs;
+use std::io::{BufRead as _, BufReader, Read as _};
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::Duration;
+
+use hvckpt_proto::{Error, Key, Modes, Reason, request_token};
+use serde_json::Value;
+use tempfile::TempDir;
+
+const AMPLE: Duration = Duration::from_secs(60);
+
+struct Daemon {
+    dir: TempDir,
+    child: Child,
+    addr: String,
+}
+
+fn build(dir: &Path, options: &[&str]) {
+    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
+    for name in ["libxencall.so.1", "libxenstore.so.4"] {
+        let built = Command::new("cc")
+            .args(["-shared", "-fPIC", "-include", "stdint.h", "-include"])
+            .arg(here.join("../xen-patch/include/public/cda.h"))
+            .args(options)
+            .arg("-o")
+            .arg(dir.join(name))
+            .arg(here.join("xen-sys/tests/fake.c"))
+            .output()
+            .expect("the test needs a C compiler named cc");
+        assert!(
+            built.status.success(),
+            "{}",
+            String::from_utf8_lossy(&built.stderr)
+        );
+    }
+}
+
+fn command(dir: &Path) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_hvckpt-policy"));
+    command
+        .env("LD_LIBRARY_PATH", dir)
+        .arg("--state")
+        .arg(dir.join("state"))
+        .current_dir(dir);
+    command
+}
+
+impl Daemon {
+    fn start() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        build(dir.path(), &[]);
+        Self::start_in(dir)
+    }
+
+    fn start_in(dir: TempDir) -> Self {
+        let mut child = command(dir.path())
+            .args(["serve", "--listen", "127.0.0.1:0"])
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
+        let mut said = Vec::new();
+        let addr = loop {
+            let line = lines
+                .next()
+                .unwrap_or_else(|| panic!("it ended: {said:?}"))
+                .unwrap();
+            if let Some(addr) = line.strip_prefix("hvckpt-policy: listening on ") {
+                break addr.to_owned();
+            }
+            said.push(line);
+        };
+        Self { dir, child, addr }
+    }
+
+    fn run(&self, args: &str) -> Output {
+        command(self.dir.path())
+            .args(args.split(' '))
+            .output()
+            .unwrap()
+    }
+
+    fn ok(&self, args: &str) -> String {
+        let out = self.run(args);
+        assert!(out.status.success(), "{args}: {out:?}");
+        String::from_utf8(out.stdout).unwrap()
+    }
+
+    fn json(&self, args: &str) -> Value {
+        serde_json::from_str(&self.ok(args)).unwrap()
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    fn stop(mut self) -> TempDir {
+        let pid = rustix::process::Pid::from_child(&self.child);
+        rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+        assert!(self.child.wait().unwrap().success(), "clean shutdown");
+        std::mem::replace(&mut self.dir, tempfile::tempdir().unwrap())
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn reason(result: Result<hvckpt_proto::Grant, Error>) -> Reason {
+    match result {
+        Err(Error::Refused(refusal)) => refusal.reason,
+        other => panic!("expected a refusal: {other:?}"),
+    }
+}
+
+#[test]
+fn from_key_to_revocation() {
+    let daemon = Daemon::start();
+    let said = daemon.ok("key add --domain domu --pages 500 --expires 30d --out guest.key guest");
+    assert!(said.contains("guest.key"), "{said}");
+    let file = daemon.path("guest.key");
+    assert_eq!(fs::metadata(&file).unwrap().mode() & 0o777, 0o600);
+    let key = Key::load(&file).unwrap();
+
+    let grant = request_token(&daemon.addr, &key, AMPLE).unwrap();
+    assert_eq!(
+        (grant.domid, grant.max_pages, grant.modes),
+        (3, 500, Modes(0b1001))
+    );
+
+    let keys = daemon.json("key list --json");
+    assert_eq!(keys[0]["name"], "guest");
+    assert_eq!(keys[0]["status"], "active");
+    assert_eq!(keys[0]["id"], format!("{:016x}", key.id()));
+    let sessions = daemon.json("sessions --json");
+    assert_eq!(sessions.as_array().unwrap().len(), 100);
+    assert_eq!(sessions[99]["key"], "guest");
+    assert_eq!(sessions[99]["counters"]["cycles"], 100);
+    assert!(daemon.ok("sessions --domain domu").contains("guest"));
+    assert!(daemon.ok("counters --domain 3").contains("cycles"));
+    assert!(daemon.ok("end 5 --domain domu").contains("ended"));
+
+    let limits = daemon.json("limits set --domain domu --tokens 1 --forward true --json");
+    assert_eq!(
+        (&limits["max_tokens"], &limits["forward"]),
+        (&1.into(), &true.into())
+    );
+    assert_eq!(
+        daemon.json("limits get --domain domu --json")["max_pages"],
+        1000
+    );
+    assert_eq!(
+        reason(request_token(&daemon.addr, &key, AMPLE)),
+        Reason::Quota
+    );
+
+    let said = daemon.ok("key revoke guest");
+    assert!(
+        said.contains("1 unused tokens dropped, 100 sessions ended"),
+        "{said}"
+    );
+    assert_eq!(
+        reason(request_token(&daemon.addr, &key, AMPLE)),
+        Reason::Revoked
+    );
+
+    let audit = daemon.ok("audit -n 100 --json");
+    let events: Vec<Value> = audit
+        .lines()
+        .map(|l| serde_json::from_str(l).unwrap())
+        .collect();
+    let events: Vec<String> = events
+        .iter()
+        .map(|r| {
+            format!(
+                "{} {}",
+                r["event"].as_str().unwrap(),
+                r["decision"].as_str().unwrap()
+            )
+        })
+        .collect();
+    let expected = "start done,key-add done,token granted,session-end done,limits-set done,\
+                    token refused,key-revoke done,token refused";
+    assert_eq!(events.join(","), expected);
+    assert!(daemon.ok("audit -n 1").contains("reason=revoked"));
+}
+
+#[test]
+fn state_survives_a_restart() {
+    let daemon = Daemon::start();
+    daemon.ok("key add --domain domu --out k k");
+    let key = Key::load(daemon.path("k")).unwrap();
+    let dir = daemon.stop();
+    assert!(!dir.path().join("state/control.sock").exists());
+    let daemon = Daemon::start_in(dir);
+    assert!(request_token(&daemon.addr, &key, AMPLE).is_ok());
+    for entry in fs::read_dir(daemon.path("state")).unwrap() {
+        let entry = entry.unwrap();
+        let mode = entry.metadata().unwrap().permissions().mode() & 0o777;
+        assert_eq!(mode, 0o600, "{entry:?}");
+    }
+    assert_eq!(
+        daemon
+            .ok("audit -n 100")
+            .lines()
+            .filter(|l| l.contains(" start "))
+            .count(),
+        2
+    );
+}
+
+#[test]
+fn it_has_no_privileges_left() {
+    let daemon = Daemon::start();
+    let status = fs::read_to_string(format!("/proc/{}/status", daemon.child.id())).unwrap();
+    let field = |name: &str| {
+        let line = status.lines().find(|l| l.starts_with(name)).unwrap();
+        line.split_whitespace().nth(1).unwrap().to_owned()
+    };
+    assert_eq!(field("NoNewPrivs:"), "1");
+    for set in ["CapInh:", "CapPrm:", "CapEff:", "CapAmb:"] {
+        assert_eq!(field(set), "0000000000000000", "{set}");
+    }
+    // Every thread, not the first alone.
+    for task in fs::read_dir(format!("/proc/{}/task", daemon.child.id())).unwrap() {
+        let status = fs::read_to_string(task.unwrap().path().join("status")).unwrap();
+        assert!(status.contains("CapEff:\t0000000000000000"), "{status}");
+    }
+}
+
+#[test]
+fn a_hypervisor_without_the_patch() {
+    let dir = tempfile::tempdir().unwrap();
+    build(dir.path(), &["-DFAKE_ENOSYS"]);
+    let daemon = Daemon::start_in(dir);
+    daemon.ok("key add --domain domu --out k k");
+    let key = Key::load(daemon.path("k")).unwrap();
+    for _ in 0..2 {
+        assert_eq!(
+            reason(request_token(&daemon.addr, &key, AMPLE)),
+            Reason::NoHypervisorSupport
+        );
+    }
+    let doctor = daemon.run("doctor");
+    assert_eq!(doctor.status.code(), Some(1));
+    let said = String::from_utf8(doctor.stdout).unwrap();
+    assert!(
+        said.contains("FAIL hypervisor") && said.contains("cda=on"),
+        "{said}"
+    );
+    assert!(said.contains("ok   daemon"), "{said}");
+    // Revoking needs no hypervisor that could have sessions.
+    daemon.ok("key revoke k");
+}
+
+#[test]
+fn doctor_is_content() {
+    let daemon = Daemon::start();
+    let checks = daemon.json("doctor --json");
+    assert!(
+        checks.as_array().unwrap().iter().all(|c| c["ok"] == true),
+        "{checks}"
+    );
+}
+
+#[test]
+fn a_machine_without_xen() {
+    // No stand-ins: whatever this machine has, it has no hypercall device.
+    let dir = tempfile::tempdir().unwrap();
+    let daemon = Daemon::start_in(dir);
+    let said = String::from_utf8(daemon.run("doctor").stdout).unwrap();
+    assert!(said.contains("FAIL hypervisor: no Xen here"), "{said}");
+    let add = daemon.run("key add --domain domu --out k k");
+    assert!(add.status.success(), "{add:?}");
+    assert!(String::from_utf8_lossy(&add.stderr).contains("no domain domu is running"));
+    let key = Key::load(daemon.path("k")).unwrap();
+    let refused = reason(request_token(&daemon.addr, &key, AMPLE));
+    assert_eq!(refused, Reason::NoHypervisorSupport);
+}
+
+#[test]
+fn what_does_not_work_is_said() {
+    let daemon = Daemon::start();
+    daemon.ok("key add --domain domu --out k k");
+    let refused = |args: &str, words: &str| {
+        let out = daemon.run(args);
+        let said = String::from_utf8_lossy(&out.stderr).into_owned();
+        assert_eq!(out.status.code(), Some(1), "{args}: {said}");
+        assert!(said.contains(words), "{args}: {said}");
+    };
+    refused(
+        "key add --domain domu --out k j",
+        "cannot write k: File exists",
+    );
+    refused(
+        "key add --domain domu --out l k",
+        "there is a key named k already",
+    );
+    assert!(!daemon.path("l").exists(), "no file without a key");
+    refused("key add --domain domu --out no/l l", "cannot write no/l");
+    refused("key revoke nobody", "no key is called nobody");
+    refused("sessions --domain none", "no running domain is called none");
+    refused("end 200 --domain domu", "no live session 200");
+    refused("limits set --domain domu --tokens 65", "does not accept");
+    refused("sessions --domain hvm", "not a 64-bit PV guest");
+    assert_eq!(daemon.json("key list --json").as_array().unwrap().len(), 1);
+
+    // A second daemon with the same state.
+    let second = daemon.run("serve --listen 127.0.0.1:0");
+    assert_eq!(second.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&second.stderr).contains("another daemon is running"));
+}
+
+#[test]
+fn without_a_daemon() {
+    let dir = tempfile::tempdir().unwrap();
+    build(dir.path(), &[]);
+    for args in ["key list", "sessions", "key add --domain domu --out k k"] {
+        let out = command(dir.path()).args(args.split(' ')).output().unwrap();
+        assert_eq!(out.status.code(), Some(3), "{args}: {out:?}");
+        assert!(String::from_utf8_lossy(&out.stderr).contains("is not running"));
+    }
+    assert!(!dir.path().join("k").exists());
+    assert!(!dir.path().join("state").exists(), "asking creates nothing");
+    let usage = command(dir.path()).arg("key").output().unwrap();
+    assert_eq!(usage.status.code(), Some(2));
+}
+
+#[test]
+fn help_is_everywhere() {
+    let dir = tempfile::tempdir().unwrap();
+    let commands = [
+        "",
+        "serve",
+        "key",
+        "key add",
+        "key list",
+        "key revoke",
+        "sessions",
+        "end",
+        "limits",
+        "limits get",
+        "limits set",
+        "counters",
+        "audit",
+        "doctor",
+    ];
+    for args in commands {
+        let args = args.split_whitespace().chain(["--help"]);
+        let out = command(dir.path()).args(args).output().unwrap();
+        assert!(out.status.success(), "{out:?}");
+        assert!(String::from_utf8_lossy(&out.stdout).contains("Usage:"));
+    }
+}
+
+#[test]
+fn audit_can_be_followed() {
+    let daemon = Daemon::start();
+    let mut child = command(daemon.dir.path())
+        .args(["audit", "-n", "1", "--json", "--follow"])
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut out = BufReader::new(child.stdout.take().unwrap());
+    let mut line = String::new();
+    out.read_line(&mut line).unwrap();
+    assert!(line.contains("\"start\""), "{line}");
+    daemon.ok("key add --domain domu --out k k");
+    line.clear();
+    out.read_line(&mut line).unwrap();
+    assert!(line.contains("\"key-add\""), "{line}");
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let mut rest = String::new();
+    out.read_to_string(&mut rest).unwrap();
+    assert_eq!(rest, "");
+}

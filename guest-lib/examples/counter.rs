@@ -1,0 +1,26 @@
+//! The shortest use: a counter in a critical data area.
+//!
+//! Usage: counter [TRACKER]
+
+use std::sync::atomic::Ordering::Relaxed;
+
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let tracker = std::env::args()
+        .nth(1)
+        .unwrap_or_else(|| "ptxen".into())
+        .parse()?;
+    let region = hvckpt::register_cda()
+        .pages(4)
+        .tracker(tracker)
+        .register()?;
+    for page in 0..region.pages() {
+        let transaction = region.begin()?;
+        region.atomics_u64()[512 * page].fetch_add(1, Relaxed);
+        println!(
+            "{}: dirty pages {:?}",
+            region.tracker(),
+            transaction.commit()?.to_vec()
+        );
+    }
+    Ok(())
+}

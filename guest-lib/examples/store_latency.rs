@@ -1,0 +1,75 @@
+//! What a durable commit costs: synchronous commits of one page, next to
+//! writes and syncs of as many bytes to a plain file, in the same directory
+//! and in turn; and asynchronous ones.
+//!
+//! Usage: store_latency DIRECTORY [COMMITS [TRACKER]]
+
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::{Duration, Instant};
+
+use hvckpt::store::{Durability, Durable};
+use hvckpt::{LockPolicy, TrackerKind};
+
+fn median(mut times: Vec<Duration>) -> Duration {
+    times.sort_unstable();
+    times.get(times.len() / 2).copied().unwrap_or_default()
+}
+
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let mut arguments = std::env::args().skip(1);
+    let directory = arguments
+        .next()
+        .ok_or("usage: store_latency DIRECTORY [COMMITS [TRACKER]]")?;
+    let commits: usize = arguments.next().map_or(Ok(500), |text| text.parse())?;
+    let tracker = arguments
+        .next()
+        .map_or(Ok(TrackerKind::Pt), |name| name.parse())?;
+    let region = Durable::builder("latency")
+        .pages(1024)
+        .tracker(tracker)
+        .lock(LockPolicy::IfAllowed)
+        .open(&directory)?;
+    let plain_path = Path::new(&directory).join("plain");
+    let plain = File::create(&plain_path)?;
+    let (mut offset, mut bare, mut synced, mut async_) = (0, Vec::new(), Vec::new(), Vec::new());
+    for n in 0..commits {
+        let commit = |durability| {
+            let transaction = region.begin()?;
+            region.atomics_u64()[n * 97 % 1024 * 512 + n % 512].fetch_add(1, Relaxed);
+            let start = Instant::now();
+            transaction.commit(durability)?;
+            Ok::<_, hvckpt::store::DurableError>(start.elapsed())
+        };
+        synced.push(commit(Durability::Sync)?);
+        let bytes = region
+            .store()
+            .versions()
+            .last()
+            .map_or(0, |version| version.bytes);
+        let bytes = vec![n.to_le_bytes()[0]; usize::try_from(bytes)?];
+        let start = Instant::now();
+        plain.write_all_at(&bytes, offset)?;
+        plain.sync_data()?;
+        bare.push(start.elapsed());
+        offset += bytes.len() as u64;
+        if n % 4 == 0 {
+            async_.push(commit(Durability::Async)?);
+            region.store().flush()?;
+        }
+    }
+    std::fs::remove_file(plain_path)?;
+    let (bare, synced, async_) = (median(bare), median(synced), median(async_));
+    println!("tracker                {}", region.region().tracker());
+    println!("bytes a commit         {}", offset / commits.max(1) as u64);
+    println!("plain write and sync   {bare:?}");
+    println!("synchronous commit     {synced:?}");
+    println!("asynchronous commit    {async_:?}");
+    println!(
+        "ratio                  {:.2}",
+        synced.as_secs_f64() / bare.as_secs_f64()
+    );
+    Ok(())
+}

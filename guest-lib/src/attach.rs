@@ -1,0 +1,314 @@
+//! Getting a session: key, policy daemon, token, attach.
+//!
+//! A process has one session with the hypervisor, shared by all its regions
+//! and ended with the last of them.
+
+use core::ops::Deref;
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::Duration;
+
+use hvckpt_proto::{Key, Reason};
+
+use crate::abi;
+use crate::sys::fork;
+use crate::sys::gate::{self, GateError, Int84, Transport};
+use crate::sys::session::{OpError, Session, SessionError};
+use crate::tracker::SimGate;
+
+/// Environment variable which names the key file.
+pub const ENV_KEY: &str = "HVCKPT_KEY";
+/// Environment variable with the policy daemon's `host:port`.
+pub const ENV_POLICY: &str = "HVCKPT_POLICY";
+
+const TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Where the right to a session comes from.
+#[derive(Clone)]
+pub struct Attach {
+    key: Option<PathBuf>,
+    policy: Option<String>,
+    timeout: Duration,
+    token: Option<[u8; abi::CDA_TOKEN_BYTES]>,
+}
+
+impl Default for Attach {
+    fn default() -> Self {
+        Self {
+            key: None,
+            policy: None,
+            timeout: TIMEOUT,
+            token: None,
+        }
+    }
+}
+
+impl fmt::Debug for Attach {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Never the token.
+        f.debug_struct("Attach")
+            .field("key", &self.key)
+            .field("policy", &self.policy)
+            .field("timeout", &self.timeout)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Attach {
+    /// Key file and policy daemon from the environment.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Key file, instead of [`ENV_KEY`].
+    #[must_use]
+    pub fn key(mut self, path: impl Into<PathBuf>) -> Self {
+        self.key = Some(path.into());
+        self
+    }
+
+    /// Policy daemon as `host:port`, instead of [`ENV_POLICY`].
+    #[must_use]
+    pub fn policy(mut self, address: impl Into<String>) -> Self {
+        self.policy = Some(address.into());
+        self
+    }
+
+    /// How long to wait for the daemon; ten seconds unless told.
+    #[must_use]
+    pub fn timeout(mut self, timeout: Duration) -> Self {
+        self.timeout = timeout;
+        self
+    }
+
+    /// A token obtained elsewhere; neither key nor daemon are asked.  Tokens
+    /// work once.
+    #[must_use]
+    pub fn token(mut self, token: [u8; abi::CDA_TOKEN_BYTES]) -> Self {
+        self.token = Some(token);
+        self
+    }
+
+    fn key_path(&self) -> Result<PathBuf, AttachError> {
+        self.key
+            .clone()
+            .or_else(|| {
+                std::env::var_os(ENV_KEY)
+                    .filter(|v| !v.is_empty())
+                    .map(PathBuf::from)
+            })
+            .ok_or(AttachError::NoKey)
+    }
+
+    fn address(&self) -> Result<String, AttachError> {
+        self.policy
+            .clone()
+            .or_else(|| std::env::var(ENV_POLICY).ok().filter(|v| !v.is_empty()))
+            .ok_or(AttachError::NoPolicy)
+    }
+
+    /// Asks the daemon for a one-time token.
+    ///
+    /// # Errors
+    /// Everything up to [`AttachError::Refused`].
+    pub fn request_token(&self) -> Result<[u8; abi::CDA_TOKEN_BYTES], AttachError> {
+        if let Some(token) = self.token {
+            return Ok(token);
+        }
+        let path = self.key_path()?;
+        let address = self.address()?;
+        let key = Key::load(&path).map_err(|error| key_error(path, error))?;
+        hvckpt_proto::request_token(address.as_str(), &key, self.timeout)
+            .map(|grant| grant.token)
+            .map_err(|error| request_error(address, error))
+    }
+}
+
+/// Why there is no session.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum AttachError {
+    /// There is no gate into the hypervisor.
+    #[error(transparent)]
+    Gate(#[from] GateError),
+    /// No key file was named.
+    #[error("no key: set HVCKPT_KEY, or name the key file")]
+    NoKey,
+    /// No policy daemon was named.
+    #[error("no policy daemon: set HVCKPT_POLICY to host:port, or name it")]
+    NoPolicy,
+    /// The key file cannot be read.
+    #[error("cannot read the key file {path}")]
+    KeyUnreadable {
+        /// The key file.
+        path: PathBuf,
+        /// What is wrong with it.
+        #[source]
+        source: hvckpt_proto::KeyError,
+    },
+    /// The file is there, but its content or its permissions are wrong.
+    #[error("{path} is not a usable key file")]
+    KeyInvalid {
+        /// The key file.
+        path: PathBuf,
+        /// What is wrong with it.
+        #[source]
+        source: hvckpt_proto::KeyError,
+    },
+    /// The policy daemon cannot be reached, or does not answer in time.
+    #[error("cannot reach the policy daemon at {address}")]
+    Unreachable {
+        /// The daemon's address.
+        address: String,
+        /// What failed.
+        #[source]
+        source: hvckpt_proto::Error,
+    },
+    /// Who answered is not the daemon the key belongs to.
+    #[error("the server at {address} is not the one this key belongs to")]
+    NotAuthentic {
+        /// The server's address.
+        address: String,
+        /// What failed.
+        #[source]
+        source: hvckpt_proto::Error,
+    },
+    /// The daemon answered, but not in a way this library understands.
+    #[error("the policy daemon at {address} speaks otherwise")]
+    Protocol {
+        /// The daemon's address.
+        address: String,
+        /// What failed.
+        #[source]
+        source: hvckpt_proto::Error,
+    },
+    /// The daemon refuses the key.
+    #[error("the policy daemon refuses the key: {reason} {text}")]
+    Refused {
+        /// The reason's name.
+        reason: &'static str,
+        /// The daemon's explanation; may be empty.
+        text: String,
+        /// When to ask again; zero: no use, or unknown.
+        retry_after: Duration,
+    },
+    /// The hypervisor refuses the token: unknown, used, expired, or issued
+    /// for another domain.  A key belongs to one domain.
+    #[error("the hypervisor refuses the token: used, expired, or for another domain")]
+    TokenRefused,
+    /// The key or the domain has as many sessions as it may.
+    #[error("no more sessions allowed: {0}")]
+    Quota(String),
+    /// Other code in this process (another copy of this library?) has a
+    /// session, and a process has one only.
+    #[error("this process has a session which is not this library's")]
+    ForeignSession,
+    /// The session refuses.
+    #[error(transparent)]
+    Session(SessionError),
+    /// The system refused something else.
+    #[error("cannot set up a session")]
+    Os(#[source] std::io::Error),
+}
+
+fn key_error(path: PathBuf, source: hvckpt_proto::KeyError) -> AttachError {
+    match source {
+        hvckpt_proto::KeyError::Read { .. } => AttachError::KeyUnreadable { path, source },
+        _ => AttachError::KeyInvalid { path, source },
+    }
+}
+
+fn request_error(address: String, source: hvckpt_proto::Error) -> AttachError {
+    use hvckpt_proto::Error;
+    match source {
+        Error::ServerNotAuthentic(_) => AttachError::NotAuthentic { address, source },
+        Error::Connect(_) | Error::Timeout | Error::Closed(_) => {
+            AttachError::Unreachable { address, source }
+        }
+        Error::Refused(refusal) if refusal.reason == Reason::Quota => {
+            AttachError::Quota(refusal.text)
+        }
+        Error::Refused(refusal) => AttachError::Refused {
+            reason: refusal.reason.name(),
+            text: refusal.text,
+            retry_after: refusal.retry_after,
+        },
+        _ => AttachError::Protocol { address, source },
+    }
+}
+
+fn attach_error(error: OpError) -> AttachError {
+    match error {
+        OpError::Errno(libc::EACCES) => AttachError::TokenRefused,
+        OpError::Errno(libc::EEXIST) => AttachError::ForeignSession,
+        OpError::Errno(libc::ENOSPC | libc::ENOMEM) => {
+            AttachError::Quota("the hypervisor's limits for this domain are reached".into())
+        }
+        other => AttachError::Session(other.session()),
+    }
+}
+
+static SESSION: Mutex<Weak<Session>> = Mutex::new(Weak::new());
+
+/// A share in a session.  The last one ends the session under the lock, so
+/// that nobody attaches anew while the hypervisor still has the old one.
+#[derive(Debug)]
+pub(crate) struct SessionRef(Option<Arc<Session>>);
+
+impl Deref for SessionRef {
+    type Target = Session;
+
+    fn deref(&self) -> &Session {
+        self.0.as_ref().expect("taken by drop only")
+    }
+}
+
+impl Drop for SessionRef {
+    fn drop(&mut self) {
+        // In a fork child the lock may be held by a thread which is not here.
+        let _attaching =
+            (!fork::is_child()).then(|| SESSION.lock().unwrap_or_else(PoisonError::into_inner));
+        self.0 = None;
+    }
+}
+
+/// The session of this process, opened if there is none.  `capability` is the
+/// `CDA_CAP_*` bit the caller needs.
+pub(crate) fn current(attach: &Attach, capability: u64) -> Result<SessionRef, AttachError> {
+    // Before the lock, which another thread may have held when it forked.
+    if fork::is_child() {
+        return Err(AttachError::Session(SessionError::ForkChild));
+    }
+    fork::arm().map_err(AttachError::Os)?;
+    if gate::capabilities()? & capability == 0 {
+        return Err(GateError::NoCapability(capability_name(capability)).into());
+    }
+    let mut current = SESSION.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(session) = current.upgrade() {
+        return Ok(SessionRef(Some(session)));
+    }
+    let token = attach.request_token()?;
+    let session = Arc::new(Session::attach(Arc::new(Int84), token).map_err(attach_error)?);
+    *current = Arc::downgrade(&session);
+    Ok(SessionRef(Some(session)))
+}
+
+/// A session of its own with a simulated hypervisor.
+pub(crate) fn simulated(gate: SimGate) -> Result<SessionRef, AttachError> {
+    fork::arm().map_err(AttachError::Os)?;
+    let transport: Arc<dyn Transport> = Arc::new(gate);
+    let session = Session::attach(transport, [1; abi::CDA_TOKEN_BYTES]).map_err(attach_error)?;
+    Ok(SessionRef(Some(Arc::new(session))))
+}
+
+fn capability_name(capability: u64) -> &'static str {
+    match capability {
+        abi::CDA_CAP_PTXEN => "ptxen",
+        abi::CDA_CAP_EMULXEN => "emulxen",
+        abi::CDA_CAP_SCANXEN => "scanxen",
+        abi::CDA_CAP_AUTOXEN => "autoxen",
+        _ => "what was asked for",
+    }
+}

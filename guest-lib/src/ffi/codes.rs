@@ -1,0 +1,197 @@
+//! Numbers for errors.
+
+use core::ffi::CStr;
+
+use crate::attach::AttachError;
+use crate::error::Error;
+use crate::region::RegionError;
+use crate::sys::gate::GateError;
+use crate::sys::memory::MemoryError;
+use crate::sys::session::SessionError;
+use crate::tracker::{CycleError, TrackError};
+
+macro_rules! codes {
+    ($($name:ident = $value:literal, $text:literal;)*) => {
+        $(pub(super) const $name: i32 = $value;)*
+
+        /// What a code means.
+        pub(super) fn text(code: i32) -> &'static CStr {
+            match code {
+                0 => c"success",
+                $($value => $text,)*
+                _ => c"unknown error code",
+            }
+        }
+
+        /// Every code with its name in the header.
+        #[cfg(test)]
+        pub(super) const ALL: &[(&str, i32)] = &[$((stringify!($name), $value)),*];
+    };
+}
+
+// The names and numbers of include/hvckpt.h; never reuse one.
+codes! {
+    INVALID = -1, c"invalid argument";
+    OS = -2, c"a system call failed";
+    INTERNAL = -3, c"internal error of the library";
+    NO_CHOICE = -4, c"no tracker was chosen";
+
+    NOT_XEN = -10, c"not a Xen guest";
+    GUEST_TYPE = -11, c"this type of guest has no gate";
+    NO_GATE = -12, c"this Xen lacks the patch, or was booted with cda=off";
+    ABI_VERSION = -13, c"the hypervisor speaks another version of the ABI";
+    NO_CAPABILITY = -14, c"the hypervisor does not offer this tracker";
+    UNSUPPORTED = -15, c"the hypervisor refuses this process or, now, this domain";
+
+    NO_KEY = -20, c"no key file was named (HVCKPT_KEY)";
+    NO_POLICY = -21, c"no policy daemon was named (HVCKPT_POLICY)";
+    KEY_UNREADABLE = -22, c"the key file cannot be read";
+    KEY_INVALID = -23, c"the key file is not usable";
+    UNREACHABLE = -24, c"the policy daemon cannot be reached";
+    NOT_AUTHENTIC = -25, c"the server is not the one this key belongs to";
+    PROTOCOL = -26, c"the policy daemon speaks otherwise";
+    KEY_REFUSED = -27, c"the policy daemon refuses the key";
+    TOKEN_REFUSED = -28, c"the hypervisor refuses the token";
+    QUOTA = -29, c"a quota is reached";
+    FOREIGN_SESSION = -30, c"this process has a session of other code";
+
+    FORK_CHILD = -40, c"this is a fork child; session and regions are its parent's";
+    NOT_ATTACHED = -41, c"the hypervisor knows no session of this process";
+    REVOKED = -42, c"the administrator ended the session";
+    STOLEN = -43, c"the session is not ours any more";
+    BUSY = -44, c"another thread keeps the session busy";
+
+    EMPTY = -50, c"a region needs at least one page";
+    UNALIGNED = -51, c"address or size are not whole pages";
+    TOO_LARGE = -52, c"too large for a region";
+    OVERLAP = -53, c"the region overlaps another one, or a log";
+    UNTRACKABLE = -54, c"these pages cannot be tracked";
+    LOCK_LIMIT = -55, c"the pages cannot be locked (RLIMIT_MEMLOCK)";
+    NO_TRACKER = -56, c"none of the trackers asked for works here";
+    UFFD = -57, c"userfaultfd or PAGEMAP_SCAN is not available";
+    HANDLER = -58, c"the SIGSEGV handler is not the library's";
+    SHAPE = -59, c"the hypervisor refuses the shape of the region";
+
+    ALREADY_OPEN = -60, c"a transaction is open on this region";
+    NOT_OPEN = -61, c"no transaction is open on this region";
+    IN_USE = -62, c"another thread begins or ends a transaction on this region";
+    LOG_FAULT = -63, c"the log cannot be written; count every page as dirty";
+}
+
+pub(super) fn of(error: &Error) -> i32 {
+    match error {
+        Error::Region(error) => region(error),
+        Error::Cycle(error) => cycle(error),
+        Error::Attach(error) => attach(error),
+    }
+}
+
+fn region(error: &RegionError) -> i32 {
+    match error {
+        RegionError::Empty => EMPTY,
+        RegionError::Unaligned { .. } => UNALIGNED,
+        RegionError::TooLarge { .. } => TOO_LARGE,
+        RegionError::NoChoice => NO_CHOICE,
+        RegionError::Memory(error) => memory(error),
+        RegionError::Session(error) => session(error),
+        RegionError::Tracker { source, .. } => track(source),
+        RegionError::NoTracker(_) => NO_TRACKER,
+    }
+}
+
+pub(super) fn track(error: &TrackError) -> i32 {
+    match error {
+        TrackError::Attach(error) => attach(error),
+        TrackError::Session(error) => session(error),
+        TrackError::Memory(error) => memory(error),
+        TrackError::Uffd(_) => UFFD,
+        TrackError::Handler(_) => HANDLER,
+        TrackError::Overlap => OVERLAP,
+        TrackError::Untrackable => UNTRACKABLE,
+        TrackError::Quota { .. } => QUOTA,
+        TrackError::Shape => SHAPE,
+    }
+}
+
+fn memory(error: &MemoryError) -> i32 {
+    match error {
+        MemoryError::Os { .. } => OS,
+        MemoryError::LockLimit { .. } => LOCK_LIMIT,
+    }
+}
+
+fn attach(error: &AttachError) -> i32 {
+    match error {
+        AttachError::Gate(error) => gate(error),
+        AttachError::NoKey => NO_KEY,
+        AttachError::NoPolicy => NO_POLICY,
+        AttachError::KeyUnreadable { .. } => KEY_UNREADABLE,
+        AttachError::KeyInvalid { .. } => KEY_INVALID,
+        AttachError::Unreachable { .. } => UNREACHABLE,
+        AttachError::NotAuthentic { .. } => NOT_AUTHENTIC,
+        AttachError::Protocol { .. } => PROTOCOL,
+        AttachError::Refused { .. } => KEY_REFUSED,
+        AttachError::TokenRefused => TOKEN_REFUSED,
+        AttachError::Quota(_) => QUOTA,
+        AttachError::ForeignSession => FOREIGN_SESSION,
+        AttachError::Session(error) => session(error),
+        AttachError::Os(_) => OS,
+    }
+}
+
+pub(super) fn gate(error: &GateError) -> i32 {
+    match error {
+        GateError::NotXen => NOT_XEN,
+        GateError::GuestType(_) => GUEST_TYPE,
+        GateError::NoGate => NO_GATE,
+        GateError::AbiVersion { .. } => ABI_VERSION,
+        GateError::NoCapability(_) => NO_CAPABILITY,
+        GateError::Refused(_) => UNSUPPORTED,
+        GateError::Probe(_) => OS,
+    }
+}
+
+fn session(error: &SessionError) -> i32 {
+    match error {
+        SessionError::ForkChild => FORK_CHILD,
+        SessionError::NotAttached => NOT_ATTACHED,
+        SessionError::Revoked => REVOKED,
+        SessionError::Stolen => STOLEN,
+        SessionError::Busy => BUSY,
+        SessionError::Unsupported => UNSUPPORTED,
+        SessionError::Errno(_) => OS,
+    }
+}
+
+fn cycle(error: &CycleError) -> i32 {
+    match error {
+        CycleError::AlreadyOpen => ALREADY_OPEN,
+        CycleError::NotOpen => NOT_OPEN,
+        CycleError::InUse => IN_USE,
+        CycleError::LogFault => LOG_FAULT,
+        CycleError::Untrackable => UNTRACKABLE,
+        CycleError::HandlerReplaced(_) => HANDLER,
+        CycleError::Session(error) => session(error),
+        CycleError::Os { .. } => OS,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::ALL;
+
+    /// The committed header must name the same numbers.
+    #[test]
+    fn header_has_the_codes() {
+        let header = include_str!("../../include/hvckpt.h");
+        let names = header
+            .lines()
+            .filter(|l| l.trim().starts_with("HVCKPT_E_"))
+            .count();
+        for (name, code) in ALL {
+            let line = format!("HVCKPT_E_{name} = {code},");
+            assert!(header.contains(&line), "the header lacks: {line}");
+        }
+        assert_eq!(names, ALL.len(), "the header has codes which do not exist");
+    }
+}

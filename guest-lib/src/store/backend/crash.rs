@@ -1,0 +1,403 @@
+//! A simulated disk which loses power.  For tests: everything is in memory.
+//!
+//! Until a sync returns, the disk may have any of the 512-byte sectors of any
+//! write, in any order, and anything in between them; and any of the changes
+//! of names.
+
+use std::any::Any;
+use std::collections::BTreeMap;
+use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use super::{Backend, File};
+
+const SECTOR: usize = 512;
+
+/// A disk in memory.  Clones are the same one.
+#[derive(Debug, Clone, Default)]
+pub struct CrashDisk(Arc<Mutex<State>>);
+
+#[derive(Debug, Clone)]
+enum Change {
+    Write(usize, Vec<u8>),
+    Truncate(usize),
+}
+
+impl Change {
+    fn apply(&self, bytes: &mut Vec<u8>) {
+        match self {
+            Self::Write(at, data) => {
+                bytes.resize(bytes.len().max(at + data.len()), 0);
+                bytes[*at..at + data.len()].copy_from_slice(data);
+            }
+            Self::Truncate(len) => bytes.resize(*len, 0),
+        }
+    }
+}
+
+#[derive(Debug, Clone)]
+enum Name {
+    Create(String, usize),
+    Rename(String, String),
+    Remove(String),
+}
+
+impl Name {
+    fn apply(&self, names: &mut BTreeMap<String, usize>) {
+        match self {
+            Self::Create(name, node) => {
+                names.insert(name.clone(), *node);
+            }
+            Self::Rename(from, to) => {
+                if let Some(node) = names.remove(from) {
+                    names.insert(to.clone(), node);
+                }
+            }
+            Self::Remove(name) => {
+                names.remove(name);
+            }
+        }
+    }
+}
+
+#[derive(Debug, Clone, Default)]
+struct Node {
+    /// As programs see it.
+    now: Vec<u8>,
+    /// As it is on the platter.
+    durable: Vec<u8>,
+    unsynced: Vec<Change>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    nodes: Vec<Node>,
+    names: BTreeMap<String, usize>,
+    durable_names: BTreeMap<String, usize>,
+    unsynced_names: Vec<Name>,
+    locked: Option<Arc<AtomicBool>>,
+    /// Changes and syncs until the power fails.
+    left: Option<u64>,
+    /// Bytes until the disk is full.
+    space: Option<u64>,
+    read_only: bool,
+    sync_fails: bool,
+    operations: u64,
+}
+
+/// xorshift64*: repeatable.
+fn random(seed: &mut u64) -> u64 {
+    *seed ^= *seed >> 12;
+    *seed ^= *seed << 25;
+    *seed ^= *seed >> 27;
+    seed.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 11
+}
+
+fn error(errno: i32) -> io::Error {
+    io::Error::from_raw_os_error(errno)
+}
+
+impl State {
+    /// Counts a change; no more once the power failed.
+    fn step(&mut self) -> io::Result<()> {
+        match &mut self.left {
+            Some(0) => return Err(error(libc::EIO)),
+            Some(left) => *left -= 1,
+            None => {}
+        }
+        self.operations += 1;
+        if self.read_only {
+            Err(error(libc::EROFS))
+        } else {
+            Ok(())
+        }
+    }
+
+    fn node(&self, name: &str) -> io::Result<usize> {
+        self.names
+            .get(name)
+            .copied()
+            .ok_or_else(|| error(libc::ENOENT))
+    }
+
+    fn name(&mut self, change: Name) {
+        change.apply(&mut self.names);
+        self.unsynced_names.push(change);
+    }
+}
+
+impl CrashDisk {
+    /// An empty disk.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Changes and syncs so far.
+    #[must_use]
+    pub fn operations(&self) -> u64 {
+        self.state().operations
+    }
+
+    /// Lets the power fail after so many more changes and syncs.
+    pub fn cut_after(&self, operations: u64) {
+        self.state().left = Some(operations);
+    }
+
+    /// Lets the disk be full after so many more bytes; `None`: never.
+    pub fn space(&self, bytes: Option<u64>) {
+        self.state().space = bytes;
+    }
+
+    /// Refuses every change.
+    pub fn read_only(&self, yes: bool) {
+        self.state().read_only = yes;
+    }
+
+    /// Lets every sync fail.
+    pub fn fail_sync(&self, yes: bool) {
+        self.state().sync_fails = yes;
+    }
+
+    /// Bytes of a file as they are now.
+    #[must_use]
+    pub fn contents(&self, name: &str) -> Option<Vec<u8>> {
+        let state = self.state();
+        state
+            .node(name)
+            .ok()
+            .map(|node| state.nodes[node].now.clone())
+    }
+
+    /// Puts a file there, durably.
+    pub fn put(&self, name: &str, bytes: &[u8]) {
+        let mut state = self.state();
+        let node = state.nodes.len();
+        let (now, durable) = (bytes.to_vec(), bytes.to_vec());
+        state.nodes.push(Node {
+            now,
+            durable,
+            unsynced: Vec::new(),
+        });
+        state.names.insert(name.to_owned(), node);
+        state.durable_names.insert(name.to_owned(), node);
+    }
+
+    /// A disk with the same files.
+    #[must_use]
+    pub fn copy(&self) -> Self {
+        let copy = Self::new();
+        let state = self.state();
+        for (name, &node) in &state.names {
+            copy.put(name, &state.nodes[node].now);
+        }
+        copy
+    }
+
+    /// What a machine finds which starts after the power failed now.
+    #[must_use]
+    pub fn after_crash(&self, seed: u64) -> Self {
+        let mut seed = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+        let state = self.state();
+        let mut names = state.durable_names.clone();
+        // Some disks lose nearly everything, some nearly nothing.
+        let luck = random(&mut seed) % 101;
+        for change in &state.unsynced_names {
+            if random(&mut seed) % 100 < luck {
+                change.apply(&mut names);
+            }
+        }
+        let found = Self::new();
+        for (name, node) in names {
+            let node = &state.nodes[node];
+            let mut bytes = node.durable.clone();
+            for change in &node.unsynced {
+                tear(change, &mut bytes, luck, &mut seed);
+            }
+            found.put(&name, &bytes);
+        }
+        found
+    }
+}
+
+fn tear(change: &Change, bytes: &mut Vec<u8>, luck: u64, seed: &mut u64) {
+    let Change::Write(at, data) = change else {
+        if random(seed) % 100 < luck {
+            change.apply(bytes);
+        }
+        return;
+    };
+    let old = bytes.len();
+    let mut from = 0;
+    while from < data.len() {
+        // Sectors of the disk, not of the write.
+        let to = data.len().min(from + SECTOR - (at + from) % SECTOR);
+        if random(seed) % 100 < luck {
+            Change::Write(at + from, data[from..to].to_vec()).apply(bytes);
+        } else if random(seed).is_multiple_of(8) && at + from >= old {
+            // A block which was somebody else's before.
+            let junk = (from..to).map(|_| random(seed).to_le_bytes()[0]).collect();
+            Change::Write(at + from, junk).apply(bytes);
+        }
+        from = to;
+    }
+}
+
+impl Backend for CrashDisk {
+    fn describe(&self) -> String {
+        "a simulated disk".to_owned()
+    }
+
+    fn list(&self) -> io::Result<Vec<String>> {
+        Ok(self.state().names.keys().cloned().collect())
+    }
+
+    fn open(&self, name: &str, write: bool) -> io::Result<Arc<dyn File>> {
+        let state = self.state();
+        let node = state.node(name)?;
+        if write && state.read_only {
+            return Err(error(libc::EROFS));
+        }
+        Ok(Arc::new(Opened {
+            disk: self.clone(),
+            node,
+        }))
+    }
+
+    fn create(&self, name: &str) -> io::Result<Arc<dyn File>> {
+        let mut state = self.state();
+        state.step()?;
+        let node = state.nodes.len();
+        state.nodes.push(Node::default());
+        state.name(Name::Create(name.to_owned(), node));
+        Ok(Arc::new(Opened {
+            disk: self.clone(),
+            node,
+        }))
+    }
+
+    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        let mut state = self.state();
+        state.step()?;
+        state.node(from)?;
+        state.name(Name::Rename(from.to_owned(), to.to_owned()));
+        Ok(())
+    }
+
+    fn remove(&self, name: &str) -> io::Result<()> {
+        let mut state = self.state();
+        state.step()?;
+        state.node(name)?;
+        state.name(Name::Remove(name.to_owned()));
+        Ok(())
+    }
+
+    fn sync_names(&self) -> io::Result<()> {
+        let mut state = self.state();
+        state.step()?;
+        if state.sync_fails {
+            return Err(error(libc::EIO));
+        }
+        state.durable_names = state.names.clone();
+        state.unsynced_names.clear();
+        Ok(())
+    }
+
+    fn lock(&self) -> io::Result<Option<Box<dyn Any + Send + Sync>>> {
+        let mut state = self.state();
+        if state.read_only {
+            return Err(error(libc::EROFS));
+        }
+        if state
+            .locked
+            .as_ref()
+            .is_some_and(|held| held.load(Ordering::Acquire))
+        {
+            return Ok(None);
+        }
+        let held = Arc::new(AtomicBool::new(true));
+        state.locked = Some(held.clone());
+        Ok(Some(Box::new(Lock(held))))
+    }
+}
+
+struct Lock(Arc<AtomicBool>);
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        self.0.store(false, Ordering::Release);
+    }
+}
+
+#[derive(Debug)]
+struct Opened {
+    disk: CrashDisk,
+    node: usize,
+}
+
+impl File for Opened {
+    fn len(&self) -> io::Result<u64> {
+        Ok(self.disk.state().nodes[self.node].now.len() as u64)
+    }
+
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+        let state = self.disk.state();
+        let bytes = &state.nodes[self.node].now;
+        let from = usize::try_from(offset)
+            .unwrap_or(usize::MAX)
+            .min(bytes.len());
+        let count = buffer.len().min(bytes.len() - from);
+        buffer[..count].copy_from_slice(&bytes[from..from + count]);
+        Ok(count)
+    }
+
+    fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
+        let mut state = self.disk.state();
+        state.step()?;
+        let at = usize::try_from(offset).map_err(|_| error(libc::EFBIG))?;
+        let room = state.space.map_or(bytes.len(), |space| {
+            bytes
+                .len()
+                .min(usize::try_from(space).unwrap_or(usize::MAX))
+        });
+        if let Some(space) = &mut state.space {
+            *space -= room as u64;
+        }
+        let change = Change::Write(at, bytes[..room].to_vec());
+        let node = &mut state.nodes[self.node];
+        change.apply(&mut node.now);
+        node.unsynced.push(change);
+        if room < bytes.len() {
+            Err(error(libc::ENOSPC))
+        } else {
+            Ok(())
+        }
+    }
+
+    fn truncate(&self, bytes: u64) -> io::Result<()> {
+        let mut state = self.disk.state();
+        state.step()?;
+        let change = Change::Truncate(usize::try_from(bytes).map_err(|_| error(libc::EFBIG))?);
+        let node = &mut state.nodes[self.node];
+        change.apply(&mut node.now);
+        node.unsynced.push(change);
+        Ok(())
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        let mut state = self.disk.state();
+        state.step()?;
+        if state.sync_fails {
+            return Err(error(libc::EIO));
+        }
+        let node = &mut state.nodes[self.node];
+        node.durable = node.now.clone();
+        node.unsynced.clear();
+        Ok(())
+    }
+}

@@ -1,0 +1,493 @@
+//! Regions which survive.
+
+use std::collections::HashSet;
+use std::path::Path;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use super::error::StoreError;
+use super::format::size;
+use super::frame::Change;
+use super::map::{FixedMapping, MapError};
+use super::options::{Durability, StoreOptions};
+use super::page::{Page, WORDS, runs};
+use super::{Recovery, Store};
+use crate::attach::Attach;
+use crate::region::{Region, RegionError};
+use crate::sys::PAGE_SIZE;
+use crate::sys::memory::LockPolicy;
+use crate::tracker::{CycleError, SimGate, TrackerKind};
+
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+
+/// What may go wrong with a durable region.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum DurableError {
+    /// The store.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The address.
+    #[error(transparent)]
+    Map(#[from] MapError),
+    /// The region or its tracker.
+    #[error(transparent)]
+    Region(#[from] RegionError),
+    /// The tracker, when a transaction begins or ends.
+    #[error(transparent)]
+    Cycle(#[from] CycleError),
+    /// A transaction is open on the region, in this or another thread.
+    #[error("a transaction is open on this region")]
+    AlreadyOpen,
+    /// No size was given, and the store does not have the area yet.
+    #[error("area {0:?} is new: a number of pages is needed")]
+    NoSize(String),
+    /// The area is kept at another address.
+    #[error("area {name:?} belongs at {kept:#x}, not at {asked:#x}")]
+    OtherAddress {
+        /// Name of the area.
+        name: String,
+        /// The address which was asked for.
+        asked: u64,
+        /// The one at which it is kept.
+        kept: u64,
+    },
+    /// The area is open already, here or in another part of the process.
+    #[error("area {0:?} is open already")]
+    InUse(String),
+}
+
+/// Describes a durable region to be.
+#[derive(Debug)]
+#[must_use]
+pub struct DurableBuilder {
+    name: String,
+    pages: Option<u64>,
+    address: Option<u64>,
+    trackers: Vec<TrackerKind>,
+    attach: Attach,
+    lock: LockPolicy,
+    sim: Option<SimGate>,
+    options: StoreOptions,
+}
+
+impl DurableBuilder {
+    /// Size in pages of 4096 bytes; larger than what is kept: it grows.
+    /// Needed the first time only.
+    pub fn pages(mut self, pages: usize) -> Self {
+        self.pages = Some(pages as u64);
+        self
+    }
+
+    /// Where it shall be, the first time; a multiple of 4096.
+    pub fn address(mut self, address: usize) -> Self {
+        self.address = Some(address as u64);
+        self
+    }
+
+    /// See [`crate::RegionBuilder::tracker`].
+    pub fn tracker(mut self, kind: TrackerKind) -> Self {
+        self.trackers = vec![kind];
+        self
+    }
+
+    /// See [`crate::RegionBuilder::trackers`].
+    pub fn trackers(mut self, kinds: impl IntoIterator<Item = TrackerKind>) -> Self {
+        self.trackers = kinds.into_iter().collect();
+        self
+    }
+
+    /// See [`crate::RegionBuilder::attach`].
+    pub fn attach(mut self, attach: Attach) -> Self {
+        self.attach = attach;
+        self
+    }
+
+    /// See [`crate::RegionBuilder::lock`].
+    pub fn lock(mut self, policy: LockPolicy) -> Self {
+        self.lock = policy;
+        self
+    }
+
+    /// See [`crate::RegionBuilder::sim`].
+    pub fn sim(mut self, gate: SimGate) -> Self {
+        self.sim = Some(gate);
+        self
+    }
+
+    /// How the store behaves, for [`Self::open`].
+    pub fn options(mut self, options: StoreOptions) -> Self {
+        self.options = options;
+        self
+    }
+
+    /// Opens or makes the store in the directory, and recovers the region or
+    /// makes it.
+    ///
+    /// # Errors
+    /// See [`DurableError`].
+    pub fn open(self, directory: impl AsRef<Path>) -> Result<Durable, DurableError> {
+        let store = Store::open(directory, self.options.clone())?;
+        self.open_in(&Arc::new(store))
+    }
+
+    /// Recovers the region from an open store, or makes it there.  Several
+    /// regions may share a store, each under its own name.
+    ///
+    /// # Errors
+    /// See [`DurableError`].
+    pub fn open_in(self, store: &Arc<Store>) -> Result<Durable, DurableError> {
+        store.flush()?;
+        let claim = store
+            .claim(&self.name)
+            .ok_or_else(|| DurableError::InUse(self.name.clone()))?;
+        let (area, mapping, pages) = self.place(store)?;
+        let start = mapping.address();
+        let mut region = crate::register_cda()
+            .adopt(mapping.pages())
+            .lock(self.lock)
+            .attach(self.attach);
+        if !self.trackers.is_empty() {
+            region = region.trackers(self.trackers);
+        }
+        if let Some(sim) = self.sim {
+            region = region.sim(sim);
+        }
+        let region = region.register()?;
+        let mut shadow = vec![0_u64; size(pages) * WORDS];
+        let version = store.newest();
+        let view = store.view(None)?;
+        for page in view.present(area as usize)? {
+            let content = view.page(area as usize, page)?;
+            write_page(&region, size(page), &content);
+            shadow[size(page) * WORDS..][..WORDS].copy_from_slice(&content.0);
+        }
+        // From here on everything is watched, also between transactions: a
+        // write there belongs to the next one.
+        region.begin_cycle()?;
+        Ok(Durable {
+            region,
+            start,
+            _mapping: mapping,
+            store: store.clone(),
+            area,
+            state: Mutex::new(State {
+                shadow,
+                unwritten: HashSet::new(),
+                version,
+                open: false,
+                suspect: false,
+            }),
+            _claim: claim,
+        })
+    }
+
+    fn place(&self, store: &Store) -> Result<(u32, FixedMapping, u64), DurableError> {
+        let found = store.find_area(&self.name).map(|(_, area)| area);
+        let kept = found.as_ref().map(|area| area.pages);
+        let pages = self
+            .pages
+            .or(kept)
+            .ok_or_else(|| DurableError::NoSize(self.name.clone()))?;
+        let pages = pages.max(kept.unwrap_or(0));
+        if pages == 0 || pages > crate::region::MAX_PAGES as u64 {
+            let bytes = size(pages).saturating_mul(PAGE_SIZE);
+            return Err(if pages == 0 {
+                RegionError::Empty
+            } else {
+                RegionError::TooLarge { bytes }
+            }
+            .into());
+        }
+        let mapping = match (found.map(|area| area.address), self.address) {
+            (Some(kept), Some(asked)) if kept != asked => {
+                return Err(DurableError::OtherAddress {
+                    name: self.name.clone(),
+                    asked,
+                    kept,
+                });
+            }
+            (Some(address), _) | (None, Some(address)) => FixedMapping::new(address, pages)?,
+            (None, None) => FixedMapping::anywhere(store.seed(), pages)?,
+        };
+        let area = store.area(&self.name, mapping.address(), pages)?;
+        Ok((area, mapping, pages))
+    }
+}
+
+#[derive(Debug)]
+struct State {
+    /// The region as it was committed last.
+    shadow: Vec<u64>,
+    /// Pages committed in memory only.
+    unwritten: HashSet<usize>,
+    version: u64,
+    open: bool,
+    /// The tracker lost its cycle: every page may differ from the shadow.
+    suspect: bool,
+}
+
+impl State {
+    /// Takes pages over as what abort restores.
+    fn keep(&mut self, changes: &[Change]) {
+        for change in changes {
+            self.shadow[size(change.page) * WORDS..][..WORDS].copy_from_slice(&change.new.0);
+        }
+    }
+}
+
+/// A region whose committed contents survive the process and the machine.
+///
+/// Needs twice the memory of a [`Region`]: what abort restores is kept beside
+/// it, page by page once it is used.
+#[derive(Debug)]
+pub struct Durable {
+    // Before the mapping, which it uses.
+    region: Region,
+    start: u64,
+    _mapping: FixedMapping,
+    store: Arc<Store>,
+    area: u32,
+    state: Mutex<State>,
+    _claim: super::claim::Claim,
+}
+
+fn read_page(region: &Region, page: usize) -> Page {
+    let mut out = Page::ZERO;
+    let words = &region.atomics_u64()[page * WORDS..][..WORDS];
+    out.0
+        .iter_mut()
+        .zip(words)
+        .for_each(|(to, word)| *to = word.load(Ordering::Relaxed));
+    out
+}
+
+fn write_page(region: &Region, page: usize, content: &Page) {
+    let words = &region.atomics_u64()[page * WORDS..][..WORDS];
+    words
+        .iter()
+        .zip(content.0)
+        .for_each(|(word, value)| word.store(value, Ordering::Relaxed));
+}
+
+impl Durable {
+    /// Begins the description of a region, which the store knows by name.
+    pub fn builder(name: impl Into<String>) -> DurableBuilder {
+        DurableBuilder {
+            name: name.into(),
+            pages: None,
+            address: None,
+            trackers: Vec::new(),
+            attach: Attach::default(),
+            lock: LockPolicy::default(),
+            sim: None,
+            options: StoreOptions::default(),
+        }
+    }
+
+    /// The memory and its tracker.
+    #[must_use]
+    pub fn region(&self) -> &Region {
+        &self.region
+    }
+
+    /// The store.
+    #[must_use]
+    pub fn store(&self) -> &Arc<Store> {
+        &self.store
+    }
+
+    /// What opening the store found.
+    #[must_use]
+    pub fn recovery(&self) -> &Recovery {
+        self.store.recovery()
+    }
+
+    /// The version which the last commit made, or which was recovered.  A
+    /// commit in memory only makes none.
+    #[must_use]
+    pub fn version(&self) -> u64 {
+        self.state().version
+    }
+
+    /// First byte; always the same one for a region of this name.  See
+    /// [`Region::as_ptr`].
+    #[must_use]
+    pub fn as_ptr(&self) -> *mut u8 {
+        self.region.as_ptr()
+    }
+
+    /// Address of the first byte.
+    #[must_use]
+    pub fn address(&self) -> usize {
+        size(self.start)
+    }
+
+    /// The memory as atomic bytes.
+    #[must_use]
+    pub fn atomics_u8(&self) -> &[AtomicU8] {
+        self.region.atomics_u8()
+    }
+
+    /// The memory as atomic words of eight bytes.
+    #[must_use]
+    pub fn atomics_u64(&self) -> &[AtomicU64] {
+        self.region.atomics_u64()
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        // A panic in here leaves at worst pages unwritten which are counted
+        // again: the shadow changes last.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Opens a transaction.  Threads may all write inside it.
+    ///
+    /// # Errors
+    /// [`DurableError::AlreadyOpen`]; or the tracker lost its session and does
+    /// not begin anew.
+    pub fn begin(&self) -> Result<DurableTransaction<'_>, DurableError> {
+        let mut state = self.state();
+        if state.open {
+            return Err(DurableError::AlreadyOpen);
+        }
+        if state.suspect {
+            self.region.begin_cycle()?;
+        }
+        state.open = true;
+        Ok(DurableTransaction {
+            durable: self,
+            open: true,
+        })
+    }
+
+    /// Pages which may differ from the shadow; the next cycle has begun.
+    fn dirty(&self, state: &mut State) -> (Vec<usize>, Result<(), CycleError>) {
+        let all = || (0..self.region.pages()).collect();
+        let suspect = core::mem::take(&mut state.suspect);
+        let (list, result) = match self.region.commit_cycle() {
+            Ok(list) => (list.to_vec(), Ok(())),
+            Err(error) => {
+                state.suspect = true;
+                (all(), Err(error))
+            }
+        };
+        (if suspect { all() } else { list }, result)
+    }
+
+    fn commit(&self, durability: Durability) -> Result<u64, DurableError> {
+        let mut state = self.state();
+        let state = &mut *state;
+        state.open = false;
+        let (mut pages, cycle) = self.dirty(state);
+        if durability != Durability::Memory {
+            pages.extend(&state.unwritten);
+        }
+        pages.sort_unstable();
+        pages.dedup();
+        let mut changes = Vec::new();
+        for &page in &pages {
+            let new = read_page(&self.region, page);
+            let mut old = Page::ZERO;
+            old.0
+                .copy_from_slice(&state.shadow[page * WORDS..][..WORDS]);
+            let unwritten = state.unwritten.contains(&page);
+            if new != old || (unwritten && durability != Durability::Memory) {
+                // The store has an older one than the shadow.
+                let runs = if unwritten { None } else { runs(&old, &new) };
+                changes.push(Change {
+                    area: self.area,
+                    page: page as u64,
+                    new,
+                    runs,
+                });
+            }
+        }
+        if durability == Durability::Memory {
+            state.keep(&changes);
+            state
+                .unwritten
+                .extend(changes.iter().map(|change| size(change.page)));
+        } else {
+            let changes = Arc::new(changes);
+            match self.store.commit_changes(changes.clone(), durability) {
+                Ok(version) => {
+                    state.version = version;
+                    state.unwritten.clear();
+                    state.keep(&changes);
+                }
+                Err(error) => {
+                    self.restore(state, &pages);
+                    return Err(error.into());
+                }
+            }
+        }
+        // Every page was compared if the tracker failed: the commit is
+        // complete.  The next begin starts it again, or tells.
+        drop(cycle);
+        Ok(state.version)
+    }
+
+    fn restore(&self, state: &State, pages: &[usize]) {
+        for &page in pages {
+            let mut old = Page::ZERO;
+            old.0
+                .copy_from_slice(&state.shadow[page * WORDS..][..WORDS]);
+            if read_page(&self.region, page) != old {
+                write_page(&self.region, page, &old);
+            }
+        }
+    }
+
+    fn abort(&self) {
+        let mut state = self.state();
+        let state = &mut *state;
+        state.open = false;
+        let (pages, _compared) = self.dirty(state);
+        self.restore(state, &pages);
+    }
+}
+
+impl Drop for Durable {
+    fn drop(&mut self) {
+        let _closed = self.region.end_cycle();
+    }
+}
+
+/// An open transaction on a durable region.  Dropping it, also by a panic,
+/// aborts it.
+#[derive(Debug)]
+#[must_use = "dropping a transaction aborts it"]
+pub struct DurableTransaction<'d> {
+    durable: &'d Durable,
+    open: bool,
+}
+
+impl<'d> DurableTransaction<'d> {
+    /// The region.
+    #[must_use]
+    pub fn durable(&self) -> &'d Durable {
+        self.durable
+    }
+
+    /// Commits what was written to the region, also since the transaction
+    /// before; the number of the version.  A write which races with this call
+    /// belongs to this transaction or to the next.
+    ///
+    /// # Errors
+    /// See [`StoreError`].  The transaction was aborted.
+    pub fn commit(mut self, durability: Durability) -> Result<u64, DurableError> {
+        self.open = false;
+        self.durable.commit(durability)
+    }
+
+    /// Brings back exactly the bytes which were committed last.
+    pub fn abort(self) {}
+}
+
+impl Drop for DurableTransaction<'_> {
+    fn drop(&mut self) {
+        if self.open {
+            self.durable.abort();
+        }
+    }
+}

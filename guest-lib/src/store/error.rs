@@ -1,0 +1,199 @@
+//! What may go wrong with a store.
+
+use std::fmt;
+use std::io;
+
+/// Why a store cannot do what was asked.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StoreError {
+    /// The operating system refused.
+    #[error("cannot {what} {name}")]
+    Io {
+        /// What was tried.
+        what: &'static str,
+        /// File, within the store's directory.
+        name: String,
+        /// The kernel's answer.
+        #[source]
+        source: io::Error,
+    },
+    /// No space is left (or the quota is used up).  What was committed before
+    /// is safe; the commit which failed left nothing behind.
+    #[error("no space is left for {name}")]
+    Full {
+        /// File, within the store's directory.
+        name: String,
+        /// The kernel's answer.
+        #[source]
+        source: io::Error,
+    },
+    /// The directory cannot be written.
+    #[error("{name} is read-only")]
+    ReadOnlyDisk {
+        /// File, within the store's directory.
+        name: String,
+        /// The kernel's answer.
+        #[source]
+        source: io::Error,
+    },
+    /// The store was opened for reading only.
+    #[error("the store was opened for reading only")]
+    ReadOnly,
+    /// Another process, or another part of this one, writes to the store.
+    #[error("the store is in use by another writer")]
+    Locked,
+    /// There is no store in the directory.
+    #[error("there is no store in {0}")]
+    NotAStore(String),
+    /// Written by a newer version of the library.
+    #[error(
+        "{name} has format {format}; this library reads up to {}",
+        super::format::FORMAT
+    )]
+    Future {
+        /// File, within the store's directory.
+        name: String,
+        /// Format of the file.
+        format: u32,
+    },
+    /// Bytes of the store are not what was written.
+    #[error(transparent)]
+    Damaged(#[from] Damage),
+    /// The version is not kept, or never was.
+    #[error("version {version} is not kept")]
+    NoVersion {
+        /// The version asked for.
+        version: u64,
+    },
+    /// No area of the name.
+    #[error("the store has no area {0:?}")]
+    NoArea(String),
+    /// Name or size of an area is not possible, or it would shrink.
+    #[error("area {name:?} cannot have {pages} pages: {why}")]
+    Shape {
+        /// Name of the area.
+        name: String,
+        /// Pages asked for.
+        pages: u64,
+        /// What is wrong.
+        why: &'static str,
+    },
+    /// A page beyond the end of its area.
+    #[error("page {page} is beyond the {pages} pages of the area")]
+    NoPage {
+        /// Index of the page.
+        page: u64,
+        /// Pages of the area.
+        pages: u64,
+    },
+    /// A sync failed earlier, so nobody knows what is on the disk.  Drop the
+    /// store and open it again.
+    #[error("an earlier write could not be made safe; open the store again")]
+    Poisoned,
+    /// A number of the format is used up.
+    #[error("the store has no {0} left")]
+    Exhausted(&'static str),
+    /// This process is a fork child of the one which opened the store.
+    #[error("the store belongs to the process which forked this one")]
+    ForkChild,
+    /// A background thread cannot be started.
+    #[error("cannot start a thread")]
+    Thread(#[source] io::Error),
+}
+
+/// Bytes which are not what was written.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{file}, byte {offset}: {what}")]
+#[non_exhaustive]
+pub struct Damage {
+    /// File, within the store's directory.
+    pub file: String,
+    /// Where in the file, in bytes.
+    pub offset: u64,
+    /// What is wrong there.
+    pub what: DamageKind,
+}
+
+/// Kinds of damage.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum DamageKind {
+    /// Not the header of an image.
+    ImageHeader,
+    /// The image belongs to another store, or its number is not its name's.
+    Stranger,
+    /// The header of a transaction.
+    FrameHeader,
+    /// The contents of a transaction.
+    FrameBody,
+    /// A page record.
+    Record,
+    /// A page does not come out as it went in.
+    Page,
+    /// A node of the page index.
+    Node,
+    /// The table of areas.
+    Areas,
+    /// A file which is needed is not there.
+    Missing,
+    /// The file ends before what it should have.
+    Short,
+    /// Versions were acknowledged as durable which are not there.
+    Acknowledged {
+        /// The newest version acknowledged.
+        acknowledged: u64,
+        /// The newest version found.
+        found: u64,
+    },
+    /// The record of acknowledgements; harmless by itself.
+    AckRecord,
+}
+
+impl fmt::Display for DamageKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::ImageHeader => f.write_str("not the header of an image"),
+            Self::Stranger => f.write_str("not an image of this store"),
+            Self::FrameHeader => f.write_str("the header of a transaction is damaged"),
+            Self::FrameBody => f.write_str("a transaction is damaged"),
+            Self::Record => f.write_str("a page record is damaged"),
+            Self::Page => f.write_str("a page does not come out as it went in"),
+            Self::Node => f.write_str("a node of the page index is damaged"),
+            Self::Areas => f.write_str("the table of areas is damaged"),
+            Self::Missing => f.write_str("the file is missing"),
+            Self::Short => f.write_str("the file is too short"),
+            Self::Acknowledged {
+                acknowledged,
+                found,
+            } => write!(
+                f,
+                "version {acknowledged} was acknowledged, but {found} is the newest found intact"
+            ),
+            Self::AckRecord => f.write_str("the record of acknowledgements is missing or damaged"),
+        }
+    }
+}
+
+/// Sorts an I/O error.
+pub(crate) fn io(what: &'static str, name: &str, source: io::Error) -> StoreError {
+    let name = name.to_owned();
+    match source.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+            StoreError::Full { name, source }
+        }
+        io::ErrorKind::ReadOnlyFilesystem | io::ErrorKind::PermissionDenied => {
+            StoreError::ReadOnlyDisk { name, source }
+        }
+        _ => StoreError::Io { what, name, source },
+    }
+}
+
+pub(crate) fn damage(file: &str, offset: u64, what: DamageKind) -> StoreError {
+    Damage {
+        file: file.to_owned(),
+        offset,
+        what,
+    }
+    .into()
+}

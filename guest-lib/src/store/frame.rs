@@ -1,0 +1,236 @@
+//! Writing images: frames appended to a file.
+
+use std::borrow::Cow;
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use super::backend::{Backend, File};
+use super::error::{StoreError, io};
+use super::format::{FRAME_HEADER, FrameHeader, IMAGE_HEADER, ImageHeader, Place, encode_areas};
+use super::index::{AreaIndex, Undo};
+use super::page::{Encoder, Page};
+use super::scan::Version;
+
+/// A frame which is larger is not kept in memory as a whole.
+const SPILL: usize = 8 << 20;
+/// Differences on top of each other at most.
+const MAX_DEPTH: u8 = 16;
+
+/// Nanoseconds since 1970.
+pub(crate) fn now() -> u64 {
+    let since = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default();
+    u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)
+}
+
+/// A page to write.
+#[derive(Debug, Clone)]
+pub(crate) struct Change {
+    pub(crate) area: u32,
+    pub(crate) page: u64,
+    pub(crate) new: Page,
+    /// What changed, if that is little, since the version before.
+    pub(crate) runs: Option<Vec<u8>>,
+}
+
+/// What a frame says about its version.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Meta {
+    pub(crate) version: u64,
+    pub(crate) previous: u64,
+    pub(crate) synced: u64,
+    pub(crate) floor: u64,
+    pub(crate) time: u64,
+}
+
+/// An image being written.
+#[derive(Debug)]
+pub(crate) struct Out {
+    file: Arc<dyn File>,
+    pub(crate) name: String,
+    pub(crate) image: u64,
+    /// Where in the file `buffer` begins.
+    at: u64,
+    buffer: Vec<u8>,
+    /// How deep the pages lie which this image has.
+    depths: HashMap<(u32, u64), u8>,
+}
+
+impl Out {
+    /// A file with a header, not durable yet.
+    pub(crate) fn create(
+        backend: &dyn Backend,
+        name: String,
+        header: &ImageHeader,
+    ) -> Result<Self, StoreError> {
+        if header.image > Place::MAX_IMAGE {
+            return Err(StoreError::Exhausted("image numbers"));
+        }
+        let file = backend
+            .create(&name)
+            .map_err(|error| io("create", &name, error))?;
+        if let Err(error) = file.write_at(&header.encode(), 0) {
+            let _leftover = backend.remove(&name);
+            return Err(io("write", &name, error));
+        }
+        let at = IMAGE_HEADER as u64;
+        let (buffer, depths) = (Vec::new(), HashMap::new());
+        Ok(Self {
+            file,
+            name,
+            image: header.image,
+            at,
+            buffer,
+            depths,
+        })
+    }
+
+    pub(crate) fn file(&self) -> &Arc<dyn File> {
+        &self.file
+    }
+
+    /// Where the next byte goes.
+    pub(crate) fn position(&self) -> u64 {
+        self.at + self.buffer.len() as u64
+    }
+
+    fn spill(&mut self) -> Result<(), StoreError> {
+        self.file
+            .write_at(&self.buffer, self.at)
+            .map_err(|error| io("write", &self.name, error))?;
+        self.at += self.buffer.len() as u64;
+        self.buffer.clear();
+        Ok(())
+    }
+
+    /// Writes what is still in memory.
+    pub(crate) fn flush(&mut self) -> Result<(), StoreError> {
+        if self.buffer.is_empty() {
+            Ok(())
+        } else {
+            self.spill()
+        }
+    }
+
+    /// Forgets what was written behind a position.
+    ///
+    /// # Errors
+    /// It may come back after a crash.
+    pub(crate) fn cut(&mut self, position: u64) -> Result<(), StoreError> {
+        self.buffer.clear();
+        self.depths.clear();
+        self.at = position;
+        let cut = self.file.truncate(position).and_then(|()| self.file.sync());
+        cut.map_err(|error| io("cut", &self.name, error))
+    }
+
+    /// Appends a version: records, nodes, areas, and the header in front.
+    pub(crate) fn frame<'a>(
+        &mut self,
+        encoder: &mut Encoder,
+        areas: &mut [AreaIndex],
+        changes: impl Iterator<Item = Result<Cow<'a, Change>, StoreError>>,
+        meta: Meta,
+        undo: &mut Vec<(usize, Undo)>,
+    ) -> Result<Version, StoreError> {
+        let start = self.position();
+        self.buffer.resize(self.buffer.len() + FRAME_HEADER, 0);
+        let mut crc = 0;
+        // Where in the buffer the checksum has not been yet.
+        let mut summed = self.buffer.len();
+        let mut records = 0;
+        let mut list = Vec::new();
+        for change in changes {
+            let change = change?;
+            let Some(index) = areas.get_mut(change.area as usize) else {
+                continue;
+            };
+            let place = if change.new.is_zero() {
+                Place::ZERO
+            } else {
+                records += 1;
+                self.record(encoder, index.get(change.page), &change)
+            };
+            index.set(change.page, place, &mut list);
+            undo.extend(list.drain(..).map(|undo| (change.area as usize, undo)));
+            if self.buffer.len() > SPILL {
+                crc = crc32c::crc32c_append(crc, &self.buffer[summed..]);
+                summed = 0;
+                self.spill()?;
+            }
+        }
+        let mut nodes = 0;
+        for (number, index) in areas.iter_mut().enumerate() {
+            // At most MAX_AREAS.
+            let area = u32::try_from(number).unwrap_or(u32::MAX);
+            nodes += index.write(&mut self.buffer, (self.image, self.at), area, &mut list);
+            undo.extend(list.drain(..).map(|undo| (number, undo)));
+        }
+        let table = self.position() - start - FRAME_HEADER as u64;
+        let entries: Vec<_> = areas.iter().map(AreaIndex::entry).collect();
+        encode_areas(&mut self.buffer, &entries);
+        crc = crc32c::crc32c_append(crc, &self.buffer[summed..]);
+        let body = self.position() - start - FRAME_HEADER as u64;
+        if self.position() > Place::MAX_OFFSET {
+            return Err(StoreError::Exhausted("bytes in an image"));
+        }
+        let header = FrameHeader {
+            image: self.image,
+            version: meta.version,
+            previous: meta.previous,
+            time: meta.time,
+            synced: meta.synced,
+            floor: meta.floor,
+            body,
+            records,
+            nodes,
+            areas: table,
+            body_crc: crc,
+        };
+        self.header(start, &header)?;
+        Ok(Version {
+            number: meta.version,
+            previous: meta.previous,
+            time: meta.time,
+            image: self.image,
+            offset: start,
+            bytes: FRAME_HEADER as u64 + body,
+            records,
+            nodes,
+            floor: meta.floor,
+            areas: table,
+        })
+    }
+
+    fn record(&mut self, encoder: &mut Encoder, old: Place, change: &Change) -> Place {
+        let key = (change.area, change.page);
+        let depth = self.depths.get(&key).copied();
+        // A difference never leaves its image: images can be removed.
+        let difference = match (&change.runs, depth) {
+            (Some(runs), Some(depth)) if depth < MAX_DEPTH && old.image() == self.image => {
+                Some((runs.as_slice(), old, depth))
+            }
+            _ => None,
+        };
+        let place = Place::new(self.image, self.position());
+        let new = &change.new;
+        let depth = encoder.encode(&mut self.buffer, change.area, change.page, new, difference);
+        self.depths.insert(key, depth);
+        place
+    }
+
+    fn header(&mut self, start: u64, header: &FrameHeader) -> Result<(), StoreError> {
+        let bytes = header.encode();
+        if start >= self.at {
+            let from = super::format::size(start - self.at);
+            self.buffer[from..from + FRAME_HEADER].copy_from_slice(&bytes);
+            return Ok(());
+        }
+        self.spill()?;
+        self.file
+            .write_at(&bytes, start)
+            .map_err(|error| io("write", &self.name, error))
+    }
+}

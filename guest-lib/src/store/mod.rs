@@ -1,0 +1,465 @@
+//! Versions of memory on disk.
+//!
+//! A store is a directory of images: increments, to which every commit
+//! appends a version, and base images, which compaction writes.  Each version
+//! has a complete index of its pages, so that it is read without going
+//! through the others.  The format is in `docs/spec-image.md`.
+//!
+//! Most programs want a [`Durable`] region, which commits into a store:
+//!
+//! ```
+//! use std::sync::atomic::Ordering::Relaxed;
+//! use hvckpt::store::{Durability, Durable};
+//! use hvckpt::{LockPolicy, TrackerKind};
+//!
+//! # let directory = std::env::temp_dir().join(format!("hvckpt-doc-{}", std::process::id()));
+//! let open = || Durable::builder("counter")
+//!     .pages(16)
+//!     .tracker(TrackerKind::Pt)
+//!     .lock(LockPolicy::IfAllowed)
+//!     .open(&directory);
+//!
+//! let region = open()?;
+//! let transaction = region.begin()?;
+//! region.atomics_u64()[0].fetch_add(1, Relaxed);
+//! let version = transaction.commit(Durability::Sync)?;
+//! drop(region); // or a crash
+//!
+//! let region = open()?;
+//! assert_eq!(region.version(), version);
+//! assert_eq!(region.atomics_u64()[0].load(Relaxed), 1);
+//! # drop(region);
+//! # std::fs::remove_dir_all(&directory)?;
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! # What is promised
+//! A commit which returned under [`Durability::Sync`] or
+//! [`Durability::Group`] is there after any crash; one which failed is not,
+//! unless the error was [`StoreError::Poisoned`] or a failed sync, after which
+//! nobody knows.  Asynchronous commits are lost newest first, if at all.  What
+//! was open is never there.  Bytes which are not what was written are found
+//! when they are read ([`StoreError::Damaged`]), and by [`verify`].
+
+pub mod backend;
+mod claim;
+mod compact;
+mod durable;
+mod error;
+mod format;
+mod frame;
+mod images;
+mod index;
+mod map;
+mod options;
+mod page;
+mod pipeline;
+mod scan;
+mod verify;
+mod view;
+mod writer;
+
+use std::path::Path;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+
+use backend::{Backend, Directory};
+use error::io as io_error;
+use images::Images;
+use pipeline::Shared;
+use writer::Writer;
+
+use crate::sys::fork;
+
+pub(crate) use format::size as format_size;
+
+pub use compact::{Compacted, Progress};
+pub use durable::{Durable, DurableBuilder, DurableError, DurableTransaction};
+pub use error::{Damage, DamageKind, StoreError};
+pub use map::MapError;
+pub use options::{Durability, StoreOptions};
+pub use page::{Compression, Page};
+pub use scan::{Image, Version};
+pub use verify::{Examined, examine, verify};
+pub use view::{Area, View};
+
+/// What opening found.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct Recovery {
+    /// The store was made just now.
+    pub created: bool,
+    /// The newest version which is there; zero for none.
+    pub version: u64,
+    /// Bytes behind it which were never committed, and are ignored.
+    pub torn_bytes: u64,
+    /// Damage which does not touch the newest version's presence.
+    pub problems: Vec<Damage>,
+}
+
+/// A page to commit.
+#[derive(Debug, Clone, Copy)]
+#[non_exhaustive]
+pub struct PageWrite<'a> {
+    /// Number of the area, from [`Store::area`].
+    pub area: u32,
+    /// Index of the page in the area.
+    pub page: u64,
+    /// What it is now.
+    pub new: &'a Page,
+    /// What it is in the newest version, if that is known: little changes
+    /// then take little space.
+    pub old: Option<&'a Page>,
+}
+
+impl<'a> PageWrite<'a> {
+    /// A page, without what it was.
+    #[must_use]
+    pub fn new(area: u32, page: u64, new: &'a Page) -> Self {
+        Self {
+            area,
+            page,
+            new,
+            old: None,
+        }
+    }
+
+    /// What the page is in the newest version.  If it is not, versions to
+    /// come may be damaged.
+    #[must_use]
+    pub fn old(mut self, old: &'a Page) -> Self {
+        self.old = Some(old);
+        self
+    }
+}
+
+/// An open store.
+///
+/// Dropping it writes what still waits, without telling of errors:
+/// [`Self::flush`] tells.
+#[derive(Debug)]
+pub struct Store {
+    shared: Arc<Shared>,
+    recovery: Recovery,
+    claims: claim::Claims,
+    threads: Vec<JoinHandle<()>>,
+}
+
+impl Store {
+    /// Opens the store in a directory, or makes it.
+    ///
+    /// # Errors
+    /// See [`StoreError`].  Nothing was changed but the file of locks.
+    pub fn open(directory: impl AsRef<Path>, options: StoreOptions) -> Result<Self, StoreError> {
+        let directory = Directory::new(directory.as_ref());
+        if options.create && !options.read_only {
+            directory
+                .create()
+                .map_err(|error| io_error("create", &directory.describe(), error))?;
+        }
+        Self::open_on(Arc::new(directory), options)
+    }
+
+    /// Opens the store which a backend keeps, or makes it.
+    ///
+    /// # Errors
+    /// See [`Self::open`].
+    pub fn open_on(backend: Arc<dyn Backend>, options: StoreOptions) -> Result<Self, StoreError> {
+        let lock = if options.read_only {
+            None
+        } else {
+            fork::arm().map_err(|error| io_error("prepare for forks of", "this process", error))?;
+            let lock = backend.lock().map_err(|error| match error.kind() {
+                std::io::ErrorKind::NotFound => StoreError::NotAStore(backend.describe()),
+                _ => io_error("lock", &backend.describe(), error),
+            })?;
+            Some(lock.ok_or(StoreError::Locked)?)
+        };
+        let images = Arc::new(Images::new(backend.clone()));
+        let mut created = false;
+        let scan = match scan::scan(&*backend) {
+            Err(StoreError::NotAStore(_)) if options.create && lock.is_some() => {
+                created = true;
+                Writer::found(&images, store_id())?;
+                scan::scan(&*backend)?
+            }
+            other => other?,
+        };
+        if let Some(loss) = scan.loss()
+            && !options.accept_loss
+        {
+            return Err(loss.into());
+        }
+        if lock.is_some() {
+            tidy(&scan, &images)?;
+        }
+        let mut writer = Writer::new(images, &scan, &options)?;
+        if lock.is_some() {
+            writer.open_ack()?;
+        }
+        let recovery = Recovery {
+            created,
+            version: writer.last,
+            torn_bytes: scan.torn,
+            problems: if created { Vec::new() } else { scan.problems },
+        };
+        let at = options.at;
+        let shared = Shared::new(writer, options, scan.acknowledged.unwrap_or(0), lock);
+        let claims = claim::Claims::default();
+        let mut store = Self {
+            shared: Arc::new(shared),
+            recovery,
+            claims,
+            threads: Vec::new(),
+        };
+        if let Some(version) = at
+            && version != store.recovery.version
+        {
+            store
+                .shared
+                .alone(|writer, number| writer.roll_back(number, version))?;
+        }
+        store.start()?;
+        Ok(store)
+    }
+
+    fn start(&mut self) -> Result<(), StoreError> {
+        if self.shared.lock.is_none() {
+            return Ok(());
+        }
+        let mut spawn = |name: &str, run: fn(&Shared)| {
+            let shared = self.shared.clone();
+            let thread = std::thread::Builder::new().name(name.to_owned());
+            let thread = thread
+                .spawn(move || run(&shared))
+                .map_err(StoreError::Thread)?;
+            self.threads.push(thread);
+            Ok::<(), StoreError>(())
+        };
+        spawn("hvckpt-store", Shared::write_behind)?;
+        if self.shared.options.auto_compact {
+            spawn("hvckpt-compact", Shared::compact_behind)?;
+        }
+        Ok(())
+    }
+
+    /// What opening found.
+    #[must_use]
+    pub fn recovery(&self) -> &Recovery {
+        &self.recovery
+    }
+
+    /// The newest version, durable or not; zero for none.
+    #[must_use]
+    pub fn newest(&self) -> u64 {
+        self.shared.newest()
+    }
+
+    /// The newest version which is on stable storage; zero for none.
+    #[must_use]
+    pub fn durable(&self) -> u64 {
+        self.shared.durable()
+    }
+
+    /// Bytes of asynchronous commits which wait in memory.
+    #[must_use]
+    pub fn waiting(&self) -> usize {
+        self.shared.waiting()
+    }
+
+    /// Versions which can be viewed, oldest first.
+    #[must_use]
+    pub fn versions(&self) -> Vec<Version> {
+        self.shared.writer().versions.values().copied().collect()
+    }
+
+    /// The number of an area, which is made or grows as needed.
+    ///
+    /// # Errors
+    /// [`StoreError::Shape`] if the name or the size is not possible, or the
+    /// area is larger.
+    pub fn area(&self, name: &str, address: u64, pages: u64) -> Result<u32, StoreError> {
+        if let Some(area) = self.find_area(name)
+            && area.1.pages == pages
+        {
+            return Ok(area.0);
+        }
+        self.shared
+            .alone(|writer, version| writer.shape(version, name, address, pages))
+    }
+
+    /// An area as it is now, by name.
+    #[must_use]
+    pub fn find_area(&self, name: &str) -> Option<(u32, Area)> {
+        let writer = self.shared.writer();
+        let mut areas = (0..).zip(&writer.areas);
+        let (number, area) = areas.find(|(_, area)| area.name == name)?;
+        let (address, pages) = (area.address, area.pages);
+        let present = area.present().len() as u64;
+        Some((
+            number,
+            Area {
+                name: name.to_owned(),
+                address,
+                pages,
+                present,
+            },
+        ))
+    }
+
+    /// Commits pages as one version; its number.
+    ///
+    /// [`Durability::Memory`] means as little as [`Durability::Async`] here:
+    /// a store has no other memory.
+    ///
+    /// # Errors
+    /// See [`StoreError`].  Nothing was committed.
+    pub fn commit(
+        &self,
+        pages: &[PageWrite<'_>],
+        durability: Durability,
+    ) -> Result<u64, StoreError> {
+        let changes = {
+            let writer = self.shared.writer();
+            let change = |write: &PageWrite<'_>| {
+                let area = writer.areas.get(write.area as usize);
+                let area = area.ok_or_else(|| StoreError::NoArea(write.area.to_string()))?;
+                if write.page >= area.pages {
+                    return Err(StoreError::NoPage {
+                        page: write.page,
+                        pages: area.pages,
+                    });
+                }
+                let runs = write.old.and_then(|old| page::runs(old, write.new));
+                Ok(frame::Change {
+                    area: write.area,
+                    page: write.page,
+                    new: *write.new,
+                    runs,
+                })
+            };
+            pages.iter().map(change).collect::<Result<Vec<_>, _>>()?
+        };
+        self.shared.commit(Arc::new(changes), durability)
+    }
+
+    pub(crate) fn claim(&self, area: &str) -> Option<claim::Claim> {
+        self.claims.claim(area)
+    }
+
+    /// A number which other stores do not have.
+    pub(crate) fn seed(&self) -> u64 {
+        format::u64_at(&self.shared.writer().store, 0)
+    }
+
+    pub(crate) fn commit_changes(
+        &self,
+        changes: Arc<Vec<frame::Change>>,
+        durability: Durability,
+    ) -> Result<u64, StoreError> {
+        self.shared.commit(changes, durability)
+    }
+
+    /// Makes every commit durable.
+    ///
+    /// # Errors
+    /// See [`StoreError`].  What could not be written waits on.
+    pub fn flush(&self) -> Result<(), StoreError> {
+        if self.shared.lock.is_none() || fork::is_child() {
+            Ok(())
+        } else {
+            self.shared.lead(None)
+        }
+    }
+
+    /// A version to read; the newest durable one unless told.
+    ///
+    /// # Errors
+    /// [`StoreError::NoVersion`], or damage to its index.
+    pub fn view(&self, version: Option<u64>) -> Result<View, StoreError> {
+        let (version, images) = {
+            let writer = self.shared.writer();
+            let number = version.unwrap_or(writer.last);
+            let found = writer.versions.get(&number).copied();
+            (
+                found.ok_or(StoreError::NoVersion { version: number })?,
+                writer.images.clone(),
+            )
+        };
+        View::new(&images, version)
+    }
+
+    /// Copies all that is kept into one base image and removes what is not
+    /// needed any more.  Commits go on meanwhile.
+    ///
+    /// # Errors
+    /// See [`StoreError`].  Nothing is lost.
+    pub fn compact(
+        &self,
+        mut progress: impl FnMut(Progress),
+    ) -> Result<Option<Compacted>, StoreError> {
+        if self.shared.lock.is_none() {
+            return Err(StoreError::ReadOnly);
+        }
+        compact::compact(&self.shared, &self.shared.options, &mut |at| {
+            progress(at);
+            true
+        })
+    }
+}
+
+impl Drop for Store {
+    fn drop(&mut self) {
+        // Files and locks are the parent's, threads were not forked.
+        if fork::is_child() {
+            return;
+        }
+        // Nobody is left to tell.
+        let _lost = self.flush();
+        self.shared.stop();
+        for thread in self.threads.drain(..) {
+            let _panicked = thread.join();
+        }
+    }
+}
+
+/// Makes what a crash left as safe as a commit would be, before anything
+/// counts on it, and removes what was never finished.
+fn tidy(scan: &scan::Scan, images: &Images) -> Result<(), StoreError> {
+    let backend = images.backend();
+    for name in &scan.temporary {
+        backend
+            .remove(name)
+            .map_err(|error| io_error("remove", name, error))?;
+    }
+    let newest = scan.images.keys().next_back().copied();
+    let holds = scan
+        .versions
+        .values()
+        .next_back()
+        .map(|version| version.image);
+    for image in newest.into_iter().chain(holds) {
+        let name = format::image_name(image);
+        images
+            .file(image)?
+            .sync()
+            .map_err(|error| io_error("sync", &name, error))?;
+    }
+    backend
+        .sync_names()
+        .map_err(|error| io_error("sync", &backend.describe(), error))
+}
+
+/// Sixteen bytes which no other store has.
+fn store_id() -> [u8; 16] {
+    use std::hash::{BuildHasher, Hasher, RandomState};
+    let mut id = [0; 16];
+    for half in id.chunks_exact_mut(8) {
+        // Keyed by the system's randomness.
+        let mut hasher = RandomState::new().build_hasher();
+        hasher.write_u64(frame::now());
+        hasher.write_u32(std::process::id());
+        half.copy_from_slice(&hasher.finish().to_le_bytes());
+    }
+    id
+}

@@ -1,0 +1,145 @@
+//! One version, to read.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use super::backend::File;
+use super::error::{DamageKind, StoreError, damage, io};
+use super::format::{FRAME_HEADER, MAX_AREAS, decode_areas, image_name, size};
+use super::images::Images;
+use super::index::AreaIndex;
+use super::page::Page;
+use super::scan::Version;
+
+/// Reads the areas of a version and their index.
+pub(crate) fn load(images: &Images, version: &Version) -> Result<Vec<AreaIndex>, StoreError> {
+    let name = image_name(version.image);
+    let from = version.offset + FRAME_HEADER as u64 + version.areas;
+    let bytes = version
+        .bytes
+        .saturating_sub(FRAME_HEADER as u64 + version.areas);
+    let bad = || damage(&name, from, DamageKind::Areas);
+    if bytes > 8 + 96 * MAX_AREAS as u64 {
+        return Err(bad());
+    }
+    let mut table = vec![0; size(bytes)];
+    let got = images
+        .file(version.image)?
+        .read_at(&mut table, from)
+        .map_err(|error| io("read", &name, error))?;
+    let entries = decode_areas(&table[..got]).ok_or_else(bad)?;
+    (0..)
+        .zip(&entries)
+        .map(|(number, entry)| AreaIndex::load(images, number, entry))
+        .collect()
+}
+
+/// One version of a store, to read.  The files it needs stay there for it,
+/// whatever becomes of the store.
+#[derive(Debug)]
+pub struct View {
+    version: Version,
+    areas: Vec<AreaIndex>,
+    images: Arc<Images>,
+    _held: BTreeMap<u64, Arc<dyn File>>,
+}
+
+/// An area of a version.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Area {
+    /// Its name.
+    pub name: String,
+    /// Where it belongs in memory.
+    pub address: u64,
+    /// Its size in pages of 4096 bytes.
+    pub pages: u64,
+    /// Pages which are not zero.
+    pub present: u64,
+}
+
+impl View {
+    pub(crate) fn new(images: &Images, version: Version) -> Result<Self, StoreError> {
+        let own = Images::new(images.backend().clone());
+        let areas = load(images, &version)?;
+        let mut held = BTreeMap::new();
+        for image in areas
+            .iter()
+            .flat_map(AreaIndex::images)
+            .chain([version.image])
+        {
+            let file = images.file(image)?;
+            own.put(image, file.clone());
+            held.insert(image, file);
+        }
+        Ok(Self {
+            version,
+            areas,
+            images: Arc::new(own),
+            _held: held,
+        })
+    }
+
+    /// Which version this is.
+    #[must_use]
+    pub fn version(&self) -> Version {
+        self.version
+    }
+
+    /// Its areas.
+    #[must_use]
+    pub fn areas(&self) -> Vec<Area> {
+        let area = |index: &AreaIndex| Area {
+            name: index.name.clone(),
+            address: index.address,
+            pages: index.pages,
+            present: index.present().len() as u64,
+        };
+        self.areas.iter().map(area).collect()
+    }
+
+    /// The number of an area, by name.
+    ///
+    /// # Errors
+    /// [`StoreError::NoArea`].
+    pub fn area(&self, name: &str) -> Result<usize, StoreError> {
+        let found = self.areas.iter().position(|area| area.name == name);
+        found.ok_or_else(|| StoreError::NoArea(name.to_owned()))
+    }
+
+    fn index(&self, area: usize) -> Result<(u32, &AreaIndex), StoreError> {
+        let number = u32::try_from(area).ok();
+        number
+            .zip(self.areas.get(area))
+            .ok_or_else(|| StoreError::NoArea(area.to_string()))
+    }
+
+    /// One page.
+    ///
+    /// # Errors
+    /// [`StoreError::Damaged`] names the record which is not what was
+    /// written.
+    pub fn page(&self, area: usize, page: u64) -> Result<Page, StoreError> {
+        let (number, index) = self.index(area)?;
+        if page >= index.pages {
+            return Err(StoreError::NoPage {
+                page,
+                pages: index.pages,
+            });
+        }
+        self.images.page(index.get(page), number, page)
+    }
+
+    /// Numbers of the pages which are not zero, in order.
+    ///
+    /// # Errors
+    /// [`StoreError::NoArea`].
+    pub fn present(&self, area: usize) -> Result<Vec<u64>, StoreError> {
+        let (_, index) = self.index(area)?;
+        Ok(index.present().into_iter().map(|(page, _)| page).collect())
+    }
+
+    pub(crate) fn indexes(&self) -> &[AreaIndex] {
+        &self.areas
+    }
+}

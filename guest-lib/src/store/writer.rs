@@ -1,0 +1,401 @@
+//! The one who writes: appends versions, one sync for as many as are waiting.
+
+use std::borrow::Cow;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use super::backend::File;
+use super::error::{StoreError, io};
+use super::format::{
+    IMAGE_HEADER, ImageHeader, ImageKind, MAX_AREAS, MAX_PAGES, encode_ack, image_name, name_fault,
+    temporary,
+};
+use super::frame::{Change, Meta, Out, now};
+use super::images::Images;
+use super::index::AreaIndex;
+use super::options::StoreOptions;
+use super::page::Encoder;
+use super::scan::{ACK_FILE, Scan, Version};
+use super::view::load;
+use crate::sys::PAGE_SIZE;
+
+/// A version which waits to be written.
+#[derive(Debug)]
+pub(crate) struct Batch {
+    pub(crate) version: u64,
+    pub(crate) time: u64,
+    pub(crate) changes: Arc<Vec<Change>>,
+}
+
+impl Batch {
+    /// What it takes in memory, in bytes.
+    pub(crate) fn bytes(&self) -> usize {
+        let runs = |change: &Change| change.runs.as_ref().map_or(0, Vec::len);
+        self.changes
+            .iter()
+            .map(|change| PAGE_SIZE + runs(change))
+            .sum::<usize>()
+            + 64
+    }
+}
+
+#[derive(Debug)]
+pub(crate) struct Writer {
+    pub(crate) images: Arc<Images>,
+    pub(crate) store: [u8; 16],
+    encoder: Encoder,
+    pub(crate) areas: Vec<AreaIndex>,
+    /// Those which are kept, and older ones not yet forgotten.
+    pub(crate) versions: BTreeMap<u64, Version>,
+    /// Sizes of the images there are, in bytes.
+    pub(crate) sizes: BTreeMap<u64, u64>,
+    /// The newest one; zero for none.
+    pub(crate) last: u64,
+    out: Option<Out>,
+    next_image: u64,
+    /// No image below is needed by the newest version.
+    floor: Option<u64>,
+    acknowledged: Option<Arc<dyn File>>,
+    image_bytes: u64,
+    keep: usize,
+    pub(crate) poisoned: bool,
+}
+
+impl Writer {
+    /// Goes on where the newest version ended.
+    pub(crate) fn new(
+        images: Arc<Images>,
+        scan: &Scan,
+        options: &StoreOptions,
+    ) -> Result<Self, StoreError> {
+        let newest = scan.versions.values().next_back().copied();
+        let mut writer = Self {
+            images,
+            store: scan.store,
+            encoder: Encoder::new(options.compression),
+            areas: Vec::new(),
+            versions: scan.available(),
+            sizes: scan
+                .images
+                .values()
+                .map(|image| (image.number, image.bytes))
+                .collect(),
+            last: newest.map_or(0, |newest| newest.number),
+            out: None,
+            next_image: scan.highest + 1,
+            floor: None,
+            acknowledged: None,
+            image_bytes: options.image_bytes,
+            keep: options.keep.max(1),
+            poisoned: false,
+        };
+        if let Some(newest) = newest {
+            writer.areas = load(&writer.images, &newest)?;
+            writer.find_floor();
+        }
+        Ok(writer)
+    }
+
+    /// Makes a store out of nothing: an empty image.
+    pub(crate) fn found(images: &Images, store: [u8; 16]) -> Result<(), StoreError> {
+        let header = ImageHeader {
+            kind: ImageKind::Increment,
+            store,
+            image: 1,
+            created: now(),
+            parent: 0,
+            parent_bytes: 0,
+            parent_version: 0,
+        };
+        publish(
+            images,
+            Out::create(&**images.backend(), temporary(&image_name(1)), &header)?,
+        )?;
+        Ok(())
+    }
+
+    /// Opens the file of acknowledgements, or makes one.
+    pub(crate) fn open_ack(&mut self) -> Result<(), StoreError> {
+        let backend = self.images.backend();
+        let bytes = encode_ack(self.store, self.last);
+        let make = || {
+            let file = backend.create(ACK_FILE)?;
+            file.write_at(&bytes, 0)?;
+            file.sync()?;
+            backend.sync_names()?;
+            Ok(file)
+        };
+        let file = backend.open(ACK_FILE, true).or_else(|_| make());
+        self.acknowledged = Some(file.map_err(|error| io("create", ACK_FILE, error))?);
+        Ok(())
+    }
+
+    /// Says, without waiting for the disk, what is durable.  A reader which
+    /// finds less knows that something was lost.
+    pub(crate) fn acknowledge(&self) {
+        if let Some(file) = &self.acknowledged {
+            // It is a help; the version is durable without.
+            let _refused = file.write_at(&encode_ack(self.store, self.last), 0);
+        }
+    }
+
+    fn find_floor(&mut self) {
+        let images: BTreeSet<u64> = self.areas.iter().flat_map(AreaIndex::images).collect();
+        self.floor = images.first().copied();
+    }
+
+    /// The next number of an image.
+    pub(crate) fn reserve(&mut self) -> u64 {
+        // Later images have higher numbers.
+        self.out = None;
+        self.next_image += 1;
+        self.next_image - 1
+    }
+
+    /// The image to append to, a new one if need be.
+    fn out(&mut self) -> Result<&mut Out, StoreError> {
+        let full = self
+            .out
+            .as_ref()
+            .is_none_or(|out| out.position() >= self.image_bytes);
+        if full {
+            let parent = self.versions.get(&self.last);
+            let header = ImageHeader {
+                kind: ImageKind::Increment,
+                store: self.store,
+                image: self.next_image,
+                created: now(),
+                parent: parent.map_or(0, |parent| parent.image),
+                parent_bytes: parent.map_or(0, |parent| parent.offset + parent.bytes),
+                parent_version: self.last,
+            };
+            let name = temporary(&image_name(header.image));
+            let out = publish(
+                &self.images,
+                Out::create(&**self.images.backend(), name, &header)?,
+            )?;
+            self.next_image += 1;
+            self.sizes.insert(out.image, IMAGE_HEADER as u64);
+            self.out = Some(out);
+        }
+        self.out.as_mut().ok_or(StoreError::Poisoned)
+    }
+
+    /// Writes versions and makes them durable, or none of them.
+    ///
+    /// # Errors
+    /// Nothing was committed; after [`StoreError::Poisoned`] or a failed sync
+    /// nobody knows, and nothing more is written.
+    pub(crate) fn write(&mut self, batches: &[Arc<Batch>]) -> Result<(), StoreError> {
+        if self.poisoned {
+            return Err(StoreError::Poisoned);
+        }
+        if batches.is_empty() {
+            return Ok(());
+        }
+        self.out()?;
+        let Some(mut out) = self.out.take() else {
+            return Err(StoreError::Poisoned);
+        };
+        let start = out.position();
+        let mut undo = Vec::new();
+        let mut versions: Vec<Version> = Vec::new();
+        let mut append = || -> Result<(), StoreError> {
+            let mut previous = self.last;
+            for batch in batches {
+                let meta = Meta {
+                    version: batch.version,
+                    previous,
+                    synced: self.last,
+                    floor: self.floor.unwrap_or(out.image),
+                    time: batch.time,
+                };
+                let changes = batch.changes.iter().map(|change| Ok(Cow::Borrowed(change)));
+                let areas = &mut self.areas;
+                versions.push(out.frame(&mut self.encoder, areas, changes, meta, &mut undo)?);
+                previous = batch.version;
+            }
+            out.flush()
+        };
+        let appended = append();
+        if let Err(error) = appended {
+            while let Some((area, undo)) = undo.pop() {
+                self.areas[area].undo(undo);
+            }
+            // A frame which stayed could be taken for a commit later.
+            self.poisoned = out.cut(start).is_err();
+            self.out = Some(out);
+            return Err(if self.poisoned {
+                StoreError::Poisoned
+            } else {
+                error
+            });
+        }
+        if let Err(error) = out.file().sync() {
+            self.poisoned = true;
+            return Err(io("sync", &out.name, error));
+        }
+        self.areas.iter_mut().for_each(AreaIndex::settle);
+        self.floor = self.floor.or(Some(out.image));
+        self.last = versions.last().map_or(self.last, |last| last.number);
+        self.versions.extend(
+            versions
+                .into_iter()
+                .map(|version| (version.number, version)),
+        );
+        self.sizes.insert(out.image, out.position());
+        self.out = Some(out);
+        self.acknowledge();
+        self.forget();
+        Ok(())
+    }
+
+    /// Adds an area, or lets one grow, as a version of its own.
+    pub(crate) fn shape(
+        &mut self,
+        version: u64,
+        name: &str,
+        address: u64,
+        pages: u64,
+    ) -> Result<u32, StoreError> {
+        let fault = |why| StoreError::Shape {
+            name: name.to_owned(),
+            pages,
+            why,
+        };
+        if let Some(why) = name_fault(name) {
+            return Err(fault(why));
+        }
+        let end = pages
+            .checked_mul(PAGE_SIZE as u64)
+            .and_then(|bytes| bytes.checked_add(address));
+        if !(1..=MAX_PAGES).contains(&pages)
+            || !address.is_multiple_of(PAGE_SIZE as u64)
+            || end.is_none_or(|end| end > 1 << 47)
+        {
+            return Err(fault("not possible"));
+        }
+        let before = self.areas.clone();
+        let found = self.areas.iter().position(|area| area.name == name);
+        let number = match found {
+            Some(number) if self.areas[number].pages > pages => {
+                return Err(fault("areas do not shrink"));
+            }
+            Some(number) => {
+                self.areas[number].grow(pages);
+                number
+            }
+            None if self.areas.len() == MAX_AREAS => return Err(fault("too many areas")),
+            None => {
+                self.areas.push(AreaIndex::new(name, address, pages));
+                self.areas.len() - 1
+            }
+        };
+        let batch = Batch {
+            version,
+            time: now(),
+            changes: Arc::default(),
+        };
+        if let Err(error) = self.write(&[Arc::new(batch)]) {
+            self.areas = before;
+            return Err(error);
+        }
+        // At most MAX_AREAS.
+        Ok(u32::try_from(number).unwrap_or(u32::MAX))
+    }
+
+    /// Makes the state of an older version the newest, without copying.
+    pub(crate) fn roll_back(&mut self, version: u64, to: u64) -> Result<(), StoreError> {
+        let target = self
+            .versions
+            .get(&to)
+            .copied()
+            .ok_or(StoreError::NoVersion { version: to })?;
+        let areas = load(&self.images, &target)?;
+        let before = core::mem::replace(&mut self.areas, areas);
+        let floor = self.floor;
+        self.find_floor();
+        self.out = None;
+        let batch = Batch {
+            version,
+            time: now(),
+            changes: Arc::default(),
+        };
+        self.write(&[Arc::new(batch)]).inspect_err(|_| {
+            self.areas = before;
+            self.floor = floor;
+        })
+    }
+
+    /// Versions which must stay.
+    pub(crate) fn kept(&self) -> impl Iterator<Item = &Version> {
+        self.versions.values().rev().take(self.keep)
+    }
+
+    /// Removes images which no version needs which is kept.  That it fails
+    /// costs space only.
+    pub(crate) fn forget(&mut self) {
+        let Some(floor) = self.kept().map(|version| version.floor).min() else {
+            return;
+        };
+        let old: Vec<u64> = self
+            .sizes
+            .range(..floor)
+            .map(|(number, _)| *number)
+            .collect();
+        if old.is_empty() {
+            return;
+        }
+        for number in old {
+            if self.images.backend().remove(&image_name(number)).is_err() {
+                break;
+            }
+            self.images.forget(number);
+            self.sizes.remove(&number);
+        }
+        self.versions
+            .retain(|_, version| version.image >= floor && version.floor >= floor);
+    }
+
+    /// Counts on copies which compaction made: `old` became `new`.
+    pub(crate) fn switch(
+        &mut self,
+        old: &[AreaIndex],
+        new: &[AreaIndex],
+        copies: &[Version],
+        (base, bytes): (u64, u64),
+    ) {
+        for (area, (old, new)) in self.areas.iter_mut().zip(old.iter().zip(new)) {
+            area.switch(old, new);
+        }
+        self.versions
+            .extend(copies.iter().map(|version| (version.number, *version)));
+        self.sizes.insert(base, bytes);
+        self.floor = Some(base);
+        self.forget();
+    }
+}
+
+/// Makes a new image durable under its name.
+pub(crate) fn publish(images: &Images, mut out: Out) -> Result<Out, StoreError> {
+    let name = image_name(out.image);
+    let backend = images.backend();
+    let result = out.flush().and_then(|()| {
+        out.file()
+            .sync()
+            .map_err(|error| io("sync", &out.name, error))?;
+        backend
+            .rename(&out.name, &name)
+            .map_err(|error| io("rename", &out.name, error))?;
+        backend
+            .sync_names()
+            .map_err(|error| io("sync the directory of", &name, error))
+    });
+    if let Err(error) = result {
+        let _leftover = backend.remove(&out.name);
+        return Err(error);
+    }
+    images.put(out.image, out.file().clone());
+    out.name = name;
+    Ok(out)
+}

@@ -1,0 +1,152 @@
+//! The gate into the hypervisor.
+//!
+//! What crosses it (the operations, [`crate::abi`]) is kept apart from how
+//! (the [`Transport`]): `int 0x84` now, VMMCALL from user mode later, a
+//! simulation for tests.
+
+use core::arch::asm;
+use core::fmt::Debug;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use super::probe;
+use crate::abi;
+
+/// A way to carry an operation to whoever tracks.
+pub trait Transport: Send + Sync + Debug {
+    /// Executes operation `op`; the result is ≥ 0 or −errno.
+    ///
+    /// # Safety
+    /// The arguments must be what `op` asks for: pointers to structures which
+    /// live during the call, and for `register` memory and a log which stay
+    /// mapped until `unregister`.
+    unsafe fn call(&self, op: u64, args: [u64; 5]) -> i64;
+
+    /// Name for reports.
+    fn name(&self) -> &'static str;
+}
+
+/// Executes `int 0x84`.
+///
+/// # Safety
+/// As [`Transport::call`].  Without the patch the processor answers with #GP,
+/// that is SIGSEGV: ask [`capabilities`] first.
+#[inline]
+pub unsafe fn int84(op: u64, args: [u64; 5]) -> i64 {
+    #[allow(clippy::cast_possible_wrap)]
+    let mut rax = op as i64;
+    // SAFETY: the hypervisor preserves every register but rax; memory it
+    // writes is named by the arguments, for which the caller vouches.  It may
+    // execute the instruction several times.
+    unsafe {
+        asm!(
+            "int 0x84",
+            inlateout("rax") rax,
+            in("rdi") args[0],
+            in("rsi") args[1],
+            in("rdx") args[2],
+            in("r10") args[3],
+            in("r8") args[4],
+            options(nostack),
+        );
+    }
+    rax
+}
+
+/// The gate of a PV guest.
+#[derive(Debug, Clone, Copy)]
+pub struct Int84;
+
+impl Transport for Int84 {
+    unsafe fn call(&self, op: u64, args: [u64; 5]) -> i64 {
+        // SAFETY: forwarded to the caller.
+        unsafe { int84(op, args) }
+    }
+
+    fn name(&self) -> &'static str {
+        "int84"
+    }
+}
+
+/// Why there is no gate.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum GateError {
+    /// This machine is not a Xen guest.
+    #[error("no gate: this is not a Xen guest")]
+    NotXen,
+    /// The guest type has no gate yet.
+    #[error("no gate: a {0} guest has none, only PV guests do")]
+    GuestType(String),
+    /// A PV guest, but the hypervisor lacks the patch or runs with `cda=off`;
+    /// a guest cannot tell these apart.
+    #[error("no gate: this Xen lacks the patch, or was booted with cda=off")]
+    NoGate,
+    /// The hypervisor speaks another version of the ABI.
+    #[error("the hypervisor speaks ABI version {found}, this library version {wanted}")]
+    AbiVersion {
+        /// Version of the hypervisor.
+        found: u64,
+        /// Version of the library.
+        wanted: u64,
+    },
+    /// The hypervisor cannot do what the tracker needs.
+    #[error("this hypervisor does not offer {0}")]
+    NoCapability(&'static str),
+    /// The hypervisor refuses every operation here, with this errno: a 32-bit
+    /// process, or a domain in log-dirty mode.
+    #[error("the gate refuses this process (errno {0})")]
+    Refused(i64),
+    /// The probing child could not be started.
+    #[error("cannot probe for the gate")]
+    Probe(#[source] std::io::Error),
+}
+
+const UNKNOWN: u64 = 0;
+const ABSENT: u64 = 1;
+static PROBED: AtomicU64 = AtomicU64::new(UNKNOWN);
+
+/// Asks whether there is a gate, once per process, and returns what
+/// `CDA_OP_version` answers: the version in bits 0–15 and `CDA_CAP_*` bits.
+///
+/// Safe on every machine and in multi-threaded programs: the first call lets
+/// a forked child try the instruction, see `probe`.
+///
+/// # Errors
+/// Why there is no usable gate.
+pub fn capabilities() -> Result<u64, GateError> {
+    let mut answer = PROBED.load(Ordering::Acquire);
+    if answer == UNKNOWN {
+        answer = match probe::try_gate().map_err(GateError::Probe)? {
+            None => ABSENT,
+            Some(value) if value < 0 => return Err(GateError::Refused(-value)),
+            // Bit 63 is the sign, bits 48-62 are not defined: free for us.
+            Some(value) => value.cast_unsigned() | 1 << 62,
+        };
+        PROBED.store(answer, Ordering::Release);
+    }
+    if answer == ABSENT {
+        return Err(explain_absence());
+    }
+    let answer = answer & !(1 << 62);
+    let found = answer & 0xffff;
+    if found != abi::CDA_ABI_VERSION {
+        return Err(GateError::AbiVersion {
+            found,
+            wanted: abi::CDA_ABI_VERSION,
+        });
+    }
+    Ok(answer)
+}
+
+fn explain_absence() -> GateError {
+    let read = |name: &str| std::fs::read_to_string(format!("/sys/hypervisor/{name}"));
+    match (read("type"), read("guest_type")) {
+        (Ok(kind), _) if kind.trim() != "xen" => GateError::NotXen,
+        (Ok(_), Ok(guest)) if guest.trim() != "PV" => GateError::GuestType(guest.trim().to_owned()),
+        (Ok(_), _) => GateError::NoGate,
+        // Linux has this directory on every hypervisor it knows, if sysfs is
+        // there at all.
+        (Err(_), _) if std::path::Path::new("/sys/kernel").exists() => GateError::NotXen,
+        (Err(_), _) => GateError::NoGate,
+    }
+}

@@ -1,0 +1,259 @@
+//! Pages: allocated or adopted, present, locked, kept out of forks.
+
+use core::arch::asm;
+use std::io;
+use std::sync::atomic::{AtomicU8, AtomicU64};
+
+use super::{PAGE_SIZE, fork};
+
+const CHUNK: usize = 2 << 20;
+
+/// What may go wrong with memory.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum MemoryError {
+    /// The kernel gave no memory, or refused an advice on it.
+    #[error("{what} failed on {bytes} bytes")]
+    Os {
+        /// The system call.
+        what: &'static str,
+        /// Size of the area in bytes.
+        bytes: usize,
+        /// The kernel's answer.
+        #[source]
+        source: io::Error,
+    },
+    /// The pages could not be locked: RLIMIT_MEMLOCK is too small.
+    #[error(
+        "cannot lock {bytes} bytes: RLIMIT_MEMLOCK is {limit}; raise it, or let pages unlocked"
+    )]
+    LockLimit {
+        /// Size of the area in bytes.
+        bytes: usize,
+        /// The soft limit in bytes.
+        limit: u64,
+        /// The kernel's answer.
+        #[source]
+        source: io::Error,
+    },
+}
+
+/// Whether pages are locked in memory (`mlock`).
+///
+/// A page which the kernel takes away counts as dirty: unlocked pages cost
+/// exactness, never completeness.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum LockPolicy {
+    /// Registration fails if they cannot be locked.
+    #[default]
+    Required,
+    /// Locked if RLIMIT_MEMLOCK allows it.
+    IfAllowed,
+    /// Not locked.
+    Never,
+}
+
+/// Memory which the application allocated itself.
+#[derive(Debug)]
+pub struct RawPages {
+    pub(crate) start: usize,
+    pub(crate) bytes: usize,
+}
+
+impl RawPages {
+    /// Names `bytes` bytes at `start`.
+    ///
+    /// # Safety
+    /// They must be private anonymous memory, readable and writable, and stay
+    /// so, mapped and unmoved, until the region made of them is dropped.  They
+    /// will be kept out of fork children.  Access them through the region, or
+    /// atomically, or by raw pointers.
+    #[must_use]
+    pub unsafe fn from_raw(start: *mut u8, bytes: usize) -> Self {
+        Self {
+            start: start as usize,
+            bytes,
+        }
+    }
+}
+
+fn os(what: &'static str, bytes: usize) -> MemoryError {
+    MemoryError::Os {
+        what,
+        bytes,
+        source: io::Error::last_os_error(),
+    }
+}
+
+/// Whole pages at a fixed address, unmapped on drop if they are ours.
+#[derive(Debug)]
+pub(crate) struct Mapping {
+    start: usize,
+    bytes: usize,
+    owned: bool,
+    locked: bool,
+}
+
+impl Mapping {
+    /// Fresh zeroed pages; areas of a 2 MiB chunk or more begin on one.
+    pub(crate) fn new(bytes: usize) -> Result<Self, MemoryError> {
+        let slack = if bytes >= CHUNK { CHUNK } else { 0 };
+        // SAFETY: a fresh anonymous mapping, no address is forced.
+        let got = unsafe {
+            libc::mmap(
+                core::ptr::null_mut(),
+                bytes + slack,
+                libc::PROT_READ | libc::PROT_WRITE,
+                libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE,
+                -1,
+                0,
+            )
+        };
+        if got == libc::MAP_FAILED {
+            return Err(os("mmap", bytes));
+        }
+        let raw = got as usize;
+        let start = if slack == 0 {
+            raw
+        } else {
+            raw.next_multiple_of(CHUNK)
+        };
+        for (from, to) in [(raw, start), (start + bytes, raw + bytes + slack)] {
+            if to > from {
+                // SAFETY: the head and the tail of the mapping just made.
+                unsafe { libc::munmap(from as *mut libc::c_void, to - from) };
+            }
+        }
+        Ok(Self {
+            start,
+            bytes,
+            owned: true,
+            locked: false,
+        })
+    }
+
+    /// Pages of somebody else, who keeps them mapped.
+    pub(crate) fn adopt(start: usize, bytes: usize) -> Self {
+        Self {
+            start,
+            bytes,
+            owned: false,
+            locked: false,
+        }
+    }
+
+    /// Makes every page present, small, and absent from fork children.
+    pub(crate) fn prepare(&self) -> Result<(), MemoryError> {
+        let at = self.start as *mut libc::c_void;
+        // A kernel without huge pages refuses this advice, rightly.
+        // SAFETY: advice on pages we own or were given.
+        unsafe { libc::madvise(at, self.bytes, libc::MADV_NOHUGEPAGE) };
+        // SAFETY: as above; fork children see no such pages.
+        if unsafe { libc::madvise(at, self.bytes, libc::MADV_DONTFORK) } != 0 {
+            return Err(os("madvise(MADV_DONTFORK)", self.bytes));
+        }
+        // SAFETY: as above; contents stay.
+        if unsafe { libc::madvise(at, self.bytes, libc::MADV_POPULATE_WRITE) } != 0 {
+            if io::Error::last_os_error().raw_os_error() != Some(libc::EINVAL) {
+                return Err(os("madvise(MADV_POPULATE_WRITE)", self.bytes));
+            }
+            // Linux before 5.14.
+            for page in 0..self.pages() {
+                self.touch(page);
+            }
+        }
+        Ok(())
+    }
+
+    /// Locks the pages in memory, as far as the policy asks.
+    pub(crate) fn lock(&mut self, policy: LockPolicy) -> Result<(), MemoryError> {
+        match policy {
+            LockPolicy::Required => self.mlock(),
+            LockPolicy::IfAllowed => {
+                let _refused = self.mlock();
+                Ok(())
+            }
+            LockPolicy::Never => Ok(()),
+        }
+    }
+
+    fn mlock(&mut self) -> Result<(), MemoryError> {
+        // SAFETY: changes no content and no protection.
+        if unsafe { libc::mlock(self.start as *const libc::c_void, self.bytes) } != 0 {
+            let source = io::Error::last_os_error();
+            let mut limit = libc::rlimit {
+                rlim_cur: 0,
+                rlim_max: 0,
+            };
+            // SAFETY: fills the structure.
+            unsafe { libc::getrlimit(libc::RLIMIT_MEMLOCK, &raw mut limit) };
+            return Err(MemoryError::LockLimit {
+                bytes: self.bytes,
+                limit: limit.rlim_cur,
+                source,
+            });
+        }
+        self.locked = true;
+        Ok(())
+    }
+
+    pub(crate) fn start(&self) -> usize {
+        self.start
+    }
+
+    pub(crate) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    pub(crate) fn pages(&self) -> usize {
+        self.bytes / PAGE_SIZE
+    }
+
+    pub(crate) fn locked(&self) -> bool {
+        self.locked
+    }
+
+    pub(crate) fn atomics_u8(&self) -> &[AtomicU8] {
+        // SAFETY: mapped for the life of `self`, zeroed or initialised, any
+        // bit pattern is valid, and shared access is atomic.
+        unsafe { core::slice::from_raw_parts(self.start as *const AtomicU8, self.bytes) }
+    }
+
+    pub(crate) fn atomics_u64(&self) -> &[AtomicU64] {
+        // SAFETY: as above; pages are aligned for every primitive type.
+        unsafe { core::slice::from_raw_parts(self.start as *const AtomicU64, self.bytes / 8) }
+    }
+
+    /// Writes to page `page` without changing it; takes the same fault as any
+    /// other write.
+    pub(crate) fn touch(&self, page: usize) {
+        assert!(page < self.pages(), "page {page} of {}", self.pages());
+        let at = (self.start + page * PAGE_SIZE) as *mut u8;
+        // Not fetch_or(0): compilers turn that into a load.
+        // SAFETY: a locked OR of zero changes nothing, and the page is ours.
+        unsafe { asm!("lock or byte ptr [{}], 0", in(reg) at, options(nostack)) };
+    }
+}
+
+impl Drop for Mapping {
+    fn drop(&mut self) {
+        // In a fork child the pages are not there (MADV_DONTFORK), and
+        // something else may be.
+        if fork::is_child() {
+            return;
+        }
+        let at = self.start as *mut libc::c_void;
+        // SAFETY: our pages, to which no reference is left; for adopted ones
+        // only what `prepare` and `lock` did is undone.
+        unsafe {
+            if self.owned {
+                libc::munmap(at, self.bytes);
+            } else {
+                if self.locked {
+                    libc::munlock(at, self.bytes);
+                }
+                libc::madvise(at, self.bytes, libc::MADV_DOFORK);
+            }
+        }
+    }
+}

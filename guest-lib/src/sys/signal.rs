@@ -1,0 +1,331 @@
+//! SIGSEGV shared between trackers and the application.
+//!
+//! One handler for the process, installed once and never removed.  A write
+//! fault on a watched range goes to its owner; everything else goes to the
+//! handler which was there before, or to the default action, with the mask
+//! and the arguments it would have had.
+//!
+//! The table of ranges is an immutable sorted array behind an atomic pointer.
+//! Handlers count themselves in and out of one of two counters (as in
+//! sleepable RCU); who changes the table waits until every handler which may
+//! see the old array has left.
+
+use core::ffi::{c_int, c_void};
+use core::mem::MaybeUninit;
+use core::ptr;
+use std::io;
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicPtr, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use super::{PAGE_SIZE, fork, raw};
+
+/// Handles a write fault at an address; false passes it on.
+///
+/// Must be async-signal-safe and must not depend on locks.
+pub(crate) type FaultFn = unsafe fn(context: *const c_void, address: usize) -> bool;
+
+/// A watched range.
+#[derive(Debug, Clone, Copy)]
+struct Entry {
+    start: usize,
+    end: usize,
+    context: *const c_void,
+    handle: FaultFn,
+}
+
+/// The application put its own SIGSEGV handler in place of ours.
+#[derive(Debug, thiserror::Error)]
+#[error("the SIGSEGV handler was replaced after the region was registered")]
+pub struct HandlerReplaced;
+
+static TABLE: AtomicPtr<Vec<Entry>> = AtomicPtr::new(ptr::null_mut());
+static READERS: [AtomicUsize; 2] = [AtomicUsize::new(0), AtomicUsize::new(0)];
+static PARITY: AtomicUsize = AtomicUsize::new(0);
+/// Held by who changes the table or the handler; never by the handler.
+static CHANGE: Mutex<()> = Mutex::new(());
+
+static INSTALLED: AtomicBool = AtomicBool::new(false);
+static OLD_HANDLER: AtomicUsize = AtomicUsize::new(libc::SIG_DFL);
+static OLD_FLAGS: AtomicI32 = AtomicI32::new(0);
+static OLD_MASK: AtomicU64 = AtomicU64::new(0);
+
+const RETIRED: usize = 64;
+/// Ranges lately unwatched: a thread may have faulted before and arrive here
+/// after.  Torn entries do no harm, see `retry_retired`.
+static RETIRED_STARTS: [AtomicUsize; RETIRED] = [const { AtomicUsize::new(0) }; RETIRED];
+static RETIRED_ENDS: [AtomicUsize; RETIRED] = [const { AtomicUsize::new(0) }; RETIRED];
+static RETIRED_NEXT: AtomicUsize = AtomicUsize::new(0);
+
+fn change() -> MutexGuard<'static, ()> {
+    CHANGE.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Keeps a range watched until it is dropped.
+#[derive(Debug)]
+pub(crate) struct Watch {
+    start: usize,
+}
+
+impl Watch {
+    /// Sends write faults in `start..start + bytes` to `handle`.
+    ///
+    /// # Safety
+    /// `context` must be what `handle` expects, and live until the `Watch` is
+    /// dropped.  Ranges must not overlap.
+    pub(crate) unsafe fn new(
+        start: usize,
+        bytes: usize,
+        context: *const c_void,
+        handle: FaultFn,
+    ) -> io::Result<Self> {
+        let _changing = change();
+        install()?;
+        update(|entries| {
+            let at = entries.partition_point(|entry| entry.start < start);
+            entries.insert(
+                at,
+                Entry {
+                    start,
+                    end: start + bytes,
+                    context,
+                    handle,
+                },
+            );
+        });
+        Ok(Self { start })
+    }
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        // A fork child has the counters of threads it does not have.
+        if fork::is_child() {
+            return;
+        }
+        let _changing = change();
+        update(|entries| {
+            if let Ok(at) = entries.binary_search_by_key(&self.start, |entry| entry.start) {
+                let gone = entries.remove(at);
+                let slot = RETIRED_NEXT.fetch_add(1, Ordering::Relaxed) % RETIRED;
+                RETIRED_ENDS[slot].store(0, Ordering::SeqCst);
+                RETIRED_STARTS[slot].store(gone.start, Ordering::SeqCst);
+                RETIRED_ENDS[slot].store(gone.end, Ordering::SeqCst);
+            }
+        });
+    }
+}
+
+/// Replaces the table and returns when no handler sees the old one.
+fn update(edit: impl FnOnce(&mut Vec<Entry>)) {
+    let old = TABLE.load(Ordering::SeqCst);
+    // SAFETY: tables are freed below only, under the same lock.
+    let mut entries = unsafe { old.as_ref() }.cloned().unwrap_or_default();
+    edit(&mut entries);
+    TABLE.store(Box::into_raw(Box::new(entries)), Ordering::SeqCst);
+    // A reader which counted itself in before the store may hold the old
+    // table; one which does so later loads the new one.  Turning the parity
+    // keeps newcomers from holding us up.
+    for _ in 0..2 {
+        let leaving = PARITY.fetch_xor(1, Ordering::SeqCst) & 1;
+        while READERS[leaving].load(Ordering::SeqCst) != 0 {
+            std::thread::yield_now();
+        }
+    }
+    if !old.is_null() {
+        // SAFETY: made by Box::into_raw above, and no reader is left.
+        drop(unsafe { Box::from_raw(old) });
+    }
+}
+
+fn current() -> io::Result<libc::sigaction> {
+    let mut action = MaybeUninit::<libc::sigaction>::uninit();
+    // SAFETY: fills the structure on success.
+    unsafe {
+        if libc::sigaction(libc::SIGSEGV, ptr::null(), action.as_mut_ptr()) != 0 {
+            return Err(io::Error::last_os_error());
+        }
+        Ok(action.assume_init())
+    }
+}
+
+fn ours() -> usize {
+    let handler: extern "C" fn(c_int, *mut libc::siginfo_t, *mut c_void) = on_sigsegv;
+    handler as usize
+}
+
+/// Fails if another handler has taken our place.
+pub(crate) fn check_installed() -> io::Result<()> {
+    if current()?.sa_sigaction == ours() {
+        Ok(())
+    } else {
+        Err(io::Error::other(HandlerReplaced))
+    }
+}
+
+fn install() -> io::Result<()> {
+    if INSTALLED.load(Ordering::Relaxed) {
+        return check_installed();
+    }
+    // What we chain to is known before the first fault can ask for it.
+    remember(&current()?);
+    // SAFETY: the handler lives as long as the process (the C library is
+    // linked with -z nodelete) and is async-signal-safe.
+    unsafe {
+        let mut action: libc::sigaction = core::mem::zeroed();
+        action.sa_sigaction = ours();
+        action.sa_flags = libc::SA_SIGINFO | libc::SA_ONSTACK;
+        libc::sigfillset(&raw mut action.sa_mask);
+        let mut old = MaybeUninit::<libc::sigaction>::uninit();
+        if libc::sigaction(libc::SIGSEGV, &raw const action, old.as_mut_ptr()) != 0 {
+            return Err(io::Error::last_os_error());
+        }
+        remember(&old.assume_init());
+    }
+    INSTALLED.store(true, Ordering::Relaxed);
+    Ok(())
+}
+
+fn remember(action: &libc::sigaction) {
+    // SAFETY: the kernel's set of 64 signals is the first word of sigset_t.
+    let mask = unsafe { ptr::from_ref(&action.sa_mask).cast::<u64>().read() };
+    OLD_MASK.store(mask, Ordering::SeqCst);
+    OLD_FLAGS.store(action.sa_flags, Ordering::SeqCst);
+    OLD_HANDLER.store(action.sa_sigaction, Ordering::SeqCst);
+}
+
+/// The handler.  async-signal-safe.
+extern "C" fn on_sigsegv(signal: c_int, info: *mut libc::siginfo_t, context: *mut c_void) {
+    const SEGV_ACCERR: c_int = 2;
+    const WRITE: i64 = 2;
+    const FETCH: i64 = 16;
+    #[allow(clippy::cast_sign_loss)] // an index, 19
+    const ERR: usize = libc::REG_ERR as usize;
+    // SAFETY: the kernel passes valid pointers (SA_SIGINFO).
+    let (code, address, error) = unsafe {
+        let machine = &(*context.cast::<libc::ucontext_t>()).uc_mcontext;
+        (
+            (*info).si_code,
+            (*info).si_addr() as usize,
+            machine.gregs[ERR],
+        )
+    };
+    if code == SEGV_ACCERR
+        && error & (WRITE | FETCH) == WRITE
+        && (dispatch(address) || retry_retired(address))
+    {
+        return;
+    }
+    // SAFETY: the arguments come from the kernel.
+    unsafe { chain(signal, info, context, code) };
+}
+
+/// async-signal-safe.
+fn dispatch(address: usize) -> bool {
+    let readers = &READERS[PARITY.load(Ordering::SeqCst) & 1];
+    readers.fetch_add(1, Ordering::SeqCst);
+    // SAFETY: counted in, so the table cannot be freed.
+    let table = unsafe { TABLE.load(Ordering::SeqCst).as_ref() };
+    let mut handled = false;
+    if let Some(entries) = table {
+        let after = entries.partition_point(|entry| entry.start <= address);
+        if let Some(entry) = after.checked_sub(1).and_then(|at| entries.get(at))
+            && address < entry.end
+        {
+            // SAFETY: the context lives while its entry may be seen.
+            handled = unsafe { (entry.handle)(entry.context, address) };
+        }
+    }
+    readers.fetch_sub(1, Ordering::SeqCst);
+    handled
+}
+
+/// A fault taken before its range was unwatched: if the page can be written
+/// now, the instruction may simply be tried again.  async-signal-safe.
+fn retry_retired(address: usize) -> bool {
+    let retired = RETIRED_STARTS
+        .iter()
+        .zip(&RETIRED_ENDS)
+        .any(|(start, end)| {
+            (start.load(Ordering::SeqCst)..end.load(Ordering::SeqCst)).contains(&address)
+        });
+    let page = address & !(PAGE_SIZE - 1);
+    #[allow(clippy::cast_sign_loss)] // 23
+    let populate = libc::MADV_POPULATE_WRITE as usize;
+    // SAFETY: changes no content; fails if the page is not writable.
+    retired && unsafe { raw::syscall4(libc::SYS_madvise, page, PAGE_SIZE, populate, 0) } == 0
+}
+
+/// Does what would have happened without us.  async-signal-safe, unless the
+/// application's handler is not.
+///
+/// # Safety
+/// The arguments of a SIGSEGV handler.
+unsafe fn chain(signal: c_int, info: *mut libc::siginfo_t, context: *mut c_void, code: c_int) {
+    let handler = OLD_HANDLER.load(Ordering::SeqCst);
+    let flags = OLD_FLAGS.load(Ordering::SeqCst);
+    let from_processor = code > 0;
+    if handler == libc::SIG_IGN && !from_processor {
+        return;
+    }
+    if handler == libc::SIG_DFL || handler == libc::SIG_IGN {
+        default_action(signal, from_processor);
+        return;
+    }
+    if flags & libc::SA_RESETHAND != 0 {
+        OLD_HANDLER.store(libc::SIG_DFL, Ordering::SeqCst);
+    }
+    // SAFETY: the mask of the interrupted code is in its context; the kernel
+    // restores it when the handler returns.  The address is a handler of this
+    // process with the signature its flags tell.
+    unsafe {
+        let interrupted = &raw const (*context.cast::<libc::ucontext_t>()).uc_sigmask;
+        let mut mask = interrupted.cast::<u64>().read() | OLD_MASK.load(Ordering::SeqCst);
+        if flags & libc::SA_NODEFER == 0 {
+            mask |= 1 << (libc::SIGSEGV - 1);
+        }
+        set_mask(mask);
+        if flags & libc::SA_SIGINFO != 0 {
+            let call: extern "C" fn(c_int, *mut libc::siginfo_t, *mut c_void) =
+                core::mem::transmute(handler);
+            call(signal, info, context);
+        } else {
+            let call: extern "C" fn(c_int) = core::mem::transmute(handler);
+            call(signal);
+        }
+    }
+}
+
+/// async-signal-safe.
+fn set_mask(mask: u64) {
+    #[allow(clippy::cast_sign_loss)] // 2
+    let how = libc::SIG_SETMASK as usize;
+    // SAFETY: the kernel reads eight bytes.
+    unsafe {
+        raw::syscall4(
+            libc::SYS_rt_sigprocmask,
+            how,
+            &raw const mask as usize,
+            0,
+            8,
+        )
+    };
+}
+
+/// Lets the process die of the signal as if nobody had caught it: the fault
+/// repeats, or the signal is sent again.  async-signal-safe.
+fn default_action(signal: c_int, from_processor: bool) {
+    // SAFETY: sigaction and the raw system calls are async-signal-safe.
+    unsafe {
+        let mut action: libc::sigaction = core::mem::zeroed();
+        action.sa_sigaction = libc::SIG_DFL;
+        libc::sigaction(signal, &raw const action, ptr::null_mut());
+        if !from_processor {
+            #[allow(clippy::cast_sign_loss, clippy::cast_possible_truncation)] // ids are small
+            {
+                let process = raw::syscall4(libc::SYS_getpid, 0, 0, 0, 0) as usize;
+                let thread = raw::syscall4(libc::SYS_gettid, 0, 0, 0, 0) as usize;
+                raw::syscall4(libc::SYS_tgkill, process, thread, signal as usize, 0);
+            }
+        }
+    }
+}

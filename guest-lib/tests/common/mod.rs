@@ -1,0 +1,91 @@
+//! What the tests share.
+#![allow(dead_code)]
+
+use std::io::Write;
+use std::path::PathBuf;
+use std::sync::Mutex;
+
+use hvckpt::{LockPolicy, Region, RegionBuilder, TrackerKind};
+
+/// Says on the real standard error, past the harness, that something was not
+/// tested.
+pub fn skipped(what: &str, why: &str) {
+    let line = format!("\nSKIPPED {what}: {why}\n");
+    std::io::stderr()
+        .write_all(line.as_bytes())
+        .expect("stderr");
+}
+
+/// The description of a region for tests.
+pub fn builder(kind: TrackerKind, pages: usize) -> RegionBuilder {
+    hvckpt::register_cda()
+        .pages(pages)
+        .tracker(kind)
+        .lock(LockPolicy::IfAllowed)
+}
+
+pub fn region(kind: TrackerKind, pages: usize) -> Region {
+    builder(kind, pages)
+        .register()
+        .unwrap_or_else(|e| panic!("{}", hvckpt::explain(&e)))
+}
+
+/// The trackers which work here; the others are skipped loudly, and `pt` and
+/// `sim` must work everywhere.
+pub fn trackers() -> Vec<TrackerKind> {
+    let works = |kind: &TrackerKind| match builder(*kind, 1).register() {
+        Ok(_) => true,
+        Err(error) => {
+            assert!(
+                !matches!(kind, TrackerKind::Pt | TrackerKind::Sim),
+                "{}",
+                hvckpt::explain(&error)
+            );
+            static TOLD: Mutex<Vec<TrackerKind>> = Mutex::new(Vec::new());
+            let mut told = TOLD.lock().expect("no panic inside");
+            if !told.contains(kind) {
+                told.push(*kind);
+                skipped(&format!("all tests of {kind}"), &hvckpt::explain(&error));
+            }
+            false
+        }
+    };
+    TrackerKind::ALL.into_iter().filter(works).collect()
+}
+
+/// Where cargo puts things: `target/PROFILE`.
+pub fn profile_dir() -> PathBuf {
+    let exe = std::env::current_exe().expect("this test has a file");
+    exe.ancestors()
+        .nth(2)
+        .expect("target/PROFILE/deps/test")
+        .to_owned()
+}
+
+/// An example program, which `cargo test` has built.
+pub fn example(name: &str) -> PathBuf {
+    let path = profile_dir().join("examples").join(name);
+    assert!(
+        path.exists(),
+        "{} is not built; run the whole `cargo test`",
+        path.display()
+    );
+    path
+}
+
+/// A small generator of repeatable numbers (xorshift64*).
+#[derive(Debug, Clone)]
+pub struct Rng(u64);
+
+impl Rng {
+    pub fn new(seed: u64) -> Self {
+        Self(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1)
+    }
+
+    pub fn below(&mut self, end: usize) -> usize {
+        self.0 ^= self.0 >> 12;
+        self.0 ^= self.0 << 25;
+        self.0 ^= self.0 >> 27;
+        (self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 11) as usize % end
+    }
+}

@@ -1,0 +1,270 @@
+//! The programs: exactness of every tracker with every writer, the command,
+//! the C API.
+
+mod common;
+
+use std::path::Path;
+use std::process::{Command, Output};
+
+use common::{example, profile_dir, skipped, trackers};
+use hvckpt::{Coverage, TrackerKind};
+use serde_json::Value;
+
+fn run(program: &Path, args: &[&str]) -> Output {
+    Command::new(program).args(args).output().unwrap()
+}
+
+fn json(output: &Output) -> Value {
+    serde_json::from_slice(&output.stdout).unwrap_or_else(|e| panic!("{e}: {output:?}"))
+}
+
+#[test]
+fn exact_with_every_writer() {
+    let exact = example("exact");
+    for kind in trackers() {
+        for writer in ["mem", "read", "recv", "readv", "vm_writev", "ptrace"] {
+            let base = [
+                "--tracker",
+                kind.name(),
+                "--writer",
+                writer,
+                "--transactions",
+                "15",
+            ];
+            let limits = kind.limits();
+            let coverage = match writer {
+                "mem" => Coverage::Reported,
+                "ptrace" => limits.forced_writes,
+                _ => limits.kernel_writes,
+            };
+            let output = run(&exact, &base);
+            let result = json(&output);
+            let code = output.status.code();
+            match coverage {
+                Coverage::Reported => {
+                    assert_eq!(code, Some(0), "{kind} {writer}: {result}");
+                    assert!(
+                        result["changed"].as_u64() > Some(100),
+                        "{kind} {writer}: {result}"
+                    );
+                    assert_eq!(result["refused"], 0, "{kind} {writer}: {result}");
+                }
+                Coverage::Refused => {
+                    assert_eq!(code, Some(0), "{kind} {writer}: {result}");
+                    assert_eq!(result["changed"], 0, "{kind} {writer}: {result}");
+                    assert!(
+                        result["refused"].as_u64() > Some(100),
+                        "{kind} {writer}: {result}"
+                    );
+                    let output = run(&exact, &[&base[..], &["--prepare"]].concat());
+                    let result = json(&output);
+                    assert_eq!(output.status.code(), Some(0), "{kind} {writer}: {result}");
+                    assert_eq!(result["refused"], 0, "{kind} {writer}: {result}");
+                    assert!(
+                        result["changed"].as_u64() > Some(100),
+                        "{kind} {writer}: {result}"
+                    );
+                }
+                Coverage::Missed => {
+                    assert_eq!(code, Some(77), "{kind} {writer}: {result}");
+                    // The limit is real; were it not, the table would be wrong.
+                    let output = run(&exact, &[&base[..], &["--force"]].concat());
+                    let result = json(&output);
+                    assert_eq!(output.status.code(), Some(1), "{kind} {writer}: {result}");
+                    assert!(
+                        result["missed"].as_u64() > Some(0),
+                        "{kind} {writer}: {result}"
+                    );
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn exact_with_threads() {
+    let exact = example("exact");
+    for kind in trackers() {
+        let base = ["--tracker", kind.name(), "--threads", "4", "--pages", "300"];
+        let runs: [&[&str]; 2] = [
+            &["--transactions", "50"],
+            &["--racing", "--transactions", "500"],
+        ];
+        for more in runs {
+            let output = run(&exact, &[&base[..], more].concat());
+            assert_eq!(output.status.code(), Some(0), "{kind}: {}", json(&output));
+        }
+    }
+}
+
+/// The check itself is checked: a page taken from each list is found missing.
+#[test]
+fn exact_can_fail() {
+    for kind in trackers() {
+        let output = run(&example("exact"), &["--tracker", kind.name(), "--sabotage"]);
+        let result = json(&output);
+        assert_eq!(output.status.code(), Some(1), "{kind}: {result}");
+        assert_eq!(result["missed"], 100, "{kind}: {result}");
+    }
+}
+
+#[test]
+fn cost_measures() {
+    for kind in trackers() {
+        for more in [
+            &["--pairs"][..],
+            &["--pattern", "spread"],
+            &["--pattern", "rotate"],
+        ] {
+            let base = ["--tracker", kind.name(), "--pages", "256", "--dirty", "16"];
+            let output = run(&example("cost"), &[&base[..], more].concat());
+            let result = json(&output);
+            assert_eq!(output.status.code(), Some(0), "{kind}: {result}");
+            assert!(result["ns"].as_u64() > Some(0), "{kind}: {result}");
+            assert_eq!(result["listed"], 1600, "{kind}: {result}");
+        }
+    }
+}
+
+#[test]
+fn counter_counts() {
+    for kind in trackers() {
+        let output = run(&example("counter"), &[kind.name()]);
+        let text = String::from_utf8(output.stdout).unwrap();
+        let line = |page: usize| format!("{kind}: dirty pages [{page}]\n");
+        assert_eq!(text, (0..4).map(line).collect::<String>());
+    }
+}
+
+#[test]
+fn doctor_tells_the_truth() {
+    let works = trackers();
+    let hvckpt = env!("CARGO_BIN_EXE_hvckpt");
+    let output = run(Path::new(hvckpt), &["doctor", "--json"]);
+    assert_eq!(output.status.code(), Some(0), "pt works everywhere");
+    let report = json(&output);
+    let list = report["trackers"].as_array().unwrap();
+    assert_eq!(list.len(), TrackerKind::ALL.len());
+    for entry in list {
+        let kind: TrackerKind = entry["name"].as_str().unwrap().parse().unwrap();
+        assert_eq!(entry["works"], works.contains(&kind), "{entry}");
+        assert_eq!(entry["why_not"].is_null(), works.contains(&kind), "{entry}");
+    }
+    let text = run(Path::new(hvckpt), &["doctor"]).stdout;
+    assert!(
+        String::from_utf8(text)
+            .unwrap()
+            .contains("pt            works")
+    );
+    assert_eq!(run(Path::new(hvckpt), &["--help"]).status.code(), Some(0));
+    assert_eq!(
+        run(Path::new(hvckpt), &["no-such-command"]).status.code(),
+        Some(2)
+    );
+}
+
+fn compile(compiler: &str, args: &[&str]) -> Option<Output> {
+    Command::new(compiler).args(args).output().ok()
+}
+
+/// `cargo test` leaves out the libraries which C programs link with.
+fn build_libraries(profile: &Path) {
+    let mut cargo = Command::new(env!("CARGO"));
+    cargo.args(["build", "--quiet", "--package", "hvckpt", "--lib"]);
+    if profile.ends_with("release") {
+        cargo.arg("--release");
+    }
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let status = cargo.current_dir(root).status().expect("cargo runs");
+    assert!(status.success(), "cargo build failed: {status}");
+}
+
+#[test]
+fn the_c_api() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let include = format!("-I{}", root.join("include").display());
+    let source = root.join("tests/c/api.c").display().to_string();
+    let counter = root.join("examples/c/counter.c").display().to_string();
+    let strict = [
+        "-std=gnu11",
+        "-Wall",
+        "-Wextra",
+        "-Werror",
+        "-pthread",
+        &include,
+    ];
+    let libraries = profile_dir();
+    build_libraries(&libraries);
+    let search = format!("-L{}", libraries.display());
+    let archive = libraries.join("libhvckpt.a").display().to_string();
+    let temporary = Path::new(env!("CARGO_TARGET_TMPDIR"));
+    for (how, link) in [
+        ("shared", vec!["-lhvckpt"]),
+        ("static", vec![&archive[..], "-lm"]),
+    ] {
+        for (name, source) in [("api", &source), ("counter", &counter)] {
+            let program = temporary.join(format!("{name}-{how}"));
+            let out = program.display().to_string();
+            let args = [&strict[..], &["-o", &out, source, &search], &link].concat();
+            let built = compile("cc", &args).expect("a C compiler (cc) is needed");
+            assert!(
+                built.status.success(),
+                "{}",
+                String::from_utf8_lossy(&built.stderr)
+            );
+            for kind in trackers() {
+                let output = Command::new(&program)
+                    .arg(kind.name())
+                    .env("LD_LIBRARY_PATH", &libraries)
+                    .output()
+                    .unwrap();
+                let text = String::from_utf8_lossy(&output.stdout);
+                let errors = String::from_utf8_lossy(&output.stderr);
+                assert!(
+                    output.status.success(),
+                    "{name}, {how}, {kind}: {text}{errors}"
+                );
+                assert!(text.lines().count() >= 4, "{name}, {how}, {kind}: {text}");
+            }
+        }
+    }
+    let header = root.join("include/hvckpt.h").display().to_string();
+    let cxx = [
+        "-x",
+        "c++",
+        "-std=c++20",
+        "-Wall",
+        "-Wextra",
+        "-Werror",
+        "-fsyntax-only",
+        &header,
+    ];
+    match compile("c++", &cxx) {
+        Some(built) => {
+            assert!(
+                built.status.success(),
+                "{}",
+                String::from_utf8_lossy(&built.stderr)
+            );
+        }
+        None => skipped("the header in C++", "no c++ here"),
+    }
+}
+
+/// Programs for patched guests say so elsewhere, and do nothing.
+#[test]
+fn guest_programs_refuse_other_machines() {
+    if hvckpt::sys::gate::capabilities().is_ok() {
+        skipped(
+            "guest_programs_refuse_other_machines",
+            "this is a patched guest",
+        );
+        return;
+    }
+    for name in ["refusals", "fork_isolation", "remap"] {
+        let output = run(&example(name), &[]);
+        assert_eq!(output.status.code(), Some(2), "{name}");
+        let text = String::from_utf8_lossy(&output.stderr);
+        assert!(text.contains("no gate"), "{name}: {text}");
+    }
+}

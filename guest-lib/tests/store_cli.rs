@@ -1,0 +1,117 @@
+//! The commands for stores: what they print, and how they exit.
+
+#![allow(clippy::cast_possible_truncation)] // 64-bit only
+
+mod store_common;
+
+use std::fs;
+use std::path::Path;
+use std::process::{Command, Output};
+
+use hvckpt::store::{Durability, Page, PageWrite, Store, StoreOptions};
+use serde_json::Value;
+use store_common::Scratch;
+
+fn hvckpt(arguments: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_hvckpt"))
+        .args(arguments)
+        .output()
+        .unwrap()
+}
+
+fn json(output: &Output) -> Value {
+    serde_json::from_slice(&output.stdout).unwrap()
+}
+
+fn build(path: &Path) -> Vec<u64> {
+    let store = Store::open(path, StoreOptions::default()).unwrap();
+    let area = store.area("main", 0x10_0000, 5).unwrap();
+    let commit = |n: u64| {
+        let page = Page([n; 512]);
+        let write = PageWrite::new(area, n % 5, &page);
+        store.commit(&[write], Durability::Sync).unwrap()
+    };
+    (1..=9).map(commit).collect()
+}
+
+#[test]
+fn a_store_is_shown_checked_restored_and_compacted() {
+    let scratch = Scratch::new("cli");
+    let (store, file) = (scratch.path().join("store"), scratch.path().join("out"));
+    let versions = build(&store);
+    let (store, file) = (store.to_str().unwrap(), file.to_str().unwrap());
+    let newest = *versions.last().unwrap();
+
+    let shown = hvckpt(&["inspect", store, "--json"]);
+    assert_eq!(shown.status.code(), Some(0));
+    let shown = json(&shown);
+    assert_eq!(shown["versions"].as_array().unwrap().len(), 10);
+    assert_eq!(
+        (&shown["areas"][0]["name"], &shown["sound"]),
+        (&"main".into(), &true.into())
+    );
+    let text = hvckpt(&["inspect", store]);
+    assert!(String::from_utf8(text.stdout).unwrap().contains("HOT PAGE"));
+
+    let restored = hvckpt(&[
+        "restore",
+        store,
+        "--output",
+        file,
+        "--version",
+        "6",
+        "--json",
+    ]);
+    assert_eq!(json(&restored)["version"], 6);
+    let bytes = fs::read(file).unwrap();
+    let words: Vec<u8> = bytes.chunks(4096).map(|page| page[0]).collect();
+    // The area itself was the first version.
+    assert_eq!((words, bytes.len()), (vec![5, 1, 2, 3, 4], 5 * 4096));
+
+    let compacted = json(&hvckpt(&["compact", store, "--keep", "3", "--json"]));
+    assert_eq!(compacted["versions"], 3);
+    let gone = hvckpt(&["restore", store, "--output", file, "--version", "6"]);
+    assert_eq!(gone.status.code(), Some(2));
+    let back = hvckpt(&[
+        "restore",
+        store,
+        "--in-place",
+        "--version",
+        &(newest - 1).to_string(),
+    ]);
+    assert_eq!(back.status.code(), Some(0), "{back:?}");
+    let verified = json(&hvckpt(&["verify", store, "--json"]));
+    assert_eq!(
+        (&verified["sound"], &verified["acknowledged"]),
+        (&true.into(), &(newest + 1).into())
+    );
+}
+
+#[test]
+fn damage_and_absence_have_their_exit_status() {
+    let scratch = Scratch::new("cli-damage");
+    build(scratch.path());
+    let path = scratch.path().to_str().unwrap();
+    assert_eq!(hvckpt(&["verify", path]).status.code(), Some(0));
+    let image = scratch.path().join("image-000002.hvck");
+    let mut bytes = fs::read(&image).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 4;
+    fs::write(&image, bytes).unwrap();
+    let verified = hvckpt(&["verify", path]);
+    assert_eq!(verified.status.code(), Some(1), "{verified:?}");
+    assert!(
+        String::from_utf8(verified.stdout)
+            .unwrap()
+            .contains("image-000002.hvck")
+    );
+    let absent = scratch.path().join("nothing");
+    assert_eq!(
+        hvckpt(&["verify", absent.to_str().unwrap()]).status.code(),
+        Some(2)
+    );
+    assert_eq!(
+        hvckpt(&["compact", absent.to_str().unwrap()]).status.code(),
+        Some(2)
+    );
+}

@@ -1,0 +1,237 @@
+//! A simulated disk loses power at random instants, a thousand times.  No
+//! version which was acknowledged is lost, and what is found is a version as
+//! it was committed.
+
+#![allow(clippy::cast_possible_truncation, clippy::rc_clone_in_vec_init)] // 64-bit only; pages are shared on purpose
+
+use std::collections::BTreeMap;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use hvckpt::store::backend::CrashDisk;
+use hvckpt::store::{Compression, Durability, Page, PageWrite, Store, StoreError, StoreOptions};
+
+const PAGES: u64 = 80;
+const ITERATIONS: u64 = 1000;
+/// Crashes which one store goes through.
+const LIVES: u64 = 12;
+
+struct Rng(u64);
+
+impl Rng {
+    fn next(&mut self) -> u64 {
+        self.0 ^= self.0 >> 12;
+        self.0 ^= self.0 << 25;
+        self.0 ^= self.0 >> 27;
+        self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 8
+    }
+
+    fn below(&mut self, end: u64) -> u64 {
+        self.next() % end
+    }
+}
+
+type State = Vec<Rc<Page>>;
+
+/// What was committed, and what of it must be there.
+struct Model {
+    versions: BTreeMap<u64, State>,
+    acknowledged: u64,
+    now: State,
+}
+
+impl Model {
+    fn new() -> Self {
+        let now: State = vec![Rc::new(Page::ZERO); PAGES as usize];
+        Self {
+            versions: BTreeMap::from([(0, now.clone())]),
+            acknowledged: 0,
+            now,
+        }
+    }
+
+    fn change(&mut self, rng: &mut Rng) -> (State, Vec<u64>) {
+        let mut next = self.now.clone();
+        let mut pages: Vec<u64> = (0..=rng.below(6)).map(|_| rng.below(PAGES)).collect();
+        pages.sort_unstable();
+        pages.dedup();
+        for &page in &pages {
+            let mut content = *next[page as usize];
+            match rng.below(4) {
+                0 => content = Page::ZERO,
+                1 => content.0.iter_mut().for_each(|word| *word = rng.next()),
+                _ => content.0[rng.below(512) as usize] = rng.next(),
+            }
+            next[page as usize] = Rc::new(content);
+        }
+        (next, pages)
+    }
+}
+
+fn options(rng: &mut Rng) -> StoreOptions {
+    let mut options = StoreOptions::default();
+    options.keep = 4;
+    options.image_bytes = 1 << (12 + rng.below(6));
+    options.interval = Duration::ZERO;
+    options.group_delay = Duration::ZERO;
+    options.auto_compact = rng.below(4) == 0;
+    options.compact_bytes = 1 << 16;
+    options.compression = match rng.below(3) {
+        0 => Compression::None,
+        1 => Compression::Lz4,
+        _ => Compression::Zstd(1),
+    };
+    options
+}
+
+fn check(store: &Store, model: &mut Model, what: &str) {
+    let version = store.newest();
+    assert!(
+        version >= model.acknowledged,
+        "{what}: {version}, {}",
+        model.acknowledged
+    );
+    // The area itself is a version too.
+    let last = model.versions.range(..=version).next_back().expect(what);
+    let (number, state) = (*last.0, last.1.clone());
+    assert!(
+        number == version || number == 0,
+        "{what}: {version} was never committed"
+    );
+    if version > 0 {
+        let view = store.view(None).expect(what);
+        for (page, expected) in state.iter().enumerate() {
+            let found = view.page(0, page as u64).expect(what);
+            assert!(
+                found == **expected,
+                "{what}: page {page} of version {version}"
+            );
+        }
+    }
+    for kept in store.versions() {
+        if let (Some(state), Ok(view)) = (
+            model.versions.get(&kept.number),
+            store.view(Some(kept.number)),
+        ) && !view.areas().is_empty()
+        {
+            let page = kept.number % PAGES;
+            let found = view.page(0, page).expect(what);
+            assert!(
+                found == *state[page as usize],
+                "{what}: version {} kept",
+                kept.number
+            );
+        }
+    }
+    model.versions.split_off(&(version + 1));
+    model.now = state;
+    // Opening made it durable.
+    model.acknowledged = version;
+}
+
+/// Commits until the power is gone.
+fn work(
+    disk: &CrashDisk,
+    store: &Store,
+    model: &mut Model,
+    rng: &mut Rng,
+) -> Result<(), StoreError> {
+    let area = store.area("main", 0x1000_0000, PAGES)?;
+    let shaped = store.durable();
+    if !model.versions.contains_key(&shaped) {
+        model.versions.insert(shaped, model.now.clone());
+        model.acknowledged = shaped;
+    }
+    let mut last = store.newest();
+    for _ in 0..400 {
+        let full = rng.below(25) == 0;
+        disk.space(full.then(|| rng.below(4000)));
+        let (next, pages) = model.change(rng);
+        let durability = match rng.below(4) {
+            0 => Durability::Async,
+            1 => Durability::Group,
+            _ => Durability::Sync,
+        };
+        let writes: Vec<PageWrite<'_>> = pages
+            .iter()
+            .map(|&page| {
+                let write = PageWrite::new(area, page, &next[page as usize]);
+                if rng.below(8) > 0 {
+                    write.old(&model.now[page as usize])
+                } else {
+                    write
+                }
+            })
+            .collect();
+        // It may be there even if its commit does not return any more.
+        let number = last + 1;
+        last = number;
+        model.versions.insert(number, next.clone());
+        let version = match store.commit(&writes, durability) {
+            Ok(version) => version,
+            // Unlike a commit in which the power fails, this one is never seen.
+            Err(StoreError::Full { .. }) => {
+                model.versions.remove(&number);
+                continue;
+            }
+            Err(error) => return Err(error),
+        };
+        assert_eq!(version, number);
+        if durability != Durability::Async {
+            model.acknowledged = version;
+        }
+        model.now = next;
+        if rng.below(40) == 0 && !full {
+            store.compact(|_| {})?;
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn nothing_committed_is_lost_and_nothing_else_is_shown() {
+    let mut rng = Rng(0x5eed);
+    let mut disk = CrashDisk::new();
+    let mut model = Model::new();
+    let (mut cuts, mut kept) = (0, 0);
+    for iteration in 0..ITERATIONS {
+        if iteration % LIVES == 0 {
+            disk = CrashDisk::new();
+            model = Model::new();
+        }
+        let what = format!("iteration {iteration}");
+        let early = rng.below(5) == 0;
+        if early {
+            disk.cut_after(rng.below(12));
+        }
+        let opened = Store::open_on(Arc::new(disk.clone()), options(&mut rng));
+        match opened {
+            Ok(store) => {
+                check(&store, &mut model, &what);
+                kept += u64::from(model.acknowledged > 0);
+                if !early {
+                    disk.cut_after(rng.below(120));
+                }
+                match work(&disk, &store, &mut model, &mut rng) {
+                    Ok(()) => {}
+                    Err(StoreError::Io { .. } | StoreError::Poisoned) => cuts += 1,
+                    Err(error) => panic!("{what}: {}", hvckpt::explain(&error)),
+                }
+            }
+            Err(StoreError::Io { .. }) if early => cuts += 1,
+            Err(error) => panic!("{what}: {}", hvckpt::explain(&error)),
+        }
+        if rng.below(3) > 0 {
+            disk = disk.after_crash(rng.next());
+        } else {
+            // Only the program died: what it wrote is still on its way.
+            disk.cut_after(u64::MAX);
+            disk.space(None);
+        }
+    }
+    assert!(
+        cuts > ITERATIONS * 3 / 4 && kept > ITERATIONS / 2,
+        "{cuts} cuts, {kept} recoveries"
+    );
+}
