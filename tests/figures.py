@@ -1,0 +1,42 @@
+"""Compares instruction counts of `cost` with what is promised.
+
+usage: figures.py DIRECTORY   (with gate.out, ptxen-64.out, ...)
+Prints "ok TEXT" or "FAIL TEXT" for each promise.
+"""
+import json
+import sys
+
+
+def load(name):
+    with open(f"{sys.argv[1]}/{name}.out", encoding="utf-8") as f:
+        return json.loads(f.read().strip().splitlines()[-1])
+
+
+# Medians: a timer tick in one transaction of many says nothing of the others.
+def per_transaction(run):
+    return run["write_median_ns"] + run["commit_median_ns"]
+
+
+def promise(text, value, limit, at_least=False):
+    good = value >= limit if at_least else value <= limit
+    print(f"{'ok' if good else 'FAIL'} {text}: {value:.1f} "
+          f"({'at least' if at_least else 'at most'} {limit:.1f})")
+
+
+try:
+    promise("gate round trip, instructions", load("gate")["ns_per_call"], 250)
+    one, some, many = load("ptxen-1"), load("ptxen-64"), load("ptxen-256")
+    promise("fault and regrant a page", many["write_median_ns"] / 256, 544)
+    promise("re-protect a page", (many["commit_median_ns"] - some["commit_median_ns"]) / 192, 200)
+    spread = load("spread-64")
+    promise("pt over ptxen, 64 pages a transaction",
+            per_transaction(load("pt-64")) / per_transaction(spread), 40, True)
+    promise("pagemap-scan over ptxen, 64 pages a transaction",
+            per_transaction(load("scan-64")) / per_transaction(spread), 10, True)
+    # One page dirtied: 256 MiB may cost 5 % more than 4 MiB, and one look at
+    # each further 2 MiB (a load, a mask, a comparison, the loop).
+    large = load("ptxen-256MiB")
+    promise("one dirty page in 256 MiB", per_transaction(large),
+            1.05 * per_transaction(one) + 126 * 12)
+except (OSError, KeyError, ValueError) as error:
+    print(f"FAIL figures: {type(error).__name__}: {error}")

@@ -1,0 +1,158 @@
+# shellcheck shell=bash
+# Tests in the emulated machine: few boots, many steps each.
+
+guest_prepare() {
+    local src
+    on_exit '[ -z "${GUEST_RUN:-}" ] || kill -TERM $GUEST_RUN 2>/dev/null'
+    log "building the crates, examples and test programs"
+    ( cd "$HVCKPT_ROOT" && cargo build --release --workspace --examples && cargo build --release --workspace ) \
+        >"$logs/build.log" 2>&1 </dev/null ||
+        { tail -n 30 "$logs/build.log" >&2; die "cargo build failed (log: $logs/build.log)"; }
+    EXAMPLES=${CARGO_TARGET_DIR:-$HVCKPT_ROOT/target}/release/examples
+    host_packages gcc libc6-dev python3
+    make_tmpdir GUEST_BIN
+    for src in "$HVCKPT_ROOT"/tests/guest/*.c "$HVCKPT_ROOT"/tests/dom0/*.c; do
+        gcc -O2 -Wall -Wextra -o "$GUEST_BIN/$(basename "$src" .c)" "$src" -ldl ||
+            die "cannot compile $src"
+    done
+    GUEST_ADD=()
+    for src in exact cost refusals fork_isolation remap; do GUEST_ADD+=(--add "$EXAMPLES/$src"); done
+    for src in "$GUEST_BIN"/* "$HVCKPT_ROOT"/tests/dom0/*.sh; do GUEST_ADD+=(--add "$src"); done
+}
+
+# boot NAME [GUEST-RUN-OPTION]...: one boot; the steps come on standard input.
+# Every step counts as a test; one that did not run has failed.
+boot() {
+    local name=$1 dir=$logs/$1 rc=0 step result; shift
+    mkdir -p "$dir"
+    cat >"$dir/steps"
+    log "boot '$name': $(grep -c . "$dir/steps") steps (log: $dir)"
+    # In the background, so that a signal to this script is acted upon at once.
+    HVCKPT_NO_BUILD=1 "$HVCKPT_ROOT/scripts/guest-run" --mem 1024 "$@" "${GUEST_ADD[@]}" \
+        --console "$dir/console.log" --logs "$dir" --script "$dir/steps" \
+        >"$dir/out" 2>"$dir/err" </dev/null &
+    GUEST_RUN=$!
+    wait $GUEST_RUN || rc=$?
+    GUEST_RUN=
+    while read -r _ step _; do
+        result=$(sed -n "s/^step $step: //p" "$dir/out" | grep -v '^start$' | tail -n 1 || true)
+        case $result in
+        ok*) ok "$name: $step ${result#ok }" ;;
+        *)
+            tail -n 15 "$dir/$step.out" "$dir/$step.err" >&2 2>/dev/null || true
+            bad "$name: $step: ${result:-did not run} (see $dir)" ;;
+        esac
+    done < <(grep . "$dir/steps")
+    # Debug builds say so when a count of references is off.
+    if grep -E '\(XEN\).*(Bad type|Leaking mfn|Error getting mfn|Could not get page|Type count overflow)' \
+        "$dir/console.log" >"$dir/references" 2>/dev/null; then
+        head -n 5 "$dir/references" >&2
+        bad "$name: page references (see $dir/references)"
+    fi
+    if [ $rc = 125 ]; then
+        tail -n 20 "$dir/err" >&2
+        bad "$name: the lab (panic, BUG, assertion, oops or failed boot; see $dir/console.log)"
+    fi
+}
+
+# In the emulated machine threaded programs that fork see their heap corrupted,
+# without the patch as well (docs/lab.md): glibc's abort, and only that, may be
+# repeated once, and says so.
+once_more() {
+    printf '%s || { test $? = 134 && echo "AGAIN: heap abort, see docs/lab.md" && %s; }' "$1" "$1"
+}
+
+# What has to hold on every build of the hypervisor.  $1: forks a test.
+common_steps() {
+    cat <<E
+domu:60 doctor hvckpt doctor
+domu:120 refusals refusals
+domu:120 remap remap
+domu:200 racing exact --tracker ptxen --pages 2048 --threads 4 --transactions 200 --racing
+domu:200 odd-size exact --tracker ptxen --pages 777 --threads 3 --transactions 100
+domu:100 write-read exact --tracker ptxen --pages 1024 --transactions 60 --writer read
+domu:100 write-recv exact --tracker ptxen --pages 1024 --transactions 60 --writer recv
+domu:100 write-readv exact --tracker ptxen --pages 1024 --transactions 60 --writer readv
+domu:200 write-vm_writev exact --tracker ptxen --pages 1024 --transactions 60 --writer vm_writev
+domu:200 write-ptrace exact --tracker ptxen --pages 256 --transactions 30 --writer ptrace
+domu:1500 fork $(once_more "fork_isolation --forks $1")
+domu-root:1500 fork-ksm $(once_more "fork_isolation --forks $1 --ksm")
+dom0:600 leaks leaks.sh
+E
+}
+
+guest_pv() {
+    # Not through a pipe: boot counts, and a subshell would forget.
+    boot pv --vcpus 2 < <(
+        cat <<E
+domu:900 exact-64MiB exact --tracker ptxen --pages 16384 --threads 4 --transactions 1000
+domu:300 exact-pt exact --tracker pt --pages 1024 --threads 4 --transactions 60
+domu:300 exact-pagemap-scan exact --tracker pagemap-scan --pages 1024 --threads 4 --transactions 60
+domu:100 sabotaged ! exact --tracker ptxen --pages 256 --transactions 10 --sabotage
+E
+        common_steps "$forks"
+        printf 'dom0:120 keys keys.sh\n'
+    )
+}
+
+guest_debug() { boot debug --debug-xen --vcpus 2 < <(common_steps $(( forks / 4 ))); }
+
+# Instruction counts repeat, so they may decide.
+guest_icount() {
+    local line
+    boot icount --icount <<E
+domu:200 gate cost --gate
+domu:200 ptxen-1 cost --tracker ptxen --dirty 1 --pages 1024 --transactions 200
+domu:200 ptxen-64 cost --tracker ptxen --dirty 64 --pages 1024 --transactions 200
+domu:200 ptxen-256 cost --tracker ptxen --dirty 256 --pages 1024 --transactions 100
+domu:200 ptxen-256MiB cost --tracker ptxen --dirty 1 --pages 65536 --transactions 200
+domu:200 spread-64 cost --tracker ptxen --dirty 64 --pattern spread --pages 1024 --transactions 200
+domu:200 pt-64 cost --tracker pt --dirty 64 --pattern spread --pages 1024 --transactions 40
+domu:200 scan-64 cost --tracker pagemap-scan --dirty 64 --pattern spread --pages 1024 --transactions 40
+E
+    while read -r line; do
+        case $line in
+        ok\ *) ok "icount: ${line#ok }" ;;
+        *) bad "icount: ${line#FAIL }" ;;
+        esac
+    done < <(python3 "$HVCKPT_ROOT/tests/figures.py" "$logs/icount" 2>&1)
+}
+
+# INT 0x84 must do what it does without the patch, unless it is asked to.
+guest_gate() {
+    local v opts first=
+    for v in unpatched off pvh on; do
+        case $v in
+        unpatched) opts="--xen $("$HVCKPT_ROOT/scripts/build-xen" --unpatched 2>>"$logs/build.log" | tail -n 1)" ;;
+        off) opts='--xen-args cda=off' ;;
+        pvh) opts='--type pvh --icount' ;;
+        on) opts= ;;
+        esac
+        # shellcheck disable=SC2086 # options
+        HVCKPT_NO_BUILD=1 "$HVCKPT_ROOT/scripts/guest-run" --no-key $opts "$GUEST_BIN/int84" \
+            >"$logs/int84-$v" 2>"$logs/int84-$v.err" </dev/null || true
+        if [ "$(wc -l <"$logs/int84-$v")" != 6 ]; then
+            bad "int 0x84, $v: no complete answer (see $logs/int84-$v.err)"
+        elif [ -z "$first" ]; then
+            first=$logs/int84-$v
+            ok "int 0x84, unpatched: recorded"
+        elif [ $v = on ]; then
+            if grep -q '^int84: returned 0x10001$' "$logs/int84-on" &&
+               grep -q '^int84-compat: returned 0xffffffffffffffa1$' "$logs/int84-on" &&
+               cmp -s <(sed -n '4,6p' "$first") <(sed -n '4,6p' "$logs/int84-on"); then
+                ok "int 0x84, on: serves 64-bit processes only"
+            else cat "$logs/int84-on" >&2; bad "int 0x84, on"; fi
+        elif cmp -s "$first" "$logs/int84-$v"; then ok "int 0x84, $v: as on the unpatched hypervisor"
+        else diff "$first" "$logs/int84-$v" >&2 || true; bad "int 0x84, $v: differs from the unpatched hypervisor"; fi
+    done
+}
+
+guest_pvh() {
+    # One thread: QEMU's SVM with several sometimes runs a guest into host code.
+    boot pvh --type pvh --icount <<'E'
+domu:60 doctor hvckpt doctor
+domu:60 ptxen-unavailable exact --tracker ptxen --pages 16 --transactions 1; test $? = 2
+domu:300 exact-pt exact --tracker pt --pages 1024 --threads 4 --transactions 60
+domu:300 exact-pagemap-scan exact --tracker pagemap-scan --pages 1024 --threads 4 --transactions 60
+E
+}

@@ -1,0 +1,66 @@
+# shellcheck shell=bash
+# Tests which need no emulated machine.
+
+host_tests() {
+    local out=$logs/host
+    mkdir -p "$out"
+    cd "$HVCKPT_ROOT"
+    command -v cargo >/dev/null || die "cargo is not installed" "install Rust (rust-toolchain.toml names the version)"
+    host_packages gcc libc6-dev
+
+    if cargo fmt --version >/dev/null 2>&1; then
+        check "format" "$out/fmt.log" cargo fmt --all --check
+    else skip "format" "no rustfmt here"; fi
+    if cargo clippy --version >/dev/null 2>&1; then
+        log "clippy (a minute when new)"
+        check "clippy" "$out/clippy.log" cargo clippy --workspace --all-targets -- -D warnings
+    else skip "clippy" "no clippy here"; fi
+
+    log "cargo test (two minutes when new)"
+    if cargo test --workspace >"$out/cargo.log" 2>&1 </dev/null; then :; else
+        grep -E '^test .* FAILED|panicked|^error' "$out/cargo.log" | head -n 20 >&2
+        tail -n 20 "$out/cargo.log" >&2
+    fi
+    cargo_results "$out/cargo.log"
+
+    for f in scripts/* scripts/lib/*.sh scripts/lab/* tests/*.sh tests/*/*.sh .ci/run; do
+        case $(head -c 20 "$f" 2>/dev/null) in
+        '#!/bin/bash'*|'# shellcheck'*) check "syntax of $f" "$out/syntax.log" bash -n "$f" ;;
+        '#!/bin/sh'*) check "syntax of $f" "$out/syntax.log" sh -n "$f" ;;
+        esac
+    done
+}
+
+# Adds up what cargo test printed; a crate which did not build is a failure.
+cargo_results() {
+    local p f i
+    read -r p f i < <(awk '/^test result:/ {p += $4; f += $6; i += $8} END {print p+0, f+0, i+0}' "$1")
+    passed=$((passed + p)) failed=$((failed + f))
+    [ "$f" = 0 ] || failures+=("$f cargo tests (see $1)")
+    if [ "$i" != 0 ]; then
+        skipped=$((skipped + i))
+        log "SKIPPED: $i cargo tests:"
+        grep -E '^test .* ignored' "$1" >&2
+    fi
+    if grep -q '^error' "$1"; then bad "cargo test (see $1)"; fi
+    log "cargo test: $p passed, $f failed, $i ignored"
+}
+
+patch_tests() {
+    local p=$HVCKPT_ROOT/xen-patch/0001-int84-user-hypercall.patch n
+    n=$(grep '^+' "$p" | grep -cv '^+++ ')
+    if [ "$n" -le 150 ]; then ok "hooks are small ($n lines)"; else bad "hooks: $n added lines, 150 allowed"; fi
+    mkdir -p "$logs/patch"
+    # The hypervisor's code against a model of a guest, with sanitizers.
+    host_packages gcc libc6-dev make
+    log "model of a guest (a minute)"
+    check "hypervisor code below a model of a guest" "$logs/patch/model.log" \
+        make -C "$HVCKPT_ROOT/xen-patch/tests" check
+    # The public header must do for strict C as well as for C++.
+    check "public header is C90" "$logs/patch/c90.log" \
+        gcc -ansi -Wall -Wextra -Werror -include stdint.h -fsyntax-only -x c "$HVCKPT_ROOT/xen-patch/include/public/cda.h"
+    if command -v g++ >/dev/null; then
+        check "public header is C++" "$logs/patch/cxx.log" \
+            g++ -Wall -Wextra -Werror -include stdint.h -fsyntax-only -x c++ "$HVCKPT_ROOT/xen-patch/include/public/cda.h"
+    else skip "public header is C++" "no g++ here"; fi
+}
