@@ -156,6 +156,21 @@ impl Area {
         area
     }
 
+    /// `pages` on each side of a multiple of 2 MiB: two tables map them.
+    pub fn across_chunks(pages: usize) -> Self {
+        let raw = Self::map(0, 3 * CHUNK, 0, -1);
+        let border = (raw.start + CHUNK).next_multiple_of(CHUNK);
+        let area = Self {
+            start: border - pages * PAGE,
+            bytes: 2 * pages * PAGE,
+        };
+        raw.advise(libc::MADV_NOHUGEPAGE);
+        for page in 0..area.pages() {
+            area.set(page * PAGE, 1 + (page % 250) as u8);
+        }
+        area
+    }
+
     /// At `start` if that is not zero; private unless `flags` says shared.
     pub fn map(start: usize, bytes: usize, flags: i32, fd: i32) -> Self {
         let kind = if flags & libc::MAP_SHARED != 0 {
