@@ -118,7 +118,7 @@ impl Session {
 
     pub fn query(&self) -> cda_query {
         let mut query = cda_query {
-            size: 152,
+            size: 200,
             ..cda_query::default()
         };
         self.op(abi::CDA_OP_QUERY, ptr::from_mut(&mut query) as u64);
