@@ -178,6 +178,7 @@ impl Count for SessionRef {
         match unsafe { self.op(abi::CDA_OP_QUERY, [at, 0]) } {
             Ok(_) => Counters {
                 faults: Some(query.counters.faults_fixed),
+                emulated: None,
                 hypervisor: Some(query.counters),
             },
             Err(_) => Counters::default(),
