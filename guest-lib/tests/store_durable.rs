@@ -265,6 +265,26 @@ fn group_commits_share_syncs() {
     );
 }
 
+/// As docs/spec-image.md says.
+#[test]
+fn one_word_of_a_gibibyte_takes_424_bytes() {
+    let store = Store::open_on(Arc::new(CrashDisk::new()), StoreOptions::default()).unwrap();
+    let area = store.area("main", 0, 1 << 18).unwrap();
+    let mut page = Page([1; 512]);
+    for n in 0..40_u64 {
+        let old = page;
+        page.0[n as usize] = n + 2;
+        let write = PageWrite::new(area, 100_000, &page);
+        let write = if n == 0 { write } else { write.old(&old) };
+        store.commit(&[write], Durability::Sync).unwrap();
+        let bytes = store.versions().last().unwrap().bytes;
+        let most = 128 + 48 + 3 * 48 + 104;
+        // Every ninth starts the nodes anew, every seventeenth the page.
+        assert!(n % 9 == 0 || n % 17 == 0 || bytes == most, "{n}: {bytes}");
+    }
+    assert!(store.view(None).unwrap().page(0, 100_000).unwrap() == page);
+}
+
 #[derive(Debug, Clone)]
 enum Step {
     Write(usize, u64),

@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use std::collections::BTreeSet;
 
 use super::error::{DamageKind, StoreError};
-use super::format::{ImageHeader, ImageKind, image_name, temporary};
+use super::format::{ImageHeader, ImageKind, Sealing, image_name, temporary};
 use super::frame::{Change, Meta, Out, now};
 use super::images::Images;
 use super::index::AreaIndex;
@@ -58,7 +58,7 @@ pub(crate) fn compact(
 ) -> Result<Option<Compacted>, StoreError> {
     let _one = shared.maintenance();
     shared.lead(None)?;
-    let images = Images::new(shared.images.backend().clone());
+    let images = shared.images.again();
     let (old, kept, store, base, before) = {
         let mut writer = shared.writer();
         if writer.last == 0 {
@@ -93,6 +93,7 @@ pub(crate) fn compact(
         parent: 0,
         parent_bytes: 0,
         parent_version: 0,
+        sealing: Sealing::fresh(images.key(), &store, base)?,
     };
     let backend = shared.images.backend();
     let name = temporary(&image_name(base));
@@ -208,6 +209,7 @@ impl Copy {
                     page,
                     new,
                     runs,
+                    words: None,
                 }))
             }))
         });

@@ -399,6 +399,7 @@ impl Durable {
                     page: page as u64,
                     new,
                     runs,
+                    words: None,
                 });
             }
         }

@@ -50,15 +50,18 @@ mod format;
 mod frame;
 mod images;
 mod index;
+mod key;
 mod map;
 mod options;
 mod page;
 mod pipeline;
 mod scan;
+mod seal;
 mod verify;
 mod view;
 mod writer;
 
+use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -76,6 +79,7 @@ pub(crate) use format::size as format_size;
 pub use compact::{Compacted, Progress};
 pub use durable::{Durable, DurableBuilder, DurableError, DurableTransaction};
 pub use error::{Damage, DamageKind, StoreError};
+pub use key::{KeyId, StoreKey, StoreKeyError};
 pub use map::MapError;
 pub use options::{Durability, StoreOptions};
 pub use page::{Compression, Page};
@@ -110,6 +114,9 @@ pub struct PageWrite<'a> {
     /// What it is in the newest version, if that is known: little changes
     /// then take little space.
     pub old: Option<&'a Page>,
+    /// Where in the page bytes may differ from those of the newest version,
+    /// if that is known.
+    pub words: Option<&'a [Range<u16>]>,
 }
 
 impl<'a> PageWrite<'a> {
@@ -121,6 +128,7 @@ impl<'a> PageWrite<'a> {
             page,
             new,
             old: None,
+            words: None,
         }
     }
 
@@ -129,6 +137,14 @@ impl<'a> PageWrite<'a> {
     #[must_use]
     pub fn old(mut self, old: &'a Page) -> Self {
         self.old = Some(old);
+        self
+    }
+
+    /// Which bytes of the page may differ from the newest version, as a
+    /// tracker logs it.  If others do, versions to come may be damaged.
+    #[must_use]
+    pub fn words(mut self, words: &'a [Range<u16>]) -> Self {
+        self.words = Some(words);
         self
     }
 }
@@ -175,13 +191,14 @@ impl Store {
             })?;
             Some(lock.ok_or(StoreError::Locked)?)
         };
-        let images = Arc::new(Images::new(backend.clone()));
+        let key = options.key.as_ref();
+        let images = Arc::new(Images::new(backend.clone(), options.key.clone()));
         let mut created = false;
-        let scan = match scan::scan(&*backend) {
+        let scan = match scan::scan(&*backend, key) {
             Err(StoreError::NotAStore(_)) if options.create && lock.is_some() => {
                 created = true;
                 Writer::found(&images, store_id())?;
-                scan::scan(&*backend)?
+                scan::scan(&*backend, key)?
             }
             other => other?,
         };
@@ -330,12 +347,13 @@ impl Store {
                         pages: area.pages,
                     });
                 }
-                let runs = write.old.and_then(|old| page::runs(old, write.new));
+                let words = write.words.and_then(|at| page::words_at(at, write.new));
                 Ok(frame::Change {
                     area: write.area,
                     page: write.page,
                     new: *write.new,
-                    runs,
+                    runs: write.old.and_then(|old| page::runs(old, write.new)),
+                    words,
                 })
             };
             pages.iter().map(change).collect::<Result<Vec<_>, _>>()?
@@ -442,6 +460,7 @@ fn tidy(scan: &scan::Scan, images: &Images) -> Result<(), StoreError> {
         let name = format::image_name(image);
         images
             .file(image)?
+            .file
             .sync()
             .map_err(|error| io_error("sync", &name, error))?;
     }

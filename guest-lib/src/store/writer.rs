@@ -7,8 +7,8 @@ use std::sync::Arc;
 use super::backend::File;
 use super::error::{StoreError, io};
 use super::format::{
-    IMAGE_HEADER, ImageHeader, ImageKind, MAX_AREAS, MAX_PAGES, encode_ack, image_name, name_fault,
-    temporary,
+    IMAGE_HEADER, ImageHeader, ImageKind, MAX_AREAS, MAX_PAGES, Sealing, encode_ack, image_name,
+    name_fault, temporary,
 };
 use super::frame::{Change, Meta, Out, now};
 use super::images::Images;
@@ -30,10 +30,13 @@ pub(crate) struct Batch {
 impl Batch {
     /// What it takes in memory, in bytes.
     pub(crate) fn bytes(&self) -> usize {
-        let runs = |change: &Change| change.runs.as_ref().map_or(0, Vec::len);
+        let extra = |change: &Change| {
+            let parts = [&change.runs, &change.words];
+            parts.into_iter().flatten().map(Vec::len).sum::<usize>()
+        };
         self.changes
             .iter()
-            .map(|change| PAGE_SIZE + runs(change))
+            .map(|change| PAGE_SIZE + extra(change))
             .sum::<usize>()
             + 64
     }
@@ -106,6 +109,7 @@ impl Writer {
             parent: 0,
             parent_bytes: 0,
             parent_version: 0,
+            sealing: Sealing::fresh(images.key(), &store, 1)?,
         };
         publish(
             images,
@@ -168,6 +172,7 @@ impl Writer {
                 parent: parent.map_or(0, |parent| parent.image),
                 parent_bytes: parent.map_or(0, |parent| parent.offset + parent.bytes),
                 parent_version: self.last,
+                sealing: Sealing::fresh(self.images.key(), &self.store, self.next_image)?,
             };
             let name = temporary(&image_name(header.image));
             let out = publish(
@@ -224,7 +229,8 @@ impl Writer {
             }
             // A frame which stayed could be taken for a commit later.
             self.poisoned = out.cut(start).is_err();
-            self.out = Some(out);
+            // Under one key nothing else is ever written at the same place.
+            self.out = (self.poisoned || self.images.key().is_none()).then_some(out);
             return Err(if self.poisoned {
                 StoreError::Poisoned
             } else {
@@ -395,7 +401,7 @@ pub(crate) fn publish(images: &Images, mut out: Out) -> Result<Out, StoreError> 
         let _leftover = backend.remove(&out.name);
         return Err(error);
     }
-    images.put(out.image, out.file().clone());
+    images.put(out.image, out.opened());
     out.name = name;
     Ok(out)
 }
