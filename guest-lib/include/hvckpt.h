@@ -338,6 +338,9 @@ int hvckpt_store_versions(const hvckpt_store *store, uint64_t *out,
 /* A page (HVCKPT_PAGE_SIZE bytes) of an area in a version; 0: the newest. */
 int hvckpt_store_read(const hvckpt_store *store, uint64_t version,
                       const char *area, uint64_t page, unsigned char *out);
+/* What the store counts, as Prometheus text: how long it is.  As much as fits
+ * goes to out, which may be NULL, and ends with a zero byte. */
+int hvckpt_store_metrics(const hvckpt_store *store, char *out, size_t capacity);
 /* Makes a key file; it must not exist yet.  Without it the store is lost. */
 int hvckpt_store_keygen(const char *path);
 

@@ -12,6 +12,7 @@ use zeroize::Zeroizing;
 
 use super::{Failure, guarded, invalid, text};
 use crate::PAGE_SIZE;
+use crate::metrics::Registry;
 use crate::store::{Compression, Durability, Store, StoreError, StoreKey, StoreOptions};
 
 /// `hvckpt_store`.
@@ -316,5 +317,32 @@ pub unsafe extern "C" fn hvckpt_store_keygen(path: *const c_char) -> c_int {
         let key = StoreKey::generate().map_err(StoreError::Key)?;
         key.save(path).map_err(StoreError::Key)?;
         Ok(0)
+    })
+}
+
+/// See `hvckpt.h`.
+///
+/// # Safety
+/// `store` lives, or is NULL; `out` has room for `capacity` bytes, or is NULL.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn hvckpt_store_metrics(
+    store: *const CStore,
+    out: *mut c_char,
+    capacity: usize,
+) -> c_int {
+    guarded(|| {
+        let registry = Registry::new();
+        // SAFETY: the caller vouches.
+        registry.add("store", unsafe { known(store) }?.metrics());
+        let text = registry.prometheus();
+        if !out.is_null() && capacity > 0 {
+            let bytes = text.len().min(capacity - 1);
+            // SAFETY: as above; the text is that long at least.
+            unsafe {
+                ptr::copy_nonoverlapping(text.as_ptr(), out.cast(), bytes);
+                out.add(bytes).write(0);
+            }
+        }
+        Ok(c_int::try_from(text.len()).unwrap_or(c_int::MAX))
     })
 }

@@ -3,6 +3,7 @@
 
 use std::borrow::Cow;
 use std::collections::BTreeSet;
+use std::time::Instant;
 
 use super::error::{DamageKind, StoreError};
 use super::format::{ImageHeader, ImageKind, Sealing, image_name, temporary};
@@ -57,6 +58,7 @@ pub(crate) fn compact(
     go_on: &mut dyn FnMut(Progress) -> bool,
 ) -> Result<Option<Compacted>, StoreError> {
     let _one = shared.maintenance();
+    let start = Instant::now();
     shared.lead(None)?;
     let images = shared.images.again();
     let (old, kept, store, base, before) = {
@@ -115,6 +117,7 @@ pub(crate) fn compact(
     let mut writer = shared.writer();
     writer.switch(&old, &copy.areas, &copy.copies, (base, out.position()));
     let after = writer.sizes.values().sum();
+    shared.metrics.compactions.observe(start.elapsed());
     Ok(Some(Compacted {
         versions: kept.len(),
         before,

@@ -52,6 +52,7 @@ mod images;
 mod index;
 mod key;
 mod map;
+mod metrics;
 mod options;
 mod page;
 mod pipeline;
@@ -81,6 +82,7 @@ pub use durable::{Durable, DurableBuilder, DurableError, DurableTransaction};
 pub use error::{Damage, DamageKind, StoreError};
 pub use key::{KeyId, StoreKey, StoreKeyError};
 pub use map::MapError;
+pub use metrics::StoreMetrics;
 pub use options::{Durability, StoreOptions};
 pub use page::{Compression, Page};
 pub use scan::{Image, Version};
@@ -282,6 +284,12 @@ impl Store {
     #[must_use]
     pub fn waiting(&self) -> usize {
         self.shared.waiting()
+    }
+
+    /// What it counts, for a [`crate::metrics::Registry`].
+    #[must_use]
+    pub fn metrics(&self) -> Arc<StoreMetrics> {
+        self.shared.metrics.clone()
     }
 
     /// Versions which can be viewed, oldest first.

@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::Instant;
 
 use super::backend::File;
 use super::error::{StoreError, io};
@@ -13,6 +14,7 @@ use super::format::{
 use super::frame::{Change, Meta, Out, now};
 use super::images::Images;
 use super::index::AreaIndex;
+use super::metrics::{StoreMetrics, add, set};
 use super::options::StoreOptions;
 use super::page::Encoder;
 use super::scan::{ACK_FILE, Scan, Version};
@@ -62,6 +64,7 @@ pub(crate) struct Writer {
     image_bytes: u64,
     keep: usize,
     pub(crate) poisoned: bool,
+    pub(crate) metrics: Arc<StoreMetrics>,
 }
 
 impl Writer {
@@ -91,11 +94,13 @@ impl Writer {
             image_bytes: options.image_bytes,
             keep: options.keep.max(1),
             poisoned: false,
+            metrics: Arc::default(),
         };
         if let Some(newest) = newest {
             writer.areas = load(&writer.images, &newest)?;
             writer.find_floor();
         }
+        writer.measure();
         Ok(writer)
     }
 
@@ -141,6 +146,12 @@ impl Writer {
             // It is a help; the version is durable without.
             let _refused = file.write_at(&encode_ack(self.store, self.last), 0);
         }
+    }
+
+    /// Tells what there is on disk.
+    fn measure(&self) {
+        set(&self.metrics.images, self.sizes.len() as u64);
+        set(&self.metrics.disk_bytes, self.sizes.values().sum());
     }
 
     fn find_floor(&mut self) {
@@ -237,10 +248,15 @@ impl Writer {
                 error
             });
         }
+        let before = Instant::now();
         if let Err(error) = out.file().sync() {
             self.poisoned = true;
             return Err(io("sync", &out.name, error));
         }
+        self.metrics.syncs.observe(before.elapsed());
+        add(&self.metrics.bytes, out.position() - start);
+        let pages = versions.iter().map(|version| u64::from(version.records));
+        add(&self.metrics.pages, pages.sum());
         self.areas.iter_mut().for_each(AreaIndex::settle);
         self.floor = self.floor.or(Some(out.image));
         self.last = versions.last().map_or(self.last, |last| last.number);
@@ -253,6 +269,7 @@ impl Writer {
         self.out = Some(out);
         self.acknowledge();
         self.forget();
+        self.measure();
         Ok(())
     }
 
@@ -379,6 +396,7 @@ impl Writer {
         self.sizes.insert(base, bytes);
         self.floor = Some(base);
         self.forget();
+        self.measure();
     }
 }
 

@@ -82,6 +82,9 @@ static void transactions(hvckpt_store *store, hvckpt_durable *region)
     memset((void *)words, 0, 8 * HVCKPT_PAGE_SIZE);
     CHECK(hvckpt_durable_commit(region, HVCKPT_GROUP, NULL) == 0);
     CHECK(hvckpt_store_compact(store) == 0);
+    CHECK(hvckpt_store_metrics(store, NULL, 0) > 1000);
+    CHECK(hvckpt_store_metrics(store, (char *)page, 9) > 1000);
+    CHECK(strcmp((char *)page, "# HELP h") == 0);
 }
 
 static void arena(hvckpt_durable *region)
