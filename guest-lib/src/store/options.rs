@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::key::StoreKey;
 use super::page::Compression;
 
 /// When a commit is safe.
@@ -55,6 +56,8 @@ pub struct StoreOptions {
     pub accept_loss: bool,
     /// Go back to this version; what is newer stays kept, as history.
     pub at: Option<u64>,
+    /// Encrypts a store which is made, and is needed to open it again.
+    pub key: Option<StoreKey>,
 }
 
 impl Default for StoreOptions {
@@ -72,6 +75,7 @@ impl Default for StoreOptions {
             read_only: false,
             accept_loss: false,
             at: None,
+            key: None,
         }
     }
 }

@@ -8,12 +8,13 @@ use std::any::Any;
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::compact::compact;
 use super::error::StoreError;
 use super::frame::{Change, now};
 use super::images::Images;
+use super::metrics::{StoreMetrics, add, set};
 use super::options::{Durability, StoreOptions};
 use super::writer::{Batch, Writer};
 use crate::sys::fork;
@@ -36,6 +37,7 @@ struct Queue {
 pub(crate) struct Shared {
     pub(crate) images: Arc<Images>,
     pub(crate) options: StoreOptions,
+    pub(crate) metrics: Arc<StoreMetrics>,
     queue: Mutex<Queue>,
     wake: Condvar,
     quit: Condvar,
@@ -75,6 +77,7 @@ impl Shared {
         };
         Self {
             images: writer.images.clone(),
+            metrics: writer.metrics.clone(),
             options,
             queue: Mutex::new(queue),
             wake: Condvar::new(),
@@ -123,6 +126,26 @@ impl Shared {
         changes: Arc<Vec<Change>>,
         durability: Durability,
     ) -> Result<u64, StoreError> {
+        let start = Instant::now();
+        let result = self.enqueue(changes, durability);
+        match result {
+            Ok(_) => self.metrics.committed(durability, start.elapsed()),
+            Err(_) => add(&self.metrics.failed, 1),
+        }
+        result
+    }
+
+    /// Tells how much waits.
+    fn measure(&self, queue: &Queue) {
+        set(&self.metrics.queue_bytes, queue.bytes as u64);
+        set(&self.metrics.queue_versions, queue.pending.len() as u64);
+    }
+
+    fn enqueue(
+        &self,
+        changes: Arc<Vec<Change>>,
+        durability: Durability,
+    ) -> Result<u64, StoreError> {
         if self.lock.is_none() {
             return Err(StoreError::ReadOnly);
         }
@@ -142,6 +165,7 @@ impl Shared {
                 .ok_or(StoreError::Exhausted("versions"))?;
             queue.bytes += batch.bytes();
             queue.pending.push_back(Arc::new(batch));
+            self.measure(&queue);
             (
                 version,
                 queue.failed || queue.bytes > self.options.queue_bytes,
@@ -152,8 +176,9 @@ impl Shared {
                 self.wake.notify_one();
                 return Ok(version);
             }
+            Durability::Memory | Durability::Async => add(&self.metrics.backpressure, 1),
             Durability::Group => std::thread::sleep(self.options.group_delay),
-            _ => {}
+            Durability::Sync => {}
         }
         self.lead(Some(version))?;
         Ok(version)
@@ -186,6 +211,7 @@ impl Shared {
                 queue.failed = true;
             }
         }
+        self.measure(&queue);
         drop(queue);
         if self.wants_compaction(&writer) {
             self.compact.notify_one();
@@ -218,6 +244,7 @@ impl Shared {
         queue.pending.drain(..batches.len());
         queue.bytes = queue.pending.iter().map(|batch| batch.bytes()).sum();
         queue.durable = writer.last;
+        self.measure(&queue);
         result
     }
 
