@@ -41,18 +41,15 @@
 #include <xen/sched.h>
 #include <xen/softirq.h>
 #include <xen/time.h>
-#include <xen/xvmalloc.h>
 
 #include <public/cda.h>
 
 #include <asm/flushtlb.h>
 #include <asm/pv/cda.h>
+#include <asm/pv/cda-compat.h>
 #include <asm/traps.h>
 
 #include <xsm/xsm.h>
-
-/* arch/x86/traps.c; reached from assembly only until now. */
-void do_general_protection(struct cpu_user_regs *regs);
 
 bool __read_mostly opt_cda;
 boolean_param("cda", opt_cda);

@@ -1,0 +1,30 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/* What pv/pagefault_cda.c needs and not every supported Xen calls the same. */
+#ifndef __X86_PV_CDA_COMPAT_H__
+#define __X86_PV_CDA_COMPAT_H__
+
+#include <xen/compile.h>
+
+#define CDA_XEN (XEN_VERSION * 100 + XEN_SUBVERSION)
+
+#if CDA_XEN >= 420
+#include <xen/xvmalloc.h>
+#else
+/* Physically contiguous instead: tens of KiB at most, for a range of GiBs. */
+#include <xen/xmalloc.h>
+#define xvzalloc             xzalloc
+#define xvzalloc_array       xzalloc_array
+#define xvzalloc_flex_struct xzalloc_flex_struct
+#define xvfree               xfree
+#endif
+
+#ifndef asmlinkage
+#define asmlinkage
+#endif
+
+#if CDA_XEN >= 420
+/* arch/x86/traps.c; reached from assembly only until now. */
+void do_general_protection(struct cpu_user_regs *regs);
+#endif
+
+#endif /* __X86_PV_CDA_COMPAT_H__ */
