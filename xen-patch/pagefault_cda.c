@@ -189,6 +189,12 @@ static void init_domain(struct cda_domain *cda)
 
 static int __init cf_check cda_init(void)
 {
+    if ( opt_cda && !cda_open_gate() )
+    {
+        printk(XENLOG_WARNING "CDA: no gate with FRED (boot with fred=no); off\n");
+        opt_cda = false;
+    }
+
     if ( opt_cda )
     {
         init_domain(&not_admitted);

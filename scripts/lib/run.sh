@@ -16,6 +16,7 @@ lab_prepare() {
         xen_build "$LAB_BASE" 1 "${LAB_DEBUG:-0}"
     fi
     image_build "$(_lab_series)"
+    guest_kernel_build "$LAB_GUEST_KERNEL"
     agent_build
     crates_build
 }

@@ -41,8 +41,10 @@ xen_copies() {
     [ ! -e "$from/include/public/cda.h" ] || printf '%s\n' "$from/include/public/cda.h xen/include/public/cda.h"
 }
 
-# xen_config PATCHED DEBUG: the part of .config which we decide.
+# xen_config PATCHED DEBUG: the part of .config which we decide, and what the
+# user adds in XEN_CONFIG.
 xen_config() {
+    [ -z "${XEN_CONFIG:-}" ] || printf '%s\n' "$XEN_CONFIG"
     printf 'CONFIG_PV=y\nCONFIG_HVM=y\n'
     if [ "$2" = 1 ]; then printf 'CONFIG_DEBUG=y\n'; else printf '# CONFIG_DEBUG is not set\n'; fi
     [ "$1" = 0 ] || printf 'CONFIG_CDA=y\n'
