@@ -166,6 +166,8 @@ fn round(args: &Args, totals: &'static Totals, seed: u64, ending: Ending, end: I
             if answer != 0 && answer != no(libc::ENOENT) {
                 totals.broke(&format!("detach answered {answer}"));
             }
+            let good = u64::from(answer == 0);
+            totals.good[abi::CDA_OP_DETACH as usize].fetch_add(good, Ordering::Relaxed);
             0
         }
         Ending::Exec => {
@@ -183,14 +185,17 @@ fn round(args: &Args, totals: &'static Totals, seed: u64, ending: Ending, end: I
 fn work(args: &Args, totals: &'static Totals, worker: u64) -> i32 {
     let end = Instant::now() + Duration::from_secs(args.seconds);
     let mut rng = Rng::new(args.seed.wrapping_add(worker << 16));
+    let mut first = true;
     let more = || totals.calls.load(Ordering::Relaxed) < args.calls || Instant::now() < end;
     while totals.broken.load(Ordering::Relaxed) == 0 && more() {
         let ending = match rng.below(4) {
+            _ if first => Ending::Detach,
             0 => Ending::Detach,
             1 => Ending::Exit,
             2 => Ending::Exec,
             _ => Ending::Killed,
         };
+        first = false;
         let seed = rng.next();
         let child = spawn(|| round(args, totals, seed, ending, end));
         if ending == Ending::Killed {

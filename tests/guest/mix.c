@@ -19,6 +19,7 @@
 #define PAGE 4096
 #define PAGES 512
 #define MOST 200
+#define WARM_UP 25
 
 static char *area;
 
@@ -125,7 +126,7 @@ int main(int argc, char **argv)
     if ( area == MAP_FAILED )
         die("mmap");
     /* The first rounds fill the kernel's caches. */
-    for ( r = 0; r < rounds + 5; ++r )
+    for ( r = 0; r < rounds + WARM_UP; ++r )
     {
         uint64_t all = 0;
 
@@ -136,11 +137,11 @@ int main(int argc, char **argv)
             part[i].run();
             start = now() - start;
             all += start;
-            if ( r >= 5 )
-                took[i][r - 5] = start;
+            if ( r >= WARM_UP )
+                took[i][r - WARM_UP] = start;
         }
-        if ( r >= 5 )
-            took[PARTS][r - 5] = all;
+        if ( r >= WARM_UP )
+            took[PARTS][r - WARM_UP] = all;
     }
     printf("{\"program\":\"mix\",\"rounds\":%u", rounds);
     for ( i = 0; i <= PARTS; ++i )

@@ -1,4 +1,5 @@
 //! What happens to the memory.
+#![allow(clippy::cast_possible_truncation)] // sizes of this machine, bytes of pages
 
 use std::fs;
 use std::sync::Arc;
