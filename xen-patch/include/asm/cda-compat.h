@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
-/* What pv/pagefault_cda.c needs and not every supported Xen calls the same. */
+/* What pv/pagefault_cda*.c need and not every supported Xen calls the same. */
 #ifndef __X86_PV_CDA_COMPAT_H__
 #define __X86_PV_CDA_COMPAT_H__
 
@@ -28,7 +28,13 @@
 void do_general_protection(struct cpu_user_regs *regs);
 #endif
 
+#if CDA_XEN >= 422
+/* Always loaded while a vCPU runs. */
+#define vcpu_restore_fpu_lazy(v) ((void)(v))
+#endif
+
 #if CDA_XEN >= 421
+#include <asm/fsgsbase.h>
 #include <asm/idt.h>
 #include <asm/traps.h>
 /*
