@@ -49,18 +49,15 @@
 #include <xen/sched.h>
 #include <xen/softirq.h>
 #include <xen/time.h>
-#include <xen/xvmalloc.h>
 
 #include <public/cda.h>
 
 #include <asm/flushtlb.h>
 #include <asm/pv/cda.h>
+#include <asm/pv/cda-compat.h>
 #include <asm/traps.h>
 
 #include <xsm/xsm.h>
-
-/* arch/x86/traps.c; reached from assembly only until now. */
-void do_general_protection(struct cpu_user_regs *regs);
 
 bool __read_mostly opt_cda;
 boolean_param("cda", opt_cda);
@@ -238,6 +235,12 @@ static void init_domain(struct cda_domain *cda)
 
 static int __init cf_check cda_init(void)
 {
+    if ( opt_cda && !cda_open_gate() )
+    {
+        printk(XENLOG_WARNING "CDA: no gate with FRED (boot with fred=no); off\n");
+        opt_cda = false;
+    }
+
     if ( opt_cda )
     {
         init_domain(&not_admitted);

@@ -17,6 +17,7 @@
 #include <asm/i387.h>
 #include <asm/msr.h>
 #include <asm/pv/cda.h>
+#include <asm/pv/cda-compat.h>
 #include <asm/x86_emulate.h>
 
 static int cf_check emul_read(enum x86_segment seg, unsigned long offset,

@@ -13,9 +13,10 @@ lab_prepare() {
             XEN_IMAGE=$RUN/xen
         fi
     else
-        xen_build "${LAB_BASE:-4.20}" 1 "${LAB_DEBUG:-0}"
+        xen_build "$LAB_BASE" 1 "${LAB_DEBUG:-0}"
     fi
     image_build "$(_lab_series)"
+    guest_kernel_build "$LAB_GUEST_KERNEL"
     agent_build
     crates_build
 }

@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use hvckpt::abi::{self, cda_attach, cda_log, cda_query, cda_register};
 use hvckpt::sys::gate::int84;
 #[allow(unused_imports)]
-pub use shared::{Checks, Rng};
+pub use shared::{Checks, Rng, region as shared_region};
 
 pub const PAGE: usize = hvckpt::PAGE_SIZE;
 pub const CHUNK: usize = 2 << 20;
