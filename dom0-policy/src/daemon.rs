@@ -20,6 +20,7 @@ use crate::hypervisor::{Hypervisor as _, Xen};
 use crate::keys::KeyStore;
 use crate::limits::Gate;
 use crate::policy::{Options, Policy};
+use crate::sandbox::{self, Confinement};
 use crate::{admin, log, privileges, server};
 
 /// How the daemon is started.
@@ -37,6 +38,8 @@ pub struct Config {
     pub audit_bytes: u64,
     /// Old audit files kept.
     pub audit_keep: u32,
+    /// Whether the process confines itself; off for debugging only.
+    pub sandbox: bool,
 }
 
 /// How long requests that are under way may take to finish at the end.
@@ -61,6 +64,8 @@ pub fn run(config: &Config) -> Result<(), String> {
         // Not an error: it may come with the next boot, and refusals say so.
         Err(error) => log(format_args!("no tokens can be issued: {error}")),
     }
+    // Loads libxenstore, while files can be opened. It is asked anew each time.
+    let _ = xen.domains();
     let listener = TcpListener::bind(config.listen)
         .map_err(|e| format!("cannot listen on {}: {e}", config.listen))?;
     let listen = listener.local_addr().map_err(|e| e.to_string())?;
@@ -68,8 +73,17 @@ pub fn run(config: &Config) -> Result<(), String> {
     let local = admin::server::bind(&socket)
         .map_err(|e| format!("cannot listen on {}: {e}", socket.display()))?;
     let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP]).map_err(|e| e.to_string())?;
+    let systemd = Systemd::connect();
+    let (stopper, stop) = server::stopper().map_err(|e| e.to_string())?;
+    let stop_local = stop.another().map_err(|e| e.to_string())?;
 
     privileges::drop_all()?;
+    let confinement = if config.sandbox {
+        sandbox::confine(state.path())?
+    } else {
+        Confinement::OFF
+    };
+    log(format_args!("sandbox: {confinement}"));
 
     let acceptor = Acceptor::new(&secret).map_err(|e| e.to_string())?;
     let policy = Arc::new(Policy::new(keys, audit, Box::new(xen), config.policy));
@@ -78,13 +92,12 @@ pub fn run(config: &Config) -> Result<(), String> {
     let _ = policy.note(Record::new("start", "done").detail(&format!("listening on {listen}")));
     policy.finish_revocations();
 
-    let (stopper, stop) = server::stopper().map_err(|e| e.to_string())?;
-    let stop_local = stop.another().map_err(|e| e.to_string())?;
     let gate = Gate::new(config.limits.connections, config.limits.per_peer);
     let admin = Arc::new(Admin {
         policy: Arc::clone(&policy),
         server: secret.public_key(),
         listen: listen.to_string(),
+        confinement,
     });
     let (serve_policy, serve_gate, limits) = (Arc::clone(&policy), gate.clone(), config.limits);
     let threads = [
@@ -103,14 +116,14 @@ pub fn run(config: &Config) -> Result<(), String> {
         })?,
     ];
     log(format_args!("listening on {listen}"));
-    notify("READY=1");
+    systemd.tell("READY=1");
 
     for signal in signals.forever() {
         if signal != SIGHUP {
             break;
         }
     }
-    notify("STOPPING=1");
+    systemd.tell("STOPPING=1");
     stopper.stop();
     let _ = std::fs::remove_file(&socket);
     for thread in threads {
@@ -154,17 +167,26 @@ pub fn server_key(state: &Path) -> Result<Secret, String> {
     }
 }
 
-/// Tells systemd, if it asked (sd_notify(3)).
-fn notify(message: &str) {
-    let Some(path) = std::env::var_os("NOTIFY_SOCKET") else {
-        return;
-    };
-    let bytes = path.as_encoded_bytes();
-    let address = match bytes.strip_prefix(b"@") {
-        Some(name) => UnixAddr::from_abstract_name(name),
-        None => UnixAddr::from_pathname(&path),
-    };
-    if let (Ok(address), Ok(socket)) = (address, UnixDatagram::unbound()) {
-        let _ = socket.send_to_addr(message.as_bytes(), &address);
+/// Where systemd wants to be told (sd_notify(3)), if it asked.
+struct Systemd(Option<UnixDatagram>);
+
+impl Systemd {
+    fn connect() -> Self {
+        Self(std::env::var_os("NOTIFY_SOCKET").and_then(|path| {
+            let bytes = path.as_encoded_bytes();
+            let address = match bytes.strip_prefix(b"@") {
+                Some(name) => UnixAddr::from_abstract_name(name),
+                None => UnixAddr::from_pathname(&path),
+            };
+            let socket = UnixDatagram::unbound().ok()?;
+            socket.connect_addr(&address.ok()?).ok()?;
+            Some(socket)
+        }))
+    }
+
+    fn tell(&self, message: &str) {
+        if let Some(socket) = &self.0 {
+            let _ = socket.send(message.as_bytes());
+        }
     }
 }

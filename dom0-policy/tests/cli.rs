@@ -58,8 +58,13 @@ impl Daemon {
     }
 
     fn start_in(dir: TempDir) -> Self {
+        Self::start_with(dir, &[])
+    }
+
+    fn start_with(dir: TempDir, options: &[&str]) -> Self {
         let mut child = command(dir.path())
             .args(["serve", "--listen", "127.0.0.1:0"])
+            .args(options)
             .stderr(Stdio::piped())
             .spawn()
             .unwrap();
@@ -233,6 +238,8 @@ fn it_has_no_privileges_left() {
     for task in fs::read_dir(format!("/proc/{}/task", daemon.child.id())).unwrap() {
         let status = fs::read_to_string(task.unwrap().path().join("status")).unwrap();
         assert!(status.contains("CapEff:\t0000000000000000"), "{status}");
+        assert!(status.contains("Seccomp:\t2\n"), "{status}");
+        assert!(status.contains("Seccomp_filters:\t3\n"), "{status}");
     }
 }
 
@@ -269,6 +276,19 @@ fn doctor_is_content() {
         checks.as_array().unwrap().iter().all(|c| c["ok"] == true),
         "{checks}"
     );
+}
+
+#[test]
+fn a_missing_sandbox_is_not_hidden() {
+    let dir = tempfile::tempdir().unwrap();
+    build(dir.path(), &[]);
+    let daemon = Daemon::start_with(dir, &["--no-sandbox"]);
+    let status = fs::read_to_string(format!("/proc/{}/status", daemon.child.id())).unwrap();
+    assert!(status.contains("Seccomp_filters:\t0\n"), "{status}");
+    let doctor = daemon.run("doctor");
+    assert_eq!(doctor.status.code(), Some(1));
+    let said = String::from_utf8(doctor.stdout).unwrap();
+    assert!(said.contains("FAIL sandbox: landlock OFF"), "{said}");
 }
 
 #[test]
