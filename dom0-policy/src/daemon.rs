@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use hvckpt_proto::Secret;
 use hvckpt_proto::server::Acceptor;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
@@ -74,8 +75,10 @@ pub fn run(config: &Config) -> Result<(), String> {
         .map_err(|e| format!("cannot listen on {}: {e}", socket.display()))?;
     let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP]).map_err(|e| e.to_string())?;
     let systemd = Systemd::connect();
+    allow_descriptors(config.limits.connections);
     let (stopper, stop) = server::stopper().map_err(|e| e.to_string())?;
     let stop_local = stop.another().map_err(|e| e.to_string())?;
+    let stop_clock = stop.another().map_err(|e| e.to_string())?;
 
     privileges::drop_all()?;
     let confinement = if config.sandbox {
@@ -90,7 +93,6 @@ pub fn run(config: &Config) -> Result<(), String> {
     // A full disk does not keep the daemon from starting: it refuses tokens,
     // and keys can be revoked.
     let _ = policy.note(Record::new("start", "done").detail(&format!("listening on {listen}")));
-    policy.finish_revocations();
 
     let gate = Gate::new(config.limits.connections, config.limits.per_peer);
     let admin = Arc::new(Admin {
@@ -99,6 +101,7 @@ pub fn run(config: &Config) -> Result<(), String> {
         listen: listen.to_string(),
         confinement,
     });
+    let clock_policy = Arc::clone(&policy);
     let (serve_policy, serve_gate, limits) = (Arc::clone(&policy), gate.clone(), config.limits);
     let threads = [
         spawn("listen", move || {
@@ -114,6 +117,12 @@ pub fn run(config: &Config) -> Result<(), String> {
         spawn("local", move || {
             admin::server::serve(&local, &admin, &stop_local)
         })?,
+        spawn(
+            "clock",
+            move || {
+                while stop_clock.pause(clock_policy.tick()) {}
+            },
+        )?,
     ];
     log(format_args!("listening on {listen}"));
     systemd.tell("READY=1");
@@ -146,6 +155,36 @@ fn spawn(
         .name(name.to_owned())
         .spawn(run)
         .map_err(|e| format!("cannot start a thread: {e}"))
+}
+
+/// Descriptors beside those of TCP connections: listening sockets, files, Xen,
+/// the local socket's connections.
+const OWN_DESCRIPTORS: u64 = 64;
+
+/// Raises the limit on descriptors, as far as it may be raised, to what so
+/// many connections need.
+fn allow_descriptors(connections: usize) {
+    let wanted = OWN_DESCRIPTORS + u64::try_from(connections).unwrap_or(u64::MAX / 2);
+    let limit = getrlimit(Resource::Nofile);
+    // None: no limit.
+    let enough = |limit: Option<u64>| limit.is_none_or(|n| n >= wanted);
+    if enough(limit.current) {
+        return;
+    }
+    let current = match limit.maximum {
+        Some(maximum) => wanted.min(maximum),
+        None => wanted,
+    };
+    let raised = Rlimit {
+        current: Some(current),
+        ..limit
+    };
+    if setrlimit(Resource::Nofile, raised).is_err() || current < wanted {
+        log(format_args!(
+            "at most {current} descriptors for {connections} connections: raise LimitNOFILE, or \
+             lower --max-connections"
+        ));
+    }
 }
 
 /// The daemon's private key, made at the first start.
