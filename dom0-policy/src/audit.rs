@@ -37,7 +37,7 @@ pub struct Record {
     #[serde(default)]
     pub time: String,
     /// What it is about: `start`, `stop`, `token`, `connection`, `key-add`,
-    /// `key-revoke`, `session-end`, `limits-set`, `audit-resumed`.
+    /// `key-revoke`, `key-expire`, `session-end`, `limits-set`, `audit-resumed`.
     pub event: String,
     /// `granted`, `refused`, `done` or `failed`.
     pub decision: String,

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use hvckpt_proto::Secret;
 use hvckpt_proto::server::Acceptor;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
@@ -20,6 +21,7 @@ use crate::hypervisor::{Hypervisor as _, Xen};
 use crate::keys::KeyStore;
 use crate::limits::Gate;
 use crate::policy::{Options, Policy};
+use crate::sandbox::{self, Confinement};
 use crate::{admin, log, privileges, server};
 
 /// How the daemon is started.
@@ -37,6 +39,8 @@ pub struct Config {
     pub audit_bytes: u64,
     /// Old audit files kept.
     pub audit_keep: u32,
+    /// Whether the process confines itself; off for debugging only.
+    pub sandbox: bool,
 }
 
 /// How long requests that are under way may take to finish at the end.
@@ -61,6 +65,8 @@ pub fn run(config: &Config) -> Result<(), String> {
         // Not an error: it may come with the next boot, and refusals say so.
         Err(error) => log(format_args!("no tokens can be issued: {error}")),
     }
+    // Loads libxenstore, while files can be opened. It is asked anew each time.
+    let _ = xen.domains();
     let listener = TcpListener::bind(config.listen)
         .map_err(|e| format!("cannot listen on {}: {e}", config.listen))?;
     let listen = listener.local_addr().map_err(|e| e.to_string())?;
@@ -68,24 +74,34 @@ pub fn run(config: &Config) -> Result<(), String> {
     let local = admin::server::bind(&socket)
         .map_err(|e| format!("cannot listen on {}: {e}", socket.display()))?;
     let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP]).map_err(|e| e.to_string())?;
+    let systemd = Systemd::connect();
+    allow_descriptors(config.limits.connections);
+    let (stopper, stop) = server::stopper().map_err(|e| e.to_string())?;
+    let stop_local = stop.another().map_err(|e| e.to_string())?;
+    let stop_clock = stop.another().map_err(|e| e.to_string())?;
 
     privileges::drop_all()?;
+    let confinement = if config.sandbox {
+        sandbox::confine(state.path())?
+    } else {
+        Confinement::OFF
+    };
+    log(format_args!("sandbox: {confinement}"));
 
     let acceptor = Acceptor::new(&secret).map_err(|e| e.to_string())?;
     let policy = Arc::new(Policy::new(keys, audit, Box::new(xen), config.policy));
     // A full disk does not keep the daemon from starting: it refuses tokens,
     // and keys can be revoked.
     let _ = policy.note(Record::new("start", "done").detail(&format!("listening on {listen}")));
-    policy.finish_revocations();
 
-    let (stopper, stop) = server::stopper().map_err(|e| e.to_string())?;
-    let stop_local = stop.another().map_err(|e| e.to_string())?;
     let gate = Gate::new(config.limits.connections, config.limits.per_peer);
     let admin = Arc::new(Admin {
         policy: Arc::clone(&policy),
         server: secret.public_key(),
         listen: listen.to_string(),
+        confinement,
     });
+    let clock_policy = Arc::clone(&policy);
     let (serve_policy, serve_gate, limits) = (Arc::clone(&policy), gate.clone(), config.limits);
     let threads = [
         spawn("listen", move || {
@@ -101,16 +117,22 @@ pub fn run(config: &Config) -> Result<(), String> {
         spawn("local", move || {
             admin::server::serve(&local, &admin, &stop_local)
         })?,
+        spawn(
+            "clock",
+            move || {
+                while stop_clock.pause(clock_policy.tick()) {}
+            },
+        )?,
     ];
     log(format_args!("listening on {listen}"));
-    notify("READY=1");
+    systemd.tell("READY=1");
 
     for signal in signals.forever() {
         if signal != SIGHUP {
             break;
         }
     }
-    notify("STOPPING=1");
+    systemd.tell("STOPPING=1");
     stopper.stop();
     let _ = std::fs::remove_file(&socket);
     for thread in threads {
@@ -135,6 +157,36 @@ fn spawn(
         .map_err(|e| format!("cannot start a thread: {e}"))
 }
 
+/// Descriptors beside those of TCP connections: listening sockets, files, Xen,
+/// the local socket's connections.
+const OWN_DESCRIPTORS: u64 = 64;
+
+/// Raises the limit on descriptors, as far as it may be raised, to what so
+/// many connections need.
+fn allow_descriptors(connections: usize) {
+    let wanted = OWN_DESCRIPTORS + u64::try_from(connections).unwrap_or(u64::MAX / 2);
+    let limit = getrlimit(Resource::Nofile);
+    // None: no limit.
+    let enough = |limit: Option<u64>| limit.is_none_or(|n| n >= wanted);
+    if enough(limit.current) {
+        return;
+    }
+    let current = match limit.maximum {
+        Some(maximum) => wanted.min(maximum),
+        None => wanted,
+    };
+    let raised = Rlimit {
+        current: Some(current),
+        ..limit
+    };
+    if setrlimit(Resource::Nofile, raised).is_err() || current < wanted {
+        log(format_args!(
+            "at most {current} descriptors for {connections} connections: raise LimitNOFILE, or \
+             lower --max-connections"
+        ));
+    }
+}
+
 /// The daemon's private key, made at the first start.
 ///
 /// # Errors
@@ -154,17 +206,26 @@ pub fn server_key(state: &Path) -> Result<Secret, String> {
     }
 }
 
-/// Tells systemd, if it asked (sd_notify(3)).
-fn notify(message: &str) {
-    let Some(path) = std::env::var_os("NOTIFY_SOCKET") else {
-        return;
-    };
-    let bytes = path.as_encoded_bytes();
-    let address = match bytes.strip_prefix(b"@") {
-        Some(name) => UnixAddr::from_abstract_name(name),
-        None => UnixAddr::from_pathname(&path),
-    };
-    if let (Ok(address), Ok(socket)) = (address, UnixDatagram::unbound()) {
-        let _ = socket.send_to_addr(message.as_bytes(), &address);
+/// Where systemd wants to be told (sd_notify(3)), if it asked.
+struct Systemd(Option<UnixDatagram>);
+
+impl Systemd {
+    fn connect() -> Self {
+        Self(std::env::var_os("NOTIFY_SOCKET").and_then(|path| {
+            let bytes = path.as_encoded_bytes();
+            let address = match bytes.strip_prefix(b"@") {
+                Some(name) => UnixAddr::from_abstract_name(name),
+                None => UnixAddr::from_pathname(&path),
+            };
+            let socket = UnixDatagram::unbound().ok()?;
+            socket.connect_addr(&address.ok()?).ok()?;
+            Some(socket)
+        }))
+    }
+
+    fn tell(&self, message: &str) {
+        if let Some(socket) = &self.0 {
+            let _ = socket.send(message.as_bytes());
+        }
     }
 }

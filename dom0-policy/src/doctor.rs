@@ -46,7 +46,8 @@ impl Check {
 #[must_use]
 pub fn examine(state: &Path) -> Vec<Check> {
     let mut xen = Xen::default();
-    let mut checks = vec![hypervisor(&mut xen), toolstack(&mut xen), daemon(state)];
+    let mut checks = vec![hypervisor(&mut xen), toolstack(&mut xen)];
+    checks.extend(daemon(state));
     checks.extend(keys(state));
     checks
 }
@@ -98,15 +99,30 @@ fn toolstack(xen: &mut Xen) -> Check {
     }
 }
 
-fn daemon(state: &Path) -> Check {
+fn daemon(state: &Path) -> Vec<Check> {
     const NAME: &str = "daemon";
-    match admin::client::call::<Status>(state, &Request::Status) {
-        Ok(status) => Check::good(
-            NAME,
-            format!("process {}, listening on {}", status.pid, status.listen),
-        ),
-        Err(error) => Check::bad(NAME, error.to_string(), "systemctl start hvckpt-policy"),
-    }
+    let status = match admin::client::call::<Status>(state, &Request::Status) {
+        Ok(status) => status,
+        Err(error) => {
+            return vec![Check::bad(
+                NAME,
+                error.to_string(),
+                "systemctl start hvckpt-policy",
+            )];
+        }
+    };
+    let found = format!("process {}, listening on {}", status.pid, status.listen);
+    let sandbox = if status.confined {
+        Check::good("sandbox", status.sandbox)
+    } else {
+        Check::bad(
+            "sandbox",
+            status.sandbox,
+            "run Dom0 with a kernel that has landlock and seccomp (lsm=landlock,…), and the \
+             daemon without --no-sandbox",
+        )
+    };
+    vec![Check::good(NAME, found), sandbox]
 }
 
 fn keys(state: &Path) -> Option<Check> {

@@ -108,7 +108,7 @@ pub struct Key {
     pub modes: Modes,
     /// When it was added, in seconds since 1970.
     pub created: u64,
-    /// When it stops being good for new tokens; 0: never.
+    /// When it stops being good and its sessions end; 0: never.
     pub expires: u64,
     /// When it was revoked.
     pub revoked: Option<u64>,
@@ -119,6 +119,12 @@ pub struct Key {
 }
 
 impl Key {
+    /// Whether it is too late at time `now`.
+    #[must_use]
+    pub fn expired(&self, now: u64) -> bool {
+        self.expires != 0 && self.expires <= now
+    }
+
     /// The key's state at time `now`, for display.
     #[must_use]
     pub fn status(&self, now: u64) -> &'static str {
@@ -130,7 +136,7 @@ impl Key {
             Self {
                 revoked: Some(_), ..
             } => "revoked",
-            Self { expires, .. } if *expires != 0 && *expires <= now => "expired",
+            _ if self.expired(now) => "expired",
             _ => "active",
         }
     }

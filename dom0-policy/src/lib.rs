@@ -22,6 +22,7 @@ pub mod keys;
 pub mod limits;
 pub mod policy;
 pub mod privileges;
+pub mod sandbox;
 pub mod server;
 pub mod units;
 

@@ -3,7 +3,7 @@
 //! for, but without capabilities, and can never get any again.
 //!
 //! To be called while there is one thread: capabilities belong to threads.
-//! Landlock and seccomp, when they come, belong at the end of [`drop_all`].
+//! [`crate::sandbox`] comes next.
 
 use rustix::process::{
     DumpableBehavior, Resource, Rlimit, getrlimit, set_dumpable_behavior, setrlimit,

@@ -11,7 +11,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use hvckpt_proto::server::{Acceptor, ServerError};
-use rustix::event::{PollFd, PollFlags, poll};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use crate::limits::{Gate, Pass};
 use crate::policy::Policy;
@@ -68,6 +68,24 @@ impl Stop {
     /// When the system has no more descriptors.
     pub fn another(&self) -> io::Result<Self> {
         self.0.try_clone().map(Self)
+    }
+
+    /// Waits for `time`: true; or until it is time to end: false.
+    pub(crate) fn pause(&self, time: Duration) -> bool {
+        let end = Instant::now() + time;
+        loop {
+            let left = end.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return true;
+            }
+            let mut fds = [PollFd::from_borrowed_fd(self.0.as_fd(), PollFlags::IN)];
+            let timeout = Timespec::try_from(left).ok();
+            match poll(&mut fds, timeout.as_ref()) {
+                Ok(0) | Err(rustix::io::Errno::INTR) => {}
+                Ok(_) => return false,
+                Err(_) => thread::sleep(PAUSE),
+            }
+        }
     }
 
     /// Waits until `listener` has a connection: true; or until it is time to

@@ -1,118 +1,17 @@
 //! The binary itself, over stand-ins for libxencall and libxenstore
 //! (`xen-sys/tests/fake.c`) which the dynamic linker finds first.
 
+mod common;
+
 use std::fs;
 use std::io::{BufRead as _, BufReader, Read as _};
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
-use std::time::Duration;
+use std::process::Stdio;
 
+use common::AMPLE;
+use common::daemon::{Daemon, build, command};
 use hvckpt_proto::{Error, Key, Modes, Reason, request_token};
 use serde_json::Value;
-use tempfile::TempDir;
-
-const AMPLE: Duration = Duration::from_secs(60);
-
-struct Daemon {
-    dir: TempDir,
-    child: Child,
-    addr: String,
-}
-
-fn build(dir: &Path, options: &[&str]) {
-    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
-    for name in ["libxencall.so.1", "libxenstore.so.4"] {
-        let built = Command::new("cc")
-            .args(["-shared", "-fPIC", "-include", "stdint.h", "-include"])
-            .arg(here.join("../xen-patch/include/public/cda.h"))
-            .args(options)
-            .arg("-o")
-            .arg(dir.join(name))
-            .arg(here.join("xen-sys/tests/fake.c"))
-            .output()
-            .expect("the test needs a C compiler named cc");
-        assert!(
-            built.status.success(),
-            "{}",
-            String::from_utf8_lossy(&built.stderr)
-        );
-    }
-}
-
-fn command(dir: &Path) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_hvckpt-policy"));
-    command
-        .env("LD_LIBRARY_PATH", dir)
-        .arg("--state")
-        .arg(dir.join("state"))
-        .current_dir(dir);
-    command
-}
-
-impl Daemon {
-    fn start() -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        build(dir.path(), &[]);
-        Self::start_in(dir)
-    }
-
-    fn start_in(dir: TempDir) -> Self {
-        let mut child = command(dir.path())
-            .args(["serve", "--listen", "127.0.0.1:0"])
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
-        let mut said = Vec::new();
-        let addr = loop {
-            let line = lines
-                .next()
-                .unwrap_or_else(|| panic!("it ended: {said:?}"))
-                .unwrap();
-            if let Some(addr) = line.strip_prefix("hvckpt-policy: listening on ") {
-                break addr.to_owned();
-            }
-            said.push(line);
-        };
-        Self { dir, child, addr }
-    }
-
-    fn run(&self, args: &str) -> Output {
-        command(self.dir.path())
-            .args(args.split(' '))
-            .output()
-            .unwrap()
-    }
-
-    fn ok(&self, args: &str) -> String {
-        let out = self.run(args);
-        assert!(out.status.success(), "{args}: {out:?}");
-        String::from_utf8(out.stdout).unwrap()
-    }
-
-    fn json(&self, args: &str) -> Value {
-        serde_json::from_str(&self.ok(args)).unwrap()
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.dir.path().join(name)
-    }
-
-    fn stop(mut self) -> TempDir {
-        let pid = rustix::process::Pid::from_child(&self.child);
-        rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
-        assert!(self.child.wait().unwrap().success(), "clean shutdown");
-        std::mem::replace(&mut self.dir, tempfile::tempdir().unwrap())
-    }
-}
-
-impl Drop for Daemon {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
 
 fn reason(result: Result<hvckpt_proto::Grant, Error>) -> Reason {
     match result {
@@ -233,6 +132,8 @@ fn it_has_no_privileges_left() {
     for task in fs::read_dir(format!("/proc/{}/task", daemon.child.id())).unwrap() {
         let status = fs::read_to_string(task.unwrap().path().join("status")).unwrap();
         assert!(status.contains("CapEff:\t0000000000000000"), "{status}");
+        assert!(status.contains("Seccomp:\t2\n"), "{status}");
+        assert!(status.contains("Seccomp_filters:\t3\n"), "{status}");
     }
 }
 
@@ -269,6 +170,19 @@ fn doctor_is_content() {
         checks.as_array().unwrap().iter().all(|c| c["ok"] == true),
         "{checks}"
     );
+}
+
+#[test]
+fn a_missing_sandbox_is_not_hidden() {
+    let dir = tempfile::tempdir().unwrap();
+    build(dir.path(), &[]);
+    let daemon = Daemon::start_with(dir, &["--no-sandbox"]);
+    let status = fs::read_to_string(format!("/proc/{}/status", daemon.child.id())).unwrap();
+    assert!(status.contains("Seccomp_filters:\t0\n"), "{status}");
+    let doctor = daemon.run("doctor");
+    assert_eq!(doctor.status.code(), Some(1));
+    let said = String::from_utf8(doctor.stdout).unwrap();
+    assert!(said.contains("FAIL sandbox: landlock OFF"), "{said}");
 }
 
 #[test]

@@ -8,16 +8,11 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 
+use common::wild::{Stream, builder, connect, handshake, key_pair};
 use common::{AMPLE, Rig, await_that, rig, rig_with};
 use hvckpt_policy::server::Limits;
 use hvckpt_proto::wire::{Answer, read_frame};
-use hvckpt_proto::{Error, Key, PublicKey, Reason, Request, Secret, request_token};
-use rustls::client::AlwaysResolvesClientRawPublicKeys;
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::crypto::ring;
-use rustls::pki_types::{CertificateDer, PrivatePkcs8KeyDer, ServerName, UnixTime};
-use rustls::sign::CertifiedKey;
-use rustls::{ClientConfig, ClientConnection, DigitallySignedStruct, SignatureScheme, StreamOwned};
+use hvckpt_proto::{Error, Key, Reason, Request, Secret, request_token};
 
 /// Sends octets, then reads until the server closes.
 fn send(rig: &Rig, octets: &[u8]) -> Vec<u8> {
@@ -215,7 +210,7 @@ fn another_application_protocol() {
 fn anothers_public_key_without_its_secret() {
     let rig = rig();
     let victim = rig.key("victim");
-    let mut stream = connect(&rig, victim.public_key(), [7; 32], true);
+    let mut stream = connect(rig.addr, victim.public_key(), [7; 32], true);
     let _ = stream.write_all(&Request::default().encode());
     assert!(read_frame(&mut stream).is_err());
     rig.await_audit("connection refused handshake");
@@ -244,7 +239,7 @@ fn a_client_that_floods_after_its_answer() {
 fn no_client_key_at_all() {
     let rig = rig();
     let config = builder().with_no_client_auth();
-    let mut stream = handshake(&rig, config, true);
+    let mut stream = handshake(rig.addr, config, true);
     let _ = stream.write_all(&Request::default().encode());
     assert!(read_frame(&mut stream).is_err());
     rig.await_audit("connection refused handshake");
@@ -255,97 +250,9 @@ fn no_client_key_at_all() {
     );
 }
 
-type Stream = StreamOwned<ClientConnection, TcpStream>;
-
-/// DER around an Ed25519 seed and public key (RFC 8410).
-const PKCS8: [u8; 16] = *b"\x30\x2e\x02\x01\x00\x30\x05\x06\x03\x2b\x65\x70\x04\x22\x04\x20";
-const SPKI: [u8; 12] = *b"\x30\x2a\x30\x05\x06\x03\x2b\x65\x70\x03\x21\x00";
-
 /// A connection with a key of our own, known to the daemon as `name`.
 fn authenticated(rig: &Rig, name: &str, alpn: bool) -> Stream {
-    let mut seed = [0; 32];
-    hvckpt_proto::server::random(&mut seed).unwrap();
-    let signer = signer(seed);
-    let spki = signer.public_key().unwrap();
-    let public = PublicKey(spki.as_ref()[SPKI.len()..].try_into().unwrap());
+    let (seed, public) = key_pair();
     rig.add(name, public, 0);
-    connect(rig, public, seed, alpn)
-}
-
-fn signer(seed: [u8; 32]) -> Arc<dyn rustls::sign::SigningKey> {
-    let der = [&PKCS8[..], &seed].concat();
-    ring::sign::any_eddsa_type(&PrivatePkcs8KeyDer::from(der)).unwrap()
-}
-
-/// Presents `public` and signs with `seed`, which need not belong together.
-fn connect(rig: &Rig, public: PublicKey, seed: [u8; 32], alpn: bool) -> Stream {
-    let spki = CertificateDer::from([&SPKI[..], &public.0].concat());
-    let certified = Arc::new(CertifiedKey::new(vec![spki], signer(seed)));
-    let resolver = AlwaysResolvesClientRawPublicKeys::new(certified);
-    handshake(
-        rig,
-        builder().with_client_cert_resolver(Arc::new(resolver)),
-        alpn,
-    )
-}
-
-fn builder() -> rustls::ConfigBuilder<ClientConfig, rustls::client::WantsClientCert> {
-    ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
-        .with_protocol_versions(&[&rustls::version::TLS13])
-        .unwrap()
-        .dangerous()
-        .with_custom_certificate_verifier(Arc::new(TrustsAnyServer))
-}
-
-fn handshake(rig: &Rig, mut config: ClientConfig, alpn: bool) -> Stream {
-    if alpn {
-        config.alpn_protocols = vec![hvckpt_proto::ALPN.to_vec()];
-    }
-    let name = ServerName::try_from("x").unwrap();
-    let connection = ClientConnection::new(Arc::new(config), name).unwrap();
-    let tcp = TcpStream::connect(rig.addr).unwrap();
-    tcp.set_read_timeout(Some(AMPLE)).unwrap();
-    tcp.set_write_timeout(Some(AMPLE)).unwrap();
-    let mut stream = StreamOwned::new(connection, tcp);
-    // May fail: that is what some tests are about.
-    while stream.conn.is_handshaking() && stream.conn.complete_io(&mut stream.sock).is_ok() {}
-    stream
-}
-
-#[derive(Debug)]
-struct TrustsAnyServer;
-
-impl ServerCertVerifier for TrustsAnyServer {
-    fn verify_server_cert(
-        &self,
-        _: &CertificateDer<'_>,
-        _: &[CertificateDer<'_>],
-        _: &ServerName<'_>,
-        _: &[u8],
-        _: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        Ok(ServerCertVerified::assertion())
-    }
-    fn verify_tls12_signature(
-        &self,
-        _: &[u8],
-        _: &CertificateDer<'_>,
-        _: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        unreachable!("TLS 1.3 only")
-    }
-    fn verify_tls13_signature(
-        &self,
-        _: &[u8],
-        _: &CertificateDer<'_>,
-        _: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        Ok(HandshakeSignatureValid::assertion())
-    }
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        vec![SignatureScheme::ED25519]
-    }
-    fn requires_raw_public_keys(&self) -> bool {
-        true
-    }
+    connect(rig.addr, public, seed, alpn)
 }

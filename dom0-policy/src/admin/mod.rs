@@ -103,6 +103,10 @@ pub struct Status {
     pub server: String,
     /// Where it listens.
     pub listen: String,
+    /// Whether it is confined as far as its kernel can.
+    pub confined: bool,
+    /// By what, in words.
+    pub sandbox: String,
     /// Keys that are not revoked.
     pub keys: usize,
 }

@@ -21,6 +21,7 @@ use crate::hypervisor::{Domain, Limits};
 use crate::keys::{DomainRef, Key};
 use crate::limits::Gate;
 use crate::policy::{Failure, KeySpec, ListedSession, Policy};
+use crate::sandbox::Confinement;
 use crate::server::Stop;
 use crate::units;
 
@@ -40,6 +41,8 @@ pub struct Admin {
     pub server: PublicKey,
     /// Where it listens, for display.
     pub listen: String,
+    /// What holds the daemon, for display.
+    pub confinement: Confinement,
 }
 
 /// Opens the socket. The state directory's lock must be held: a socket which
@@ -125,6 +128,8 @@ fn perform(request: Request, admin: &Admin, by: &str) -> Result<Value, Failure> 
             pid: std::process::id(),
             server: admin.server.to_string(),
             listen: admin.listen.clone(),
+            confined: admin.confinement.holds(),
+            sandbox: admin.confinement.to_string(),
             keys: policy.keys().iter().filter(|k| k.revoked.is_none()).count(),
         }),
         Request::KeyAdd {

@@ -141,6 +141,7 @@ fn config(state: &Path, options: &Serve) -> daemon::Config {
         },
         audit_bytes: options.audit_max_bytes,
         audit_keep: options.audit_keep,
+        sandbox: !options.no_sandbox,
     }
 }
 

@@ -157,6 +157,9 @@ pub struct Serve {
     /// Old audit files kept
     #[arg(long, value_name = "N", default_value_t = audit::DEFAULT_KEEP)]
     pub audit_keep: u32,
+    /// Do not confine the process with landlock and seccomp: for debuggers only
+    #[arg(long)]
+    pub no_sandbox: bool,
 }
 
 /// What to do with keys.

@@ -182,26 +182,6 @@ impl Policy {
         Ok((key, out))
     }
 
-    /// Tells the hypervisor of revocations which it could not be told of
-    /// before: to be called at start.
-    pub fn finish_revocations(&self) {
-        let inner = &mut *lock(&self.inner);
-        let pending: Vec<Key> = inner
-            .keys
-            .all()
-            .iter()
-            .filter(|k| k.revocation_pending)
-            .cloned()
-            .collect();
-        for key in pending {
-            let mut out = RevokeOutcome::default();
-            inner.tell_hypervisor(&key, &mut out);
-            for problem in out.problems {
-                crate::log(format_args!("revoking key {}: {problem}", key.name));
-            }
-        }
-    }
-
     /// Ends one session.
     ///
     /// # Errors
@@ -345,7 +325,7 @@ impl Inner {
 
     /// Revokes the key's tag wherever it may live: where tokens were issued
     /// (the domain may have been renamed since) and where its domain runs.
-    fn tell_hypervisor(&mut self, key: &Key, out: &mut RevokeOutcome) {
+    pub(super) fn tell_hypervisor(&mut self, key: &Key, out: &mut RevokeOutcome) {
         let mut domids = key.domids.clone();
         match self.hypervisor.domains() {
             Ok(running) => {
@@ -360,7 +340,18 @@ impl Inner {
             Err(_) if domids.is_empty() => {}
             Err(error) => out.problems.push(format!("cannot list domains: {error}")),
         }
-        for domid in domids {
+        self.end_in(key, &domids, out);
+        let pending = !out.problems.is_empty();
+        let saved = self.keys.change(key.id, |k| k.revocation_pending = pending);
+        if let (Err(error), false) = (saved, pending) {
+            out.problems
+                .push(format!("cannot write the key file: {error}"));
+        }
+    }
+
+    /// Drops the key's tokens and ends its sessions in these domains.
+    pub(super) fn end_in(&mut self, key: &Key, domids: &BTreeSet<u32>, out: &mut RevokeOutcome) {
+        for &domid in domids {
             match self.hypervisor.revoke(domid, Which::Tag(key.id.0)) {
                 Ok(revoked) => {
                     out.tokens += revoked.tokens;
@@ -372,12 +363,6 @@ impl Inner {
                     "domain {domid}: {error}; sessions there may go on: revoke again"
                 )),
             }
-        }
-        let pending = !out.problems.is_empty();
-        let saved = self.keys.change(key.id, |k| k.revocation_pending = pending);
-        if let (Err(error), false) = (saved, pending) {
-            out.problems
-                .push(format!("cannot write the key file: {error}"));
         }
     }
 
@@ -402,7 +387,7 @@ impl Inner {
     }
 }
 
-fn about(event: &str, key: &Key) -> Record {
+pub(super) fn about(event: &str, key: &Key) -> Record {
     Record {
         key: Some(key.name.clone()),
         id: Some(key.id.to_string()),

@@ -2,11 +2,12 @@
 //! is in the audit log, so that a revocation falls before or after a grant,
 //! never inside; the network is never waited for under it.
 
+mod expiry;
 mod manage;
 #[cfg(test)]
 mod tests;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
@@ -68,6 +69,8 @@ struct Inner {
     rates: HashMap<KeyId, Bucket>,
     noise: Bucket,
     suppressed: u64,
+    /// Keys of which it was said that the hypervisor could not be told.
+    complained: HashSet<KeyId>,
 }
 
 /// A refusal in the making: reason, and words for the audit log and for the
@@ -118,6 +121,7 @@ impl Policy {
             rates: HashMap::new(),
             noise: Bucket::new(NOISE, Instant::now()),
             suppressed: 0,
+            complained: HashSet::new(),
         };
         Self {
             inner: Mutex::new(inner),
@@ -195,7 +199,8 @@ impl Policy {
         if key.revoked.is_some() {
             return Err(No::new(Reason::Revoked, ""));
         }
-        if key.expires != 0 && (self.clock)() >= key.expires {
+        let now = (self.clock)();
+        if key.expired(now) {
             let when = units::rfc3339(key.expires);
             return Err(No::new(Reason::Expired, format!("since {when}")));
         }
@@ -209,7 +214,16 @@ impl Policy {
         let domid = inner.resolve(key)?;
         inner.check_sessions(key, domid)?;
 
-        let mut grant = Grant::new([0; 16], self.options.token_lifetime, domid, key.id.0.get());
+        // Xen counts a token's life by a clock which nobody sets. It ends with
+        // the key's at the latest.
+        let lifetime = match key.expires {
+            0 => self.options.token_lifetime,
+            end => self
+                .options
+                .token_lifetime
+                .min(Duration::from_secs(end - now)),
+        };
+        let mut grant = Grant::new([0; 16], lifetime, domid, key.id.0.get());
         random(&mut grant.token).map_err(|_| unavailable("random numbers"))?;
         grant.max_pages = stricter(key.pages, request.max_pages);
         grant.max_ranges = stricter(key.ranges, request.max_ranges);

@@ -2,6 +2,9 @@
 //! over the simulated hypervisor.
 #![allow(dead_code)] // every test file uses its part
 
+pub mod daemon;
+pub mod wild;
+
 use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
 use std::sync::Arc;

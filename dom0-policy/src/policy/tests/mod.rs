@@ -1,3 +1,5 @@
+mod time;
+
 use std::io;
 use std::path::Path;
 
@@ -274,7 +276,7 @@ fn revocation_is_finished_after_a_restart() {
     lab.sim.state().fails = None;
 
     let policy = open(lab.dir.path(), &lab.sim, Options::default());
-    policy.finish_revocations();
+    let _ = policy.tick();
     assert!(!lab.sim.attach(3, token));
     assert!(!policy.keys()[0].revocation_pending);
     let answer = policy.decide(PublicKey([1; 32]), Ok(Request::default()), peer());
