@@ -72,7 +72,7 @@ def primitives(plan):
     plan.micro(16, 1, pattern="rotate", warmup=10, transactions=40)
     for pages in SIZES:
         for ppt in (1, 4, 16):
-            if t in ("scanxen", "autoxen", "ptxen", "soft-dirty") or not quick:
+            if pages == PAGES or t in ("scanxen", "autoxen", "ptxen", "soft-dirty") or not quick:
                 plan.micro(ppt, 1, pages=pages, transactions=20 if quick else 100)
 
 
