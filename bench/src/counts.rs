@@ -59,7 +59,7 @@ impl Visit for Count {
             counts.transactions += 1;
             counts.writes += writes;
             counts.pages += pages.len() as u64;
-            footprint.extend(pages.into_iter());
+            footprint.extend(pages);
         }
         counts.footprint = footprint.len() as u64;
         counts

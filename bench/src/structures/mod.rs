@@ -66,6 +66,11 @@ pub trait Structure: Clone + Sized {
 
 /// The smallest prime which is not below `number`.
 fn next_prime(number: u32) -> u32 {
-    let is_prime = |n: u32| n >= 2 && (2..).take_while(|d| d * d <= n).all(|d| n % d != 0);
+    let is_prime = |n: u32| {
+        n >= 2
+            && (2..)
+                .take_while(|d| d * d <= n)
+                .all(|d| !n.is_multiple_of(d))
+    };
     (number.max(2)..).find(|n| is_prime(*n)).unwrap_or(number)
 }

@@ -71,9 +71,8 @@ def claims(r, s):
     flat = [flat_in_wpp(r, t) for t in ("pt", "ptxen")]
     shape = [tsize_only(r, t) for t in ("emul", "emulxen")]
     gain = {t: aggregation(r, t) for t in ("pt", "ptxen", "emul", "emulxen")}
-    signals = ("In our guest a signal, its return and two mprotect calls cross into the hypervisor more than ten times "
-               "a page, in the paper's 32-bit guest fewer; and counted instructions leave out what each trap costs in silicon, "
-               "which weighs on the hypervisor's single trap as on each of those.")
+    signals = ("A signal, its return and two changes of protection enter the hypervisor about ten times a page in our 64-bit "
+               "guest, PTxen once; and what a trap costs in silicon is not counted, which flatters PTxen.")
     return [
         ("Figure 6: PTxen is ten times as fast as PT", span(pt), verdict(mean(pt), 10), signals),
         ("Figure 6: writes per page do not matter to page tracking",

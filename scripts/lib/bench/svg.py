@@ -94,7 +94,7 @@ def lines(title, x_label, y_label, series, log_x=False, log_y=False, x_ticks=Non
     series = [s for s in series if s[4]]
     height, left, right, top, bottom = 420, 78, 500, 52, 360
     names = max([len(s[0]) for s in series], default=0)
-    width = right + 40 + 7 * max(names, 8)
+    width = right + 56 + round(7.4 * max(names, 8))
     xs = [x for s in series for x, _ in s[4]] or [1]
     ys = [y for s in series for _, y in s[4]] or [1]
     ax = Axis(min(xs), max(xs), left, right, log_x, x_ticks)
@@ -133,7 +133,7 @@ def bars(title, y_label, groups, names, log_y=False, per_panel=5, notes=(), line
         name, color = STYLE[key][:2]
         parts.append(f'<rect x="{x}" y="38" width="11" height="11" fill="{color}"/>')
         parts.append(text(x + 16, 48, name, 12, "start"))
-        x += 34 + 7 * len(name)
+        x += 36 + round(7.4 * len(name))
     values = [v for _, group in groups for v in group.values()] or [1]
     for number, members in enumerate(panels):
         top, bottom = 66 + number * panel, 66 + number * panel + panel - 40
