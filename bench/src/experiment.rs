@@ -69,11 +69,29 @@ impl Experiment {
                     line[key] = value.clone();
                 }
             }
-            Err(reason) => {
-                line["status"] = json!("failed");
-                line["reason"] = json!(reason);
-            }
+            Err(reason) => return self.refuse(&reason),
         }
+        line
+    }
+
+    /// The tracker it is about, if any.
+    #[must_use]
+    pub fn tracker(&self) -> Option<&str> {
+        match self {
+            Self::Probe { tracker } => Some(tracker),
+            Self::Micro(micro) => Some(&micro.tracker),
+            Self::Workload(workload) => Some(&workload.tracker),
+            Self::Program(program) => Some(&program.tracker),
+            Self::Gate { .. } | Self::Counts { .. } => None,
+        }
+    }
+
+    /// What [`Self::run`] returns if it fails.
+    #[must_use]
+    pub fn refuse(&self, reason: &str) -> Value {
+        let mut line = json!(self);
+        line["status"] = json!("failed");
+        line["reason"] = json!(reason);
         line
     }
 

@@ -11,6 +11,7 @@
 pub mod cases;
 pub mod clock;
 pub mod counts;
+pub mod exact;
 pub mod experiment;
 pub mod gate;
 pub mod memory;

@@ -6,6 +6,7 @@ use hvckpt::CycleError;
 use serde::{Deserialize, Serialize};
 
 use crate::clock::{between, mean, median, reading};
+use crate::exact::Lists;
 use crate::memory::{Memory, PAGE_WORDS, words};
 use crate::trackers::{self, Traps};
 
@@ -62,12 +63,9 @@ pub struct Outcome {
     pub commit_ns: u64,
     /// What reading the clock costs; taken off all the above.
     pub clock_ns: u64,
-    /// Pages written to, each once a transaction.
-    pub expected: u64,
-    /// Of those, the ones no list named.
-    pub missed: u64,
-    /// Pages which lists named needlessly.
-    pub excess: u64,
+    /// Lists against what was written to.
+    #[serde(flatten)]
+    pub lists: Lists,
     /// Events in all measured transactions.
     pub traps: Traps,
 }
@@ -131,8 +129,7 @@ impl Micro {
         let memory = words(region);
         let clock = reading();
         let (mut write, mut commit, mut both) = (Vec::new(), Vec::new(), Vec::new());
-        let (mut missed, mut excess) = (0, 0);
-        let mut seen = vec![false; self.pages];
+        let mut lists = Lists::default();
         let mut transaction = region.begin()?;
         for number in 0..self.warmup {
             self.write(memory, number);
@@ -148,15 +145,8 @@ impl Micro {
             write.push(between(start, written, clock));
             commit.push(between(written, end, clock));
             both.push(between(start, end, 2 * clock));
-            dirty.iter().for_each(|page| seen[page] = true);
-            let found = (0..self.ppt)
-                .filter(|index| std::mem::take(&mut seen[self.page(number, *index)]))
-                .count();
-            missed += self.ppt - found;
-            excess += dirty.len().saturating_sub(found);
-            if dirty.len() > found {
-                seen.fill(false);
-            }
+            let written_to = (0..self.ppt).map(|index| self.page(number, index));
+            lists.add(dirty.to_vec(), written_to);
             let spent = begun.elapsed().as_millis();
             let over = |budget| spent >= u128::from(budget);
             if write.len() >= 10 && self.budget_ms.is_some_and(over) {
@@ -170,9 +160,7 @@ impl Micro {
             write_ns: median(&write),
             commit_ns: median(&commit),
             clock_ns: clock,
-            expected: (self.ppt * both.len()) as u64,
-            missed: missed as u64,
-            excess: excess as u64,
+            lists,
             traps: trackers::traps(before, region.counters()),
         })
     }

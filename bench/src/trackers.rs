@@ -1,11 +1,19 @@
 //! Trackers by name, as far as there are any.
 
-use hvckpt::{Counters, LockPolicy, Region, TrackerKind, register_cda};
+use std::time::Duration;
+
+use hvckpt::{
+    AttachError, Counters, LockPolicy, Region, RegionError, TrackError, TrackerKind, register_cda,
+};
 
 /// The name which stands for no tracker at all.
 pub const NONE: &str = "none";
 
+/// How often a policy daemon is asked again which wants us to wait.
+const RETRIES: u32 = 30;
+
 /// A region with the tracker of that name, locked where that is allowed.
+/// Waits if the policy daemon says that it had too many requests.
 ///
 /// # Errors
 /// Why there is none: the library does not know the tracker, or it does not
@@ -14,12 +22,35 @@ pub fn open(name: &str, pages: usize) -> Result<Region, String> {
     let kind: TrackerKind = name
         .parse()
         .map_err(|error: hvckpt::UnknownTracker| error.to_string())?;
-    register_cda()
-        .pages(pages)
-        .tracker(kind)
-        .lock(LockPolicy::IfAllowed)
-        .register()
-        .map_err(|error| hvckpt::explain(&error))
+    let mut retries = 0;
+    loop {
+        let region = register_cda()
+            .pages(pages)
+            .tracker(kind)
+            .lock(LockPolicy::IfAllowed)
+            .register();
+        match region {
+            Ok(region) => return Ok(region),
+            Err(error) => match wait(&error).filter(|_| retries < RETRIES) {
+                Some(wait) => std::thread::sleep(wait),
+                None => return Err(hvckpt::explain(&error)),
+            },
+        }
+        retries += 1;
+    }
+}
+
+/// How long the policy daemon wants us to wait, if that is all.
+fn wait(error: &RegionError) -> Option<Duration> {
+    let RegionError::Tracker { source, .. } = error else {
+        return None;
+    };
+    match source {
+        TrackError::Attach(AttachError::Refused { retry_after, .. }) => {
+            Some(*retry_after).filter(|wait| !wait.is_zero())
+        }
+        _ => None,
+    }
 }
 
 /// Events which a tracker counts.

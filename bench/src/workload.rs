@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use crate::cases::{Case, Op, Visit, find};
 use crate::clock::{between, mean, reading};
 use crate::counts::AREA_PAGES;
+use crate::exact::{Lists, differing};
 use crate::memory::{Counted, Memory, plain, words};
 use crate::structures::Structure;
 use crate::trackers;
@@ -56,12 +57,9 @@ pub struct Outcome {
     pub writes: f64,
     /// Pages a transaction, among those timed.
     pub pages: f64,
-    /// Pages written to, each once a transaction.
-    pub expected: u64,
-    /// Of those, the ones no list named.
-    pub missed: u64,
-    /// Pages which lists named needlessly.
-    pub excess: u64,
+    /// Lists against what was written to.
+    #[serde(flatten)]
+    pub lists: Lists,
     /// Words of the region which differ from those of the plain memory.
     pub damaged: u64,
 }
@@ -173,14 +171,9 @@ impl Runner<'_> {
             }
             times.whole.push(between(start, end, 2 * clock));
             times.commit.push(between(written, end, clock));
-            let mut listed = dirty.to_vec();
-            listed.sort_unstable();
             let want = &expected[(number - window.timed) as usize];
-            let has = |page: &u32| listed.binary_search(&(*page as usize)).is_ok();
-            let found = want.iter().filter(|page| has(page)).count();
-            outcome.expected += want.len() as u64;
-            outcome.missed += (want.len() - found) as u64;
-            outcome.excess += (listed.len() - found) as u64;
+            let want = want.iter().map(|page| *page as usize);
+            outcome.lists.add(dirty.to_vec(), want);
         }
         drop(transaction);
         Ok((times, copy(memory)))
@@ -205,34 +198,39 @@ impl Visit for Runner<'_> {
     type Output = Result<Outcome, String>;
 
     fn visit<S: Structure>(self) -> Self::Output {
+        // A session lasts as long as it has a region: one for all windows.
+        let _session = match self.load.tracker.as_str() {
+            trackers::NONE => None,
+            tracker => Some(trackers::open(tracker, 1)?),
+        };
         let plain = plain(AREA_PAGES);
-        let counted = Counted::new(&plain);
-        let mut structure: S = self.case.prepare(&counted, self.load.operations);
+        let memory = plain.as_slice();
+        let mut structure: S = self.case.prepare(memory, self.load.operations);
         let (mut outcome, mut whole, mut commit) = (Outcome::default(), Vec::new(), Vec::new());
         let (mut writes, mut pages, mut next) = (0, 0, 0);
         for window in self.load.windows() {
             (next..window.first).for_each(|number| {
-                self.transaction(&mut structure, &counted, number);
+                self.transaction(&mut structure, memory, number);
             });
             let (image, before) = (copy(&plain), structure.clone());
+            (window.first..window.timed).for_each(|number| {
+                self.transaction(&mut structure, memory, number);
+            });
+            let counted = Counted::new(&plain);
             let mut expected = Vec::new();
-            for number in window.first..window.end {
-                counted.take();
+            for number in window.timed..window.end {
                 self.transaction(&mut structure, &counted, number);
-                if number >= window.timed {
-                    let (stores, dirtied) = counted.take();
-                    writes += stores;
-                    pages += dirtied.len() as u64;
-                    expected.push(dirtied);
-                }
+                let (stores, dirtied) = counted.take();
+                writes += stores;
+                pages += dirtied.len() as u64;
+                expected.push(dirtied);
             }
             next = window.end;
             let wanted = copy(&plain);
             let mut best: Option<Times> = None;
             for _ in 0..self.load.repeats {
                 let (times, got) = self.timed(&before, &image, window, &expected, &mut outcome)?;
-                outcome.damaged +=
-                    (0..got.len()).filter(|at| got[*at] != wanted[*at]).count() as u64;
+                outcome.damaged += differing(&got, &wanted);
                 best = Some(match best {
                     Some(best) => best.shorter(&times),
                     None => times,

@@ -7,7 +7,7 @@ use hvckpt_bench::cases::{CASES, Case, Op, Visit, find};
 use hvckpt_bench::counts::count;
 use hvckpt_bench::memory::plain;
 use hvckpt_bench::pool::Pool;
-use hvckpt_bench::structures::Structure;
+use hvckpt_bench::structures::{QuadHash, Structure};
 use proptest::prelude::*;
 
 /// What a model says of a deletion, and of the keys that are there.
@@ -195,4 +195,14 @@ fn a_full_pool_says_so() {
     let text = error.downcast_ref::<&str>().copied().unwrap_or_default();
     let text = error.downcast_ref::<String>().map_or(text, |text| text);
     assert!(text.contains("too small"), "{text}");
+}
+
+/// Five keys of one cell, in a table of thirteen: probes 0, 1, 4, 9, 16.
+#[test]
+fn probing_is_quadratic() {
+    let memory = plain(4);
+    let memory = memory.as_slice();
+    let mut hash = QuadHash::build(memory, Pool::new(memory), 10);
+    (0..5).for_each(|key| hash.insert(memory, key * 13));
+    assert_eq!(hash.keys(memory), [0, 13, 52, 26, 39]);
 }

@@ -1,7 +1,7 @@
 //! Runs a list of experiments and prints one line of JSON for each.
 
 use std::io::{Read, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::Parser;
@@ -51,14 +51,28 @@ fn run(args: &Args) -> Result<(), String> {
             Experiment::parse(line).map_err(|error| format!("line {}: {error}", number + 1))
         })
         .collect::<Result<Vec<_>, _>>()?;
+    let name = args.plan.as_deref().and_then(Path::file_stem);
+    let name = name.unwrap_or_default().display();
     let mut out = std::io::stdout().lock();
+    let mut absent: Option<(String, String)> = None;
     for (number, experiment) in plan.iter().enumerate() {
-        let result = experiment.run();
+        let result = match &absent {
+            Some((tracker, why)) if experiment.tracker() == Some(tracker.as_str()) => {
+                experiment.refuse(why)
+            }
+            _ => experiment.run(),
+        };
+        if let (Experiment::Probe { tracker }, Some(why)) = (experiment, result.get("reason")) {
+            absent = Some((tracker.clone(), why.as_str().unwrap_or_default().to_owned()));
+        }
         writeln!(out, "{result}").map_err(|error| format!("cannot write: {error}"))?;
         // One at a time: what was measured is kept if the next one crashes.
         out.flush()
             .map_err(|error| format!("cannot write: {error}"))?;
-        eprintln!("{} of {}", number + 1, plan.len());
+        let done = number + 1;
+        if done % 10 == 0 || done == plan.len() {
+            eprintln!("{name}: {done} of {}", plan.len());
+        }
     }
     Ok(())
 }

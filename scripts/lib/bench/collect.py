@@ -58,7 +58,9 @@ def main():
         for line in got:
             kind = line["kind"]
             if kind == "probe":
-                state[line["tracker"]] = (line["status"], line.get("reason", ""))
+                known = state.setdefault(line["tracker"], (line["status"], line.get("reason", "")))
+                if known[0] == "ok" != line["status"]:
+                    broken.append({"tracker": name, "status": "unfinished", "reason": line.get("reason", "")})
             elif kind == "gate":
                 gate = {key: line[key] for key in ("gate_ns", "syscall_ns") if key in line}
                 rows["trackers"].append({"tracker": "gate", "status": line["status"],

@@ -89,7 +89,7 @@ def counts(r):
         cells, off = [f"{row['structure']} {row['op']}"], []
         for key in ("opt1_writes", "opt1_pages", "opt5_writes", "opt5_pages"):
             own, paper = row[key], row[key.replace("opt", "paper")]
-            cells.append(f"{own:.1f} ({paper:g})")
+            cells.append(f"{own:.1f} ({paper:.1f})")
             if abs(own / paper - 1) > 0.25:
                 off.append(f"{key.replace('opt', 'OPT ').replace('_', ', ')}: {own / paper - 1:+.0%}")
         cells.append("yes" if not off else "no")
@@ -103,8 +103,8 @@ def counts(r):
 def real_program(r):
     rows = []
     for row in r.good("program"):
-        rows.append((name(row["tracker"]), row["operations"], number(row["median_ns"])))
-    return sorted(rows, key=lambda row: (row[1], row[2]))
+        rows.append((row["operations"], row["median_ns"], name(row["tracker"])))
+    return [(who, operations, number(cost)) for operations, cost, who in sorted(rows)]
 
 
 def in_silicon(r):
