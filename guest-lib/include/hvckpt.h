@@ -86,6 +86,8 @@ enum hvckpt_error {
     HVCKPT_E_UFFD = -57,            /* no userfaultfd or PAGEMAP_SCAN */
     HVCKPT_E_HANDLER = -58,         /* SIGSEGV handler was replaced */
     HVCKPT_E_SHAPE = -59,           /* refused by the hypervisor */
+    HVCKPT_E_MODE = -70,            /* the key does not allow this tracker */
+    HVCKPT_E_NEEDS_LOCK = -71,      /* this tracker needs locked memory */
 
     /* The transaction. */
     HVCKPT_E_ALREADY_OPEN = -60,
@@ -100,6 +102,8 @@ enum {
     HVCKPT_PT = 2,                  /* mprotect and SIGSEGV */
     HVCKPT_PAGEMAP_SCAN = 3,        /* userfaultfd WP_ASYNC, PAGEMAP_SCAN */
     HVCKPT_SIM = 4,                 /* simulated, for tests */
+    HVCKPT_SCANXEN = 12,            /* the hypervisor, dirty bits; locked only */
+    HVCKPT_AUTOXEN = 13,            /* page by page the cheaper; locked only */
 };
 
 /* Whether pages are locked in memory. */

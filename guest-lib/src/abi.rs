@@ -52,6 +52,12 @@ pub const CDA_EKEYREVOKED: i64 = 128;
 pub const CDA_TOKEN_BYTES: usize = 16;
 /// Mode of a range: protection by page-table entries.
 pub const CDA_MODE_PTXEN: u32 = 1;
+/// Mode of a range: stores are performed by the hypervisor and logged.
+pub const CDA_MODE_EMULXEN: u32 = 2;
+/// Mode of a range: dirty bits are cleared and scanned.
+pub const CDA_MODE_SCANXEN: u32 = 3;
+/// Mode of a range: hot pages scanned, cold pages protected.
+pub const CDA_MODE_AUTOXEN: u32 = 4;
 /// Log flag: the list is incomplete, every page counts as dirty.
 pub const CDA_LOG_LOST: u32 = 1;
 /// Bits of a log entry which hold the page index.
@@ -147,6 +153,18 @@ pub struct cda_counters {
     pub flushes: u64,
     /// Ends and commits.
     pub cycles: u64,
+    /// Writes found in D instead of a fault.
+    pub watched: u64,
+    /// Autoxen: pages left writable from now on.
+    pub heated: u64,
+    /// Autoxen: pages protected again.
+    pub cooled: u64,
+    /// Stores performed by the hypervisor.
+    pub emulated: u64,
+    /// Stores which could not be performed: a page entry instead.
+    pub degraded: u64,
+    /// Zero.
+    pub reserved: u64,
 }
 
 /// Argument of [`CDA_OP_QUERY`].
@@ -188,6 +206,6 @@ const _: () = {
     assert!(size_of::<cda_attach>() == 64);
     assert!(size_of::<cda_register>() == 64);
     assert!(size_of::<cda_log>() == 64);
-    assert!(size_of::<cda_counters>() == 96);
-    assert!(size_of::<cda_query>() == 152);
+    assert!(size_of::<cda_counters>() == 144);
+    assert!(size_of::<cda_query>() == 200);
 };

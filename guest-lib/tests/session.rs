@@ -75,7 +75,7 @@ fn refusals_at_registration() {
     );
     let register = |errno| refused(abi::CDA_OP_REGISTER, errno);
     assert!(matches!(register(libc::EEXIST), TrackError::Overlap));
-    assert!(matches!(register(libc::EPERM), TrackError::Untrackable));
+    assert!(matches!(register(libc::EPERM), TrackError::Mode));
     assert!(matches!(
         register(libc::ENOSPC),
         TrackError::Quota { pages: PAGES }

@@ -147,7 +147,7 @@ static bool translate(unsigned long va, bool write, enum who who,
 /* do_page_fault(): true if the access is to be tried again. */
 static bool xen_fault(unsigned long va, unsigned int ec)
 {
-    struct cpu_user_regs regs = { .error_code = ec };
+    struct cpu_user_regs regs = { .error_code = ec, .eflags = X86_EFLAGS_IF };
     struct page_info *held = current->locked_page;
     bool fixed = false;
 

@@ -101,11 +101,13 @@ long ctl(unsigned int cmd, void *arg)
     return ctl_as(&vcpus[DOM0_VCPU], cmd, arg);
 }
 
+uint32_t token_modes;
+
 long add_token(uint8_t first, uint32_t max_ranges, uint64_t max_pages)
 {
     struct cda_ctl_token t = {
         .size = sizeof(t), .domid = 1, .tag = 42, .lifetime_ms = 3600000,
-        .max_ranges = max_ranges, .max_pages = max_pages,
+        .max_ranges = max_ranges, .max_pages = max_pages, .modes = token_modes,
     };
 
     memset(t.token, first, sizeof(t.token));
@@ -191,13 +193,15 @@ long proc_attach(struct mm *mm, uint8_t token)
     return 0;
 }
 
+unsigned int proc_mode = CDA_MODE_PTXEN;
+
 long proc_register(struct mm *mm, unsigned int i, unsigned long start,
                    unsigned long pages, unsigned long log,
                    unsigned long log_bytes)
 {
     struct range *r = &mm->proc.range[i];
     struct cda_register reg = {
-        .size = sizeof(reg), .mode = CDA_MODE_PTXEN, .start = start,
+        .size = sizeof(reg), .mode = proc_mode, .start = start,
         .pages = pages, .log = log, .log_bytes = log_bytes,
     };
     struct cda_log none = { 0 };

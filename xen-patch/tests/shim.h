@@ -23,6 +23,8 @@
 #define BITS_PER_LONG 64
 #define __init
 #define cf_check
+#define always_inline inline
+#define noinline __attribute__((noinline))
 #define asmlinkage
 #define __read_mostly
 #define __user
@@ -55,6 +57,10 @@ void set_bit(unsigned int nr, void *map);
 static inline void __set_bit(unsigned int nr, unsigned long *map)
 {
     map[nr / 64] |= 1UL << (nr % 64);
+}
+static inline void __clear_bit(unsigned int nr, unsigned long *map)
+{
+    map[nr / 64] &= ~(1UL << (nr % 64));
 }
 static inline bool test_bit(unsigned int nr, const unsigned long *map)
 {
@@ -260,7 +266,9 @@ bool hypercall_preempt_check(void);
 #define PFEC_write_access 2u
 #define PFEC_user_mode    4u
 #define PFEC_arch_mask    0xffffu
+#define X86_EFLAGS_IF     0x200
 #define X86_EFLAGS_RF     0x10000
+#define in_irq()          false
 #define X86_XEC_IDT       2
 #define X86_EXC_GP        13
 #define _SEGMENT_L        (1u << 21)

@@ -65,6 +65,8 @@ codes! {
     UNALIGNED = -51, c"address or size are not whole pages";
     TOO_LARGE = -52, c"too large for a region";
     OVERLAP = -53, c"the region overlaps another one, or a log";
+    MODE = -70, c"the key does not allow this tracker";
+    NEEDS_LOCK = -71, c"this tracker needs locked memory";
     UNTRACKABLE = -54, c"these pages cannot be tracked";
     LOCK_LIMIT = -55, c"the pages cannot be locked (RLIMIT_MEMLOCK)";
     NO_TRACKER = -56, c"none of the trackers asked for works here";
@@ -107,7 +109,8 @@ pub(super) fn track(error: &TrackError) -> i32 {
         TrackError::Uffd(_) => UFFD,
         TrackError::Handler(_) => HANDLER,
         TrackError::Overlap => OVERLAP,
-        TrackError::Untrackable => UNTRACKABLE,
+        TrackError::Mode => MODE,
+        TrackError::NeedsLock(_) => NEEDS_LOCK,
         TrackError::Quota { .. } => QUOTA,
         TrackError::Shape => SHAPE,
     }

@@ -56,11 +56,13 @@ pub struct CLimits {
     pub(super) mapped_anew: c_int,
 }
 
-const TRACKERS: [(TrackerKind, c_int, &core::ffi::CStr); 4] = [
+const TRACKERS: [(TrackerKind, c_int, &core::ffi::CStr); 6] = [
     (TrackerKind::PtXen, 1, c"ptxen"),
     (TrackerKind::Pt, 2, c"pt"),
     (TrackerKind::PagemapScan, 3, c"pagemap-scan"),
     (TrackerKind::Sim, 4, c"sim"),
+    (TrackerKind::ScanXen, 12, c"scanxen"),
+    (TrackerKind::AutoXen, 13, c"autoxen"),
 ];
 
 pub(super) fn tracker(number: c_int) -> Option<TrackerKind> {

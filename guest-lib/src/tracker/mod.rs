@@ -37,6 +37,11 @@ pub enum TrackerKind {
     /// The hypervisor takes the write permission away and gives it back at
     /// the first write to a page, without the guest kernel.
     PtXen,
+    /// The hypervisor clears the dirty bits of all pages and scans them.
+    ScanXen,
+    /// Page by page the cheaper of [`Self::PtXen`] and [`Self::ScanXen`], by
+    /// what the page did lately.
+    AutoXen,
     /// `mprotect` and a SIGSEGV handler.
     Pt,
     /// userfaultfd's asynchronous write protection, read by PAGEMAP_SCAN.
@@ -48,13 +53,22 @@ pub enum TrackerKind {
 
 impl TrackerKind {
     /// Every tracker, best first.
-    pub const ALL: [Self; 4] = [Self::PtXen, Self::PagemapScan, Self::Pt, Self::Sim];
+    pub const ALL: [Self; 6] = [
+        Self::AutoXen,
+        Self::PtXen,
+        Self::ScanXen,
+        Self::PagemapScan,
+        Self::Pt,
+        Self::Sim,
+    ];
 
     /// Name on command lines and in reports.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
             Self::PtXen => "ptxen",
+            Self::ScanXen => "scanxen",
+            Self::AutoXen => "autoxen",
             Self::Pt => "pt",
             Self::PagemapScan => "pagemap-scan",
             Self::Sim => "sim",
@@ -70,6 +84,12 @@ impl TrackerKind {
                 kernel_writes: Coverage::Refused,
                 forced_writes: Coverage::Missed,
                 mapped_anew: Coverage::Missed,
+            },
+            // The kernel's writes through its own mapping leave D alone.
+            Self::ScanXen | Self::AutoXen => Limits {
+                kernel_writes: Coverage::Reported,
+                forced_writes: Coverage::Missed,
+                mapped_anew: Coverage::Reported,
             },
             Self::PtXen | Self::PagemapScan | Self::Sim => Limits {
                 kernel_writes: Coverage::Reported,
@@ -88,8 +108,14 @@ impl fmt::Display for TrackerKind {
 
 /// No tracker has this name.
 #[derive(Debug, thiserror::Error)]
-#[error("no tracker is called {0:?}; there are ptxen, pagemap-scan, pt and sim")]
-pub struct UnknownTracker(String);
+#[error("no tracker is called {name:?}; there are {}", names())]
+pub struct UnknownTracker {
+    name: String,
+}
+
+fn names() -> String {
+    TrackerKind::ALL.map(TrackerKind::name).join(", ")
+}
 
 impl FromStr for TrackerKind {
     type Err = UnknownTracker;
@@ -98,7 +124,9 @@ impl FromStr for TrackerKind {
         Self::ALL
             .into_iter()
             .find(|kind| kind.name() == name)
-            .ok_or_else(|| UnknownTracker(name.to_owned()))
+            .ok_or_else(|| UnknownTracker {
+                name: name.to_owned(),
+            })
     }
 }
 
@@ -186,9 +214,14 @@ pub enum TrackError {
     /// The pages overlap another range or a log.
     #[error("the region overlaps another one, or a log")]
     Overlap,
-    /// The hypervisor cannot track these frames (granted, foreign, special).
-    #[error("these pages cannot be tracked")]
-    Untrackable,
+    /// This tracker loses data of pages which are not locked in memory.
+    #[error(
+        "{0} needs locked memory: raise RLIMIT_MEMLOCK and do not let pages unlocked, or use ptxen"
+    )]
+    NeedsLock(TrackerKind),
+    /// The key does not allow this tracker.
+    #[error("the key does not allow this tracker; ask the administrator, or use another")]
+    Mode,
     /// More ranges or pages than the key allows.
     #[error("the quota of the key does not allow {pages} more pages")]
     Quota {
@@ -283,16 +316,19 @@ pub(crate) fn create(
     kind: TrackerKind,
     request: &Request<'_>,
 ) -> Result<Box<dyn Tracker>, TrackError> {
-    Ok(match kind {
-        TrackerKind::PtXen => {
-            let session = attach::current(request.attach, abi::CDA_CAP_PTXEN)?;
-            Box::new(xen::XenTracker::new(
-                kind,
-                abi::CDA_MODE_PTXEN,
-                session,
-                request,
-            )?)
+    let in_xen = |capability, mode| -> Result<Box<dyn Tracker>, TrackError> {
+        // The kernel may drop pages which it believes clean, unless locked.
+        if matches!(kind, TrackerKind::ScanXen | TrackerKind::AutoXen) && !request.memory.locked() {
+            return Err(TrackError::NeedsLock(kind));
         }
+        let session = attach::current(request.attach, capability)?;
+        let tracker = xen::XenTracker::new(kind, mode, session, request)?;
+        Ok(Box::new(tracker))
+    };
+    Ok(match kind {
+        TrackerKind::PtXen => in_xen(abi::CDA_CAP_PTXEN, abi::CDA_MODE_PTXEN)?,
+        TrackerKind::ScanXen => in_xen(abi::CDA_CAP_SCANXEN, abi::CDA_MODE_SCANXEN)?,
+        TrackerKind::AutoXen => in_xen(abi::CDA_CAP_AUTOXEN, abi::CDA_MODE_AUTOXEN)?,
         TrackerKind::Sim => {
             let session = attach::simulated(request.sim.clone().unwrap_or_default())?;
             Box::new(xen::XenTracker::new(

@@ -107,7 +107,7 @@ impl XenTracker {
 fn refusal(error: &OpError, pages: usize) -> TrackError {
     match *error {
         OpError::Errno(libc::EEXIST) => TrackError::Overlap,
-        OpError::Errno(libc::EPERM) => TrackError::Untrackable,
+        OpError::Errno(libc::EPERM) => TrackError::Mode,
         OpError::Errno(libc::ENOSPC | libc::ENOMEM) => TrackError::Quota { pages },
         OpError::Errno(libc::EINVAL) => TrackError::Shape,
         ref other => TrackError::Session(other.session()),

@@ -9,7 +9,9 @@
 #define CDA_L1E_RO    (1UL << 53) /* the guest gave RW, Xen withholds it */
 #define CDA_L1E_SEEN  (1UL << 54) /* tracked, read-only by the guest's will */
 #define CDA_L1E_NEVER (1UL << 55) /* grant mapping: RW is part of its identity */
-#define CDA_L1E_BITS  (CDA_L1E_RO | CDA_L1E_SEEN | CDA_L1E_NEVER)
+#define CDA_L1E_WATCH (1UL << 56) /* RW; Xen cleared D and will look at it */
+#define CDA_L1E_TRACKED (CDA_L1E_RO | CDA_L1E_SEEN | CDA_L1E_WATCH)
+#define CDA_L1E_BITS  (CDA_L1E_TRACKED | CDA_L1E_NEVER)
 
 #ifdef CONFIG_CDA
 extern bool opt_cda;
