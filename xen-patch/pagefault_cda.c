@@ -22,6 +22,8 @@
  *    tells the chunk: the fault handler, or cda_guest_update() before each
  *    guest update of such an entry.  A table that is replaced as a whole is
  *    noticed by comparing the L2 entry.
+ *  - With Emulxen an entry stays read-only.  Xen performs each store by the
+ *    same authority, with a type reference for as long as it takes.
  *  - A page may instead be left writable and be watched through its D bit
  *    (CDA_L1E_WATCH): all of them with Scanxen, with Autoxen those that were
  *    dirty in most cycles.  Its RW counts as granted by Xen, as it may have
@@ -30,7 +32,7 @@
  * A chunk is the 2 MiB of address space below one L1 table.
  *
  * Locks, outermost first: session->lock (only ever tried by guests) >
- * page_lock() of one L1 table > hash_lock; cda->lock nests in none of these
+ * page_lock() of one L1 table > hash_lock, words->lock; cda->lock nests in none of these
  * but session->lock.  Lookups run under RCU.
  */
 
@@ -67,11 +69,10 @@ unsigned long __read_mostly cda_l1e_keep = ~0UL;
 unsigned long __read_mostly cda_l1e_grant;
 
 #define CDA_CAPS          (CDA_ABI_VERSION | CDA_CAP_PTXEN | \
-                           CDA_CAP_SCANXEN | CDA_CAP_AUTOXEN)
+                           CDA_CAP_EMULXEN | CDA_CAP_SCANXEN | CDA_CAP_AUTOXEN)
 
-#define CDA_KNOWN_MODES   0x1eu    /* CDA_MODE_PTXEN .. CDA_MODE_AUTOXEN */
-#define CDA_MODES         ((1u << CDA_MODE_PTXEN) | (1u << CDA_MODE_SCANXEN) | \
-                           (1u << CDA_MODE_AUTOXEN))
+#define CDA_MODES         ((1u << CDA_MODE_PTXEN) | (1u << CDA_MODE_EMULXEN) | \
+                           (1u << CDA_MODE_SCANXEN) | (1u << CDA_MODE_AUTOXEN))
 
 #define CHUNK_SHIFT       L2_PAGETABLE_SHIFT
 #define CHUNK_PAGES       L1_PAGETABLE_ENTRIES
@@ -92,6 +93,8 @@ unsigned long __read_mostly cda_l1e_grant;
 #define MAX_RANGES        4096
 #define EMIT_BATCH        128
 #define CHUNKS_PER_CHECK  64u
+#define MAX_WORDS         2048     /* stores logged in one cycle of a range */
+#define MAX_WORD_LOGS     64       /* ranges of a domain that have such a log */
 
 /*
  * Autoxen.  Instructions, of Xen alone: a first write costs about 500 (fault,
@@ -122,6 +125,15 @@ struct cda_heat {
     uint8_t streak[CHUNK_PAGES];  /* cycles: cold and dirty, or hot and clean */
 };
 
+/* Stores performed by Xen.  Appended to under page_lock() and `lock`. */
+struct cda_words {
+    spinlock_t lock;
+    unsigned int nr, which;
+    struct cda_word {
+        uint64_t entry, value;    /* as in the log */
+    } at[2][MAX_WORDS];
+};
+
 struct cda_range {
     struct rcu_head rcu;
     uint32_t id;
@@ -129,6 +141,7 @@ struct cda_range {
     uint8_t pass;                 /* counts protecting cycles, mod 256 */
     bool active;                  /* a cycle is open */
     bool lost;                    /* a log could not be delivered */
+    bool full;                    /* the log being written is too small */
     uint8_t cont;                 /* operation that was interrupted, or 0 */
     uint64_t ticket;              /* who may continue it */
     unsigned long start, end, pages;
@@ -140,6 +153,7 @@ struct cda_range {
     unsigned long *want;          /* expected L2 entries, one a chunk */
     struct cda_chunk *chunk;
     struct cda_heat *heat;        /* one a chunk, or NULL: all faults */
+    struct cda_words *words;      /* Emulxen */
 };
 
 struct cda_ranges {               /* sorted by address, replaced as a whole */
@@ -191,7 +205,7 @@ struct cda_domain {
     struct cda_token token[MAX_TOKENS];
     uint32_t flags, max_sessions, max_ranges, max_tokens;
     uint64_t max_pages, used_pages;
-    uint32_t used_sessions;
+    uint32_t used_sessions, used_word_logs;
     uint64_t next_session;
     struct cda_counters gone;     /* of sessions that ended */
 };
@@ -802,6 +816,7 @@ static void free_range(struct cda_range *r)
 {
     xvfree(r->want);
     xvfree(r->heat);
+    xvfree(r->words);
     xvfree(r->chunk);
     xvfree(r);
 }
@@ -842,8 +857,11 @@ static void unlink_session(struct cda_domain *cda, struct cda_session *s)
     s->dead = true;
 
     for ( i = 0; s->ranges && i < s->ranges->nr; ++i )
+    {
+        cda->used_word_logs -= !!s->ranges->r[i]->words;
         for ( j = 0; j < s->ranges->r[i]->nr_chunks; ++j )
             unbind(cda, &s->ranges->r[i]->chunk[j]);
+    }
 
     cda->used_sessions--;
     cda->used_pages -= s->pages;
@@ -988,6 +1006,209 @@ static noinline bool stale_tlb(struct cda_session *s, unsigned long addr,
     return true;
 }
 
+/* A 32-bit process must not be served: its pointers and registers differ. */
+static bool long_mode_process(const struct cpu_user_regs *regs)
+{
+    unsigned int ar;
+    bool valid;
+
+    /* The guest's own GDT and LDT are loaded, as for its INT. */
+    asm ( "lar %[sel], %[ar]"
+          : [ar] "=r" (ar), "=@ccz" (valid)
+          : [sel] "r" ((unsigned int)regs->cs) );
+
+    return valid && (ar & _SEGMENT_L);
+}
+
+/*
+ * Emulxen.
+ */
+
+struct cda_store {
+    struct cda_session *s;
+    struct cda_range *r;
+    unsigned int chunk;
+    unsigned long page;           /* the one that faulted */
+};
+
+/* The largest part that one entry can hold. */
+static unsigned int part_of(unsigned int bytes)
+{
+    return bytes >= 8 ? 8 : bytes >= 4 ? 4 : bytes >= 2 ? 2 : 1;
+}
+
+static void log_words(const struct cda_store *store, unsigned long va,
+                      const uint8_t *data, unsigned int bytes)
+{
+    struct cda_words *words = store->r->words;
+    unsigned int part;
+
+    for ( va -= store->r->start; bytes; bytes -= part, va += part, data += part )
+    {
+        struct cda_word *w = &words->at[words->which][words->nr++];
+
+        part = part_of(bytes);
+        w->entry = va | ((uint64_t)CDA_ENTRY_WORD << CDA_ENTRY_KIND_SHIFT) |
+                   ((uint64_t)(part - 1) << CDA_ENTRY_SIZE_SHIFT);
+        w->value = 0;
+        memcpy(&w->value, data, part);
+    }
+}
+
+/* As the guest's store would be: in one piece up to eight bytes. */
+static void put_bytes(void *to, const void *from, unsigned int bytes)
+{
+    unsigned int part;
+
+    for ( ; bytes; bytes -= part, to += part, from += part )
+    {
+        part = part_of(bytes);
+        switch ( part )
+        {
+        case 8: *(volatile uint64_t *)to = *(const uint64_t *)from; break;
+        case 4: *(volatile uint32_t *)to = *(const uint32_t *)from; break;
+        case 2: *(volatile uint16_t *)to = *(const uint16_t *)from; break;
+        case 1: *(volatile uint8_t *)to = *(const uint8_t *)from; break;
+        }
+    }
+}
+
+/* False: *@old is what memory holds. */
+static bool exchange(void *to, void *old, const void *new, unsigned int bytes)
+{
+#define EXCHANGE(type) ({                                                   \
+    type was_ = *(type *)old, seen_ = cmpxchg((type *)to, was_,             \
+                                              *(const type *)new);          \
+    *(type *)old = seen_;                                                   \
+    seen_ == was_; })
+
+    switch ( bytes )
+    {
+    case 1: return EXCHANGE(uint8_t);
+    case 2: return EXCHANGE(uint16_t);
+    case 4: return EXCHANGE(uint32_t);
+    case 8: return EXCHANGE(uint64_t);
+    case 16:
+    {
+        __uint128_t was = *(__uint128_t *)old;
+        __uint128_t seen = __cmpxchg16b(to, old, (void *)new);
+
+        *(__uint128_t *)old = seen;
+        return seen == was;
+    }
+#undef EXCHANGE
+    }
+
+    ASSERT_UNREACHABLE();
+    return false;
+}
+
+/*
+ * Performs a store of the process, as if it had happened just now: where its
+ * address leads now, and only while Xen could grant the page RW as well.
+ */
+static enum cda_stored store(struct cda_store *store, unsigned long va,
+                             void *old, const void *new, unsigned int bytes)
+{
+    struct domain *d = current->domain;
+    struct cda_session *s = store->s;
+    struct cda_chunk *c = &store->r->chunk[store->chunk];
+    struct cda_words *words = store->r->words;
+    enum cda_stored rc = CDA_REFUSED;
+    struct page_info *pg;
+    unsigned long l1e, l2e;
+    l1_pgentry_t *pl1e;
+    uint8_t *to;
+    mfn_t l1 = c->l1;
+
+    barrier(); /* one look, until page_lock() allows a second */
+    if ( !bytes || bytes > 16 || (va & PAGE_MASK) != store->page ||
+         ((va + bytes - 1) & PAGE_MASK) != store->page ||
+         mfn_eq(l1, INVALID_MFN) || (pl1e = lock_l1(d, l1)) == NULL )
+        return CDA_REFUSED;
+
+    l1e = ACCESS_ONCE(l1e_get_intpte(pl1e[l1_table_offset(va)]));
+    if ( !(l1e & _PAGE_PRESENT) || !mfn_eq(c->l1, l1) || s->forward ||
+         s->revoked || paging_mode_enabled(d) )
+        goto out;
+
+    /* Unlike a grant, the store must reach the page that is mapped there. */
+    l2e = live_l2e(va);
+    if ( !l2e_leads(l2e) || !mfn_eq(l2e_mfn(l2e), l1) )
+        goto out;
+
+    if ( l1e & _PAGE_RW )
+        rc = CDA_AGAIN;
+    if ( (l1e & (_PAGE_RW | CDA_L1E_RO)) != CDA_L1E_RO )
+        goto out;
+
+    /* Not into what has become a page table, nor while it becomes one. */
+    pg = mfn_to_page(l2e_mfn(l1e));
+    if ( !get_writable(pg) )
+        goto out;
+
+    to = (uint8_t *)map_table(l2e_mfn(l1e)) + PAGE_OFFSET(va);
+    spin_lock(&words->lock);
+    if ( words->nr + 2 + bytes / 8 <= MAX_WORDS )
+    {
+        rc = CDA_STORED;
+        if ( !old )
+            put_bytes(to, new, bytes);
+        else if ( !exchange(to, old, new, bytes) )
+            rc = CDA_DIFFERS;
+        if ( rc == CDA_STORED )
+            log_words(store, va, new, bytes);
+    }
+    spin_unlock(&words->lock);
+    unmap_table(to);
+    put_writable(pg);
+
+ out:
+    unlock_l1(pl1e, l1);
+
+    return rc;
+}
+
+enum cda_stored cda_store_write(struct cda_store *st, unsigned long va,
+                                const void *data, unsigned int bytes)
+{
+    return store(st, va, NULL, data, bytes);
+}
+
+enum cda_stored cda_store_cmpxchg(struct cda_store *st, unsigned long va,
+                                  void *old, const void *new,
+                                  unsigned int bytes)
+{
+    if ( (bytes & (bytes - 1)) || (va & (bytes - 1)) )
+        return CDA_REFUSED;
+
+    return store(st, va, old, new, bytes);
+}
+
+/*
+ * The process's own store to a protected page.  False: the page is to become
+ * writable.
+ */
+static noinline bool emulated(struct cda_session *s, struct cda_range *r,
+                              unsigned int chunk, unsigned long addr,
+                              struct cpu_user_regs *regs)
+{
+    struct cda_store st = {
+        .s = s, .r = r, .chunk = chunk, .page = addr & PAGE_MASK,
+    };
+
+    /* Instructions cannot be longer than 15 bytes; Xen is out of reach. */
+    if ( !guest_kernel_mode(current, regs) && regs->rip < VA_END &&
+         long_mode_process(regs) && cda_emulate(&st, regs) )
+    {
+        COUNT(s, emulated);
+        return true;
+    }
+    COUNT(s, degraded);
+
+    return false;
+}
+
 /* Nothing runs softirqs below the fault handler, so RCU needs no counting. */
 #ifdef NDEBUG
 #define fault_read_lock()   barrier()
@@ -1033,9 +1254,16 @@ bool cda_fixup_fault(unsigned long addr, struct cpu_user_regs *regs)
     if ( unlikely(mfn_eq(l1, INVALID_MFN)) )
         goto forward;
 
-    if ( unlikely(!(regs->error_code & PFEC_user_mode)) &&
-         l1_stays_locked(l1) )
+    if ( unlikely(!(regs->error_code & PFEC_user_mode)) )
+    {
+        if ( l1_stays_locked(l1) )
+            goto out;
+    }
+    else if ( unlikely(r->words) && emulated(s, r, n, addr, regs) )
+    {
+        fixed = true;
         goto out;
+    }
 
     pl1e = lock_l1(d, l1);
     if ( unlikely(!pl1e) )
@@ -1093,6 +1321,38 @@ static void flush_entries(struct cda_range *r, const uint64_t *buf,
     r->count += n;
 }
 
+/*
+ * Appends the stores which Xen performed.  With @keep they stay: entries do
+ * not change once they are there, so the copy needs no lock.
+ */
+static void emit_words(struct cda_range *r, bool keep)
+{
+    struct cda_words *words = r->words;
+    uint64_t room = (r->log_entries - r->count) / 2;
+    const struct cda_word *from;
+    unsigned int nr;
+
+    spin_lock(&words->lock);
+    from = words->at[words->which];
+    nr = words->nr;
+    if ( !keep )
+    {
+        words->which ^= 1;
+        words->nr = 0;
+    }
+    spin_unlock(&words->lock);
+
+    r->found += nr;
+    if ( nr > room )
+    {
+        r->full = true;
+        nr = room;
+    }
+    if ( nr && copy_to_guest_pv(log_at(r, r->count), from, nr * sizeof(*from)) )
+        r->lost = true;
+    r->count += 2 * nr;
+}
+
 /* Appends the pages in @map to the log of @r, without any lock but s->lock. */
 static void emit(struct cda_range *r, unsigned int chunk,
                  const unsigned long *map)
@@ -1117,7 +1377,10 @@ static void emit(struct cda_range *r, unsigned int chunk,
         found = n - first;
         r->found += found;
         if ( unlikely(found > room) )
+        {
+            r->full = true;
             n = first + room;
+        }
         room -= n - first;
 
         if ( n > EMIT_BATCH - BITS_PER_LONG )
@@ -1407,6 +1670,7 @@ static int do_cycle(struct cda_session *s, struct domain *d,
         r->cont = op;
         r->cursor = 0;
         r->count = r->found = 0;
+        r->full = false;
         if ( what & DO_PROTECT )
             r->pass++;
     }
@@ -1494,13 +1758,26 @@ static int do_cycle(struct cda_session *s, struct domain *d,
     if ( rc )
         return rc;
 
+    if ( unlikely(r->words) )
+    {
+        if ( what & DO_REPORT )
+            emit_words(r, op == CDA_OP_peek);
+        else
+        {
+            /* Stores before the cycle began. */
+            spin_lock(&r->words->lock);
+            r->words->nr = 0;
+            spin_unlock(&r->words->lock);
+        }
+    }
+
     if ( what & DO_REPORT )
     {
         struct cda_log h = {
             .epoch = r->epoch + (op != CDA_OP_peek),
             .count = r->count,
             .dirty = r->found,
-            .flags = r->lost || r->found != r->count ? CDA_LOG_LOST : 0,
+            .flags = r->lost || r->full ? CDA_LOG_LOST : 0,
             .entry_bytes = sizeof(uint64_t),
         };
 
@@ -1646,6 +1923,7 @@ static long op_register(struct cda_session *s, struct domain *d,
     struct cda_range *r;
     unsigned int i, nr = tab ? tab->nr : 0;
     unsigned long end, log_end;
+    bool words, heat;
     long rc;
 
     if ( copy_from_guest_pv(&reg, (void __user *)uarg, sizeof(reg)) )
@@ -1685,14 +1963,19 @@ static long op_register(struct cda_session *s, struct domain *d,
     if ( nr >= s->max_ranges || s->next_id == ~0u )
         return -ENOSPC;
 
+    words = reg.mode == CDA_MODE_EMULXEN;
+    heat = reg.mode == CDA_MODE_SCANXEN || reg.mode == CDA_MODE_AUTOXEN;
+
     /* Charge first, so that no allocation happens beyond the quota. */
     spin_lock(&cda->lock);
     rc = -ENOSPC;
     if ( reg.pages <= s->max_pages - s->pages &&
          cda->used_pages <= cda->max_pages &&
-         reg.pages <= cda->max_pages - cda->used_pages )
+         reg.pages <= cda->max_pages - cda->used_pages &&
+         cda->used_word_logs + words <= MAX_WORD_LOGS )
     {
         cda->used_pages += reg.pages;
+        cda->used_word_logs += words;
         s->pages += reg.pages;
         rc = 0;
     }
@@ -1717,10 +2000,14 @@ static long op_register(struct cda_session *s, struct domain *d,
     r->mode = reg.mode;
     r->want = xvzalloc_array(unsigned long, r->nr_chunks);
     r->chunk = xvzalloc_array(struct cda_chunk, r->nr_chunks);
-    if ( reg.mode != CDA_MODE_PTXEN )
+    if ( heat )
         r->heat = xvzalloc_array(struct cda_heat, r->nr_chunks);
-    if ( !r->want || !r->chunk || (reg.mode != CDA_MODE_PTXEN && !r->heat) )
+    if ( words )
+        r->words = xvzalloc(struct cda_words);
+    if ( !r->want || !r->chunk || (heat && !r->heat) || (words && !r->words) )
         goto nomem;
+    if ( words )
+        spin_lock_init(&r->words->lock);
 
     for ( i = 0; i < r->nr_chunks; ++i )
     {
@@ -1755,6 +2042,7 @@ static long op_register(struct cda_session *s, struct domain *d,
     xvfree(grown);
     spin_lock(&cda->lock);
     cda->used_pages -= reg.pages;
+    cda->used_word_logs -= words;
     s->pages -= reg.pages;
     spin_unlock(&cda->lock);
 
@@ -1808,6 +2096,7 @@ static long drop_range(struct cda_session *s, struct domain *d,
 
     spin_lock(&cda->lock);
     cda->used_pages -= r->pages;
+    cda->used_word_logs -= !!r->words;
     s->pages -= r->pages;
     spin_unlock(&cda->lock);
 
@@ -1838,6 +2127,8 @@ static long drop_all(struct cda_session *s, struct domain *d)
 
     spin_lock(&cda->lock);
     cda->used_pages -= s->pages;
+    for ( i = 0; i < tab->nr; ++i )
+        cda->used_word_logs -= !!tab->r[i]->words;
     s->pages = 0;
     spin_unlock(&cda->lock);
 
@@ -1990,20 +2281,6 @@ static long op_query(struct cda_session *s, struct domain *d,
 /*
  * The gate.
  */
-
-/* A 32-bit process must not be served: its pointers and registers differ. */
-static bool long_mode_process(const struct cpu_user_regs *regs)
-{
-    unsigned int ar;
-    bool valid;
-
-    /* The guest's own GDT and LDT are loaded, as for its INT. */
-    asm ( "lar %[sel], %[ar]"
-          : [ar] "=r" (ar), "=@ccz" (valid)
-          : [sel] "r" ((unsigned int)regs->cs) );
-
-    return valid && (ar & _SEGMENT_L);
-}
 
 static long session_op(struct vcpu *curr, struct cpu_user_regs *regs,
                        struct cda_session *s)
@@ -2233,7 +2510,7 @@ static int ctl_add_token(struct cda_domain *cda, const struct cda_ctl_token *t)
     int rc = -ENOSPC;
 
     if ( !t->tag || !t->lifetime_ms || t->lifetime_ms > 3600000 ||
-         (t->modes & ~CDA_KNOWN_MODES) ||
+         (t->modes & ~CDA_MODES) ||
          !memcmp(t->token, none, sizeof(none)) )
         return -EINVAL;
 

@@ -64,8 +64,14 @@ pub const CDA_LOG_LOST: u32 = 1;
 pub const CDA_ENTRY_INDEX: u64 = (1 << 52) - 1;
 /// Position of the kind of a log entry.
 pub const CDA_ENTRY_KIND_SHIFT: u32 = 52;
+/// Mask of the kind, once shifted down.
+pub const CDA_ENTRY_KIND_MASK: u64 = 15;
+/// Position of a word entry's size, less one.
+pub const CDA_ENTRY_SIZE_SHIFT: u32 = 56;
 /// Kind of a log entry: a dirty page.
 pub const CDA_ENTRY_PAGE: u64 = 0;
+/// Kind of a log entry: a store; its value follows.
+pub const CDA_ENTRY_WORD: u64 = 1;
 
 /// Argument of [`CDA_OP_ATTACH`].
 #[repr(C)]
@@ -107,15 +113,15 @@ pub struct cda_register {
     pub reserved: [u64; 2],
 }
 
-/// Header of a log; `count` entries of eight bytes follow.
+/// Header of a log; `count` times eight bytes of entries follow.
 #[repr(C)]
 #[derive(Debug, Clone, Copy, Default)]
 pub struct cda_log {
     /// Cycles finished on this range.
     pub epoch: u64,
-    /// Entries that follow.
+    /// Units of eight bytes that follow.
     pub count: u64,
-    /// Dirty pages found; more than `count` if the log was full.
+    /// Entries found; more than there are if the log was full.
     pub dirty: u64,
     /// `CDA_LOG_*`.
     pub flags: u32,

@@ -98,7 +98,10 @@ fn constants_agree_and_none_is_forgotten() {
         ("CDA_LOG_LOST", u64::from(CDA_LOG_LOST)),
         ("CDA_ENTRY_INDEX", CDA_ENTRY_INDEX),
         ("CDA_ENTRY_KIND_SHIFT", u64::from(CDA_ENTRY_KIND_SHIFT)),
+        ("CDA_ENTRY_KIND_MASK", CDA_ENTRY_KIND_MASK),
+        ("CDA_ENTRY_SIZE_SHIFT", u64::from(CDA_ENTRY_SIZE_SHIFT)),
         ("CDA_ENTRY_PAGE", CDA_ENTRY_PAGE),
+        ("CDA_ENTRY_WORD", CDA_ENTRY_WORD),
     ]
     .map(|(name, value)| (name.to_owned(), value))
     .into();

@@ -12,7 +12,7 @@ _xen_stage() {
     local stage
     [ -d "$XEN_PATCH_DIR" ] || return 0
     make_tmpdir stage
-    ( cd "$XEN_PATCH_DIR" && find . \( -name series -o -name '*.patch' -o -name 'pagefault_cda.c' -o -name cda.h \) \
+    ( cd "$XEN_PATCH_DIR" && find . \( -name series -o -name '*.patch' -o -name 'pagefault_cda*.c' -o -name cda.h \) \
         -type f -print0 | xargs -0 -r cp -p --parents -t "$stage" )
     XEN_PATCH_DIR=$stage
 }
@@ -33,6 +33,8 @@ xen_series() {
 xen_copies() {
     local from=$XEN_PATCH_DIR
     [ ! -e "$from/pagefault_cda.c" ] || printf '%s\n' "$from/pagefault_cda.c xen/arch/x86/pv/pagefault_cda.c"
+    [ ! -e "$from/pagefault_cda_emul.c" ] ||
+        printf '%s\n' "$from/pagefault_cda_emul.c xen/arch/x86/pv/pagefault_cda_emul.c"
     [ ! -e "$from/include/asm/cda.h" ] || printf '%s\n' "$from/include/asm/cda.h xen/arch/x86/include/asm/pv/cda.h"
     [ ! -e "$from/include/public/cda.h" ] || printf '%s\n' "$from/include/public/cda.h xen/include/public/cda.h"
 }

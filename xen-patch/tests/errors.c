@@ -31,7 +31,8 @@ static void gate_rows(struct mm *mm, const struct gate_row *row)
 static void no_session(void)
 {
     static const struct gate_row rows[] = {
-        { "version", { 0 }, CDA_ABI_VERSION | CDA_CAP_PTXEN | CDA_CAP_SCANXEN |
+        { "version", { 0 }, CDA_ABI_VERSION | CDA_CAP_PTXEN | CDA_CAP_EMULXEN |
+          CDA_CAP_SCANXEN |
           CDA_CAP_AUTOXEN },
         { "version with an argument", { 0, 1 }, -EINVAL },
         { "version with a second one", { 0, 0, 1 }, -EINVAL },
@@ -194,7 +195,6 @@ static void register_rows(void)
     const struct row rows[] = {
         { "size", 1, 0, A, 4, L, 4096, 0, 0, 63, -EINVAL },
         { "mode 0", 0, 0, A, 4, L, 4096, 0, 0, 64, -EINVAL },
-        { "mode 2", 2, 0, A, 4, L, 4096, 0, 0, 64, -EINVAL },
         { "mode 5", 5, 0, A, 4, L, 4096, 0, 0, 64, -EINVAL },
         { "mode 33", 33, 0, A, 4, L, 4096, 0, 0, 64, -EINVAL },
         { "mode 2^31", 1U << 31, 0, A, 4, L, 4096, 0, 0, 64, -EINVAL },
@@ -300,7 +300,8 @@ static void control_rows(void)
     world_start();
     world_be(0);
     CHECK(do_cda_op(CDA_CTL_add_token, h) == -EPERM, "from a guest");
-    CHECK(ctl(CDA_CTL_version, NULL) == (CDA_ABI_VERSION | CDA_CAP_PTXEN | CDA_CAP_SCANXEN |
+    CHECK(ctl(CDA_CTL_version, NULL) == (CDA_ABI_VERSION | CDA_CAP_PTXEN | CDA_CAP_EMULXEN |
+          CDA_CAP_SCANXEN |
           CDA_CAP_AUTOXEN) &&
           ctl(CDA_CTL_version, &t) == -EINVAL, "version");
     CHECK(ctl(77, &t) == -ENOSYS, "unknown command");

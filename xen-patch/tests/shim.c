@@ -3,7 +3,8 @@
 #include <stdarg.h>
 #include <stdlib.h>
 
-#include "shim.h"
+#include "guest.h"
+#include "hw.h"
 #include "build/cda.h"
 
 struct vcpu vcpus[NR_VCPUS], *current_vcpu = &vcpus[0];
@@ -77,6 +78,8 @@ void spin_lock(spinlock_t *l)
 
 void spin_unlock(spinlock_t *l)
 {
+    if ( strstr(l->name, "words") )
+        emul_stored();
     CHECK(l->held && l->owner == (int)current->id, "unlocks %s, not held",
           l->name);
     if ( inner_held[current->id] == l )

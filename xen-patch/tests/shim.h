@@ -39,6 +39,7 @@
                      (void)(&a_ == &b_); a_ < b_ ? a_ : b_; })
 #define max(a, b) ({ __typeof__(a) a_ = (a); __typeof__(b) b_ = (b); \
                      (void)(&a_ == &b_); a_ > b_ ? a_ : b_; })
+#define ASSERT_UNREACHABLE() CHECK(false, "not reached")
 #define ASSERT(x) CHECK(x, "ASSERT(%s)", #x)
 #define printk(...) trace(__VA_ARGS__)
 #define boolean_param(name, var) struct swallow_semicolon
@@ -52,6 +53,7 @@ extern initcall_t shim_initcall;
 #define ACCESS_ONCE(x) (*(sched_point(), (volatile __typeof__(x) *)&(x)))
 #define cmpxchg(p, o, n) ({ sched_at("cmpxchg"); \
                             __sync_val_compare_and_swap(p, o, n); })
+#define __cmpxchg16b(p, o, n) (*(__uint128_t *)(o)) /* not modelled */
 #define cpu_relax() sched_wait()
 void set_bit(unsigned int nr, void *map);
 static inline void __set_bit(unsigned int nr, unsigned long *map)
@@ -247,6 +249,8 @@ struct vcpu
     struct page_info *locked_page;
     unsigned int rcu_depth, spins, user_copies, gp_faults;
     bool no_preempt;
+    /* The store which cda_emulate() performs instead of the process. */
+    struct { unsigned long va; uint64_t value; bool possible, done; } emul;
 };
 extern struct vcpu vcpus[NR_VCPUS], *current_vcpu;
 extern struct domain domu, dom0, hvm_dom;

@@ -24,6 +24,21 @@ int cda_table_new(const struct domain *d, const struct page_info *l4);
 bool cda_fixup_fault(unsigned long addr, struct cpu_user_regs *regs);
 void cda_domain_destroy(struct domain *d);
 
+/* Between pagefault_cda.c and pagefault_cda_emul.c: one store to one page. */
+struct cda_store;
+enum cda_stored {
+    CDA_STORED,   /* performed and logged */
+    CDA_DIFFERS,  /* cmpxchg: memory holds another value, now in *old */
+    CDA_AGAIN,    /* nothing done: the guest's own attempt will succeed */
+    CDA_REFUSED,  /* nothing done */
+};
+enum cda_stored cda_store_write(struct cda_store *store, unsigned long va,
+                                const void *data, unsigned int bytes);
+enum cda_stored cda_store_cmpxchg(struct cda_store *store, unsigned long va,
+                                  void *old, const void *new,
+                                  unsigned int bytes);
+bool cda_emulate(struct cda_store *store, struct cpu_user_regs *regs);
+
 /* A user write to a present page, or Xen's own on the guest's behalf. */
 static inline bool cda_may_fix(const struct domain *d, unsigned long addr,
                                unsigned int ec)

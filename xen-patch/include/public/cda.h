@@ -97,6 +97,10 @@ struct cda_attach {
  * How pages are tracked.  Bit 1 << mode stands for one in a mask.
  *
  * PTXEN    a page is write-protected, and its first write faults.
+ * EMULXEN  a page stays write-protected; Xen performs each store of the
+ *          process and logs it as a word entry.  What it cannot perform (by
+ *          the kernel, across pages, wider than 16 bytes, x87, single-stepped)
+ *          or log (more than 2048 stores in a cycle) makes it a page entry.
  * SCANXEN  pages stay writable; their D bits are cleared and looked at, all
  *          of them in every cycle.
  * AUTOXEN  page by page the cheaper of the two, by what the page did lately.
@@ -126,7 +130,7 @@ struct cda_register {
 
 /*
  * The log lives in the application's memory: this header, then `count`
- * entries of 8 bytes.  It is written by end, commit and peek only, entries
+ * times 8 bytes of entries.  It is written by end, commit and peek only, entries
  * first and header last; it must be present and writable then (touch it,
  * mlock it, keep it out of forks).
  */
@@ -134,17 +138,28 @@ struct cda_register {
 
 struct cda_log {
     uint64_t epoch;                  /* cycles finished on this range */
-    uint64_t count;                  /* entries that follow */
-    uint64_t dirty;                  /* dirty pages found (> count if full) */
+    uint64_t count;                  /* 8-byte units that follow */
+    uint64_t dirty;                  /* entries found, more if the log is full */
     uint32_t flags;                  /* CDA_LOG_* */
     uint32_t entry_bytes;            /* 8 */
     uint64_t reserved[4];
-    /* uint64_t entry[]: page index in the range, bits 52-63 kind (0 = page) */
+    /* uint64_t entry[]: see below */
 };
 
+/*
+ * Entries.  Bits 52-55 are the kind.
+ *   CDA_ENTRY_PAGE  bits 0-51 page index in the range.
+ *   CDA_ENTRY_WORD  bits 0-51 byte offset in the range, bits 56-59 size - 1
+ *                   (sizes 1, 2, 4, 8); the next 8 bytes are the value that
+ *                   was stored, zero-extended.  In the order of the stores.
+ * `count` is in units of 8 bytes; `dirty` counts entries of either kind.
+ */
 #define CDA_ENTRY_INDEX        ((1ULL << 52) - 1)
 #define CDA_ENTRY_KIND_SHIFT   52
+#define CDA_ENTRY_KIND_MASK    15
+#define CDA_ENTRY_SIZE_SHIFT   56
 #define CDA_ENTRY_PAGE         0
+#define CDA_ENTRY_WORD         1
 
 /* Event counts, of a session or of a domain since it was created. */
 struct cda_counters {
