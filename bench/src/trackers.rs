@@ -74,8 +74,9 @@ pub fn traps(before: Counters, after: Counters) -> Traps {
             ..Traps::default()
         };
     };
-    let faults =
-        |c: hvckpt::abi::cda_counters| c.faults_fixed + c.faults_forwarded + c.faults_spurious;
+    let faults = |c: hvckpt::abi::cda_counters| {
+        c.faults_fixed + c.faults_forwarded + c.faults_spurious + c.emulated
+    };
     Traps {
         faults: Some(faults(new) - faults(old)),
         crossings: Some(new.crossings - old.crossings),
