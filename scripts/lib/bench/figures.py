@@ -87,7 +87,7 @@ def figure_speedup(results, title, opt):
     pairs = {"ptxen": results.speedups("pt", "ptxen", opt), "emulxen": results.speedups("emul", "emulxen", opt)}
     groups = [(f"{s} {op}", {t: found[s, op] for t, found in pairs.items() if (s, op) in found})
               for s, op in results.cases()]
-    return svg.bars(title, "times as fast", groups, list(pairs), per_panel=10, line=1,
+    return svg.bars(title, "times as fast", groups, list(pairs), per_panel=7, line=1,
                     notes=absent(results, "pt", "emul", *pairs) + ["PTxen over PT, Emulxen over Emul."])
 
 

@@ -13,7 +13,7 @@ STYLE = {
     "scanxen": ("Scanxen", "#cc79a7", "circle", ""),
     "autoxen": ("Autoxen", "#000000", "square", ""),
     "pagemap-scan": ("WP_ASYNC + PAGEMAP_SCAN", "#56b4e9", "triangle", "5 3"),
-    "uffd-wp": ("userfaultfd, sync", "#8c6bb1", "diamond", "5 3"),
+    "uffd-wp": ("userfaultfd (sync)", "#8c6bb1", "diamond", "5 3"),
     "soft-dirty": ("soft-dirty", "#999999", "circle", "5 3"),
 }
 
@@ -126,7 +126,7 @@ def bars(title, y_label, groups, names, log_y=False, per_panel=5, notes=(), line
     """groups: (name, {key: value}); names: keys with their STYLE, in order."""
     names = [key for key in names if any(key in values for _, values in groups)]
     panels = [groups[n:n + per_panel] for n in range(0, len(groups), per_panel)] or [[]]
-    panel, left, right = 190, 78, 78 + max(560, per_panel * (14 * len(names) + 26))
+    panel, left, right = 196, 78, 78 + max(560, per_panel * max(88, 14 * len(names) + 26))
     height = 74 + panel * len(panels) + 16 * len(notes)
     parts, x = [], left
     for key in names:
@@ -136,7 +136,7 @@ def bars(title, y_label, groups, names, log_y=False, per_panel=5, notes=(), line
         x += 36 + round(7.4 * len(name))
     values = [v for _, group in groups for v in group.values()] or [1]
     for number, members in enumerate(panels):
-        top, bottom = 66 + number * panel, 66 + number * panel + panel - 40
+        top, bottom = 66 + number * panel, 66 + number * panel + panel - 46
         ay = Axis(min(values), max(values), bottom, top, log_y)
         parts += y_axis(ay, left, right, y_label)
         slot = (right - left) / per_panel
@@ -148,7 +148,8 @@ def bars(title, y_label, groups, names, log_y=False, per_panel=5, notes=(), line
                     y = ay(values_of[key])
                     parts.append(f'<rect x="{first + n * bar:.1f}" y="{y:.1f}" width="{bar - 1.5:.1f}" height="{max(bottom - y, 0.5):.1f}" fill="{STYLE[key][1]}">'
                                  f"<title>{escape(group)}, {escape(STYLE[key][0])}: {values_of[key]:.4g}</title></rect>")
-            parts.append(text(left + slot * (place + .5), bottom + 17, group, 11))
+            for n, word in enumerate(group.split()):
+                parts.append(text(left + slot * (place + .5), bottom + 14 + 13 * n, word, 11))
         if line is not None:
             parts.append(f'<line x1="{left}" y1="{ay(line):.1f}" x2="{right}" y2="{ay(line):.1f}" stroke="{INK}" stroke-dasharray="4 3"/>')
         parts.append(f'<line x1="{left}" y1="{bottom}" x2="{right}" y2="{bottom}" stroke="{INK}"/>')
