@@ -15,7 +15,7 @@ use hvckpt::{CycleError, LockPolicy, Region, TrackerKind, abi, sys::gate};
 /// Measures transactions which dirty K pages each.
 #[derive(Parser, Debug)]
 struct Args {
-    /// Tracker: ptxen, pagemap-scan, pt, sim.
+    /// Tracker, by the name which `hvckpt doctor` prints.
     #[arg(long, default_value = "ptxen")]
     tracker: TrackerKind,
     /// Pages in the area.

@@ -21,7 +21,7 @@ use writers::{Hand, Writer};
 /// Checks that every changed page is reported.
 #[derive(Parser, Debug)]
 struct Args {
-    /// Tracker: ptxen, pagemap-scan, pt, sim.
+    /// Tracker, by the name which `hvckpt doctor` prints.
     #[arg(long)]
     tracker: TrackerKind,
     /// Pages in the area.

@@ -76,6 +76,8 @@ enum hvckpt_error {
     HVCKPT_E_BUSY = -44,            /* another thread stays inside */
 
     /* The region. */
+    HVCKPT_E_NO_ALIAS = -48,        /* needs memory of the library's own */
+    HVCKPT_E_SOFT_DIRTY = -49,      /* not in this kernel, or unreliable */
     HVCKPT_E_EMPTY = -50,           /* no size given */
     HVCKPT_E_UNALIGNED = -51,       /* not whole pages */
     HVCKPT_E_TOO_LARGE = -52,
@@ -84,7 +86,7 @@ enum hvckpt_error {
     HVCKPT_E_LOCK_LIMIT = -55,      /* RLIMIT_MEMLOCK */
     HVCKPT_E_NO_TRACKER = -56,      /* none of the list works */
     HVCKPT_E_UFFD = -57,            /* no userfaultfd or PAGEMAP_SCAN */
-    HVCKPT_E_HANDLER = -58,         /* SIGSEGV handler was replaced */
+    HVCKPT_E_HANDLER = -58,         /* signal handler was replaced */
     HVCKPT_E_SHAPE = -59,           /* refused by the hypervisor */
     HVCKPT_E_MODE = -70,            /* the key does not allow this tracker */
     HVCKPT_E_NEEDS_LOCK = -71,      /* this tracker needs locked memory */
@@ -102,8 +104,12 @@ enum {
     HVCKPT_PT = 2,                  /* mprotect and SIGSEGV */
     HVCKPT_PAGEMAP_SCAN = 3,        /* userfaultfd WP_ASYNC, PAGEMAP_SCAN */
     HVCKPT_SIM = 4,                 /* simulated, for tests */
-    HVCKPT_SCANXEN = 12,            /* the hypervisor, dirty bits; locked only */
-    HVCKPT_AUTOXEN = 13,            /* page by page the cheaper; locked only */
+    HVCKPT_EMULXEN = 5,             /* the hypervisor performs stores */
+    HVCKPT_SCANXEN = 6,             /* the hypervisor, dirty bits; locked only */
+    HVCKPT_AUTOXEN = 7,             /* page by page the cheaper; locked only */
+    HVCKPT_EMUL = 10,               /* stores performed in a SIGSEGV handler */
+    HVCKPT_UFFD_WP = 11,            /* userfaultfd write protection, SIGBUS */
+    HVCKPT_SOFT_DIRTY = 12,         /* soft-dirty bits */
 };
 
 /* Whether pages are locked in memory. */

@@ -58,10 +58,11 @@ pub use sys::gate::GateError;
 pub use sys::memory::{LockPolicy, MemoryError, RawPages};
 pub use sys::session::SessionError;
 pub use sys::signal::HandlerReplaced;
+pub use sys::soft_dirty::SoftDirtyError;
 pub use sys::uffd::UffdError;
 pub use tracker::{
     Count, Counters, Coverage, CycleError, Limits, Log, SimGate, TrackError, Tracker, TrackerKind,
-    UnknownTracker,
+    UnknownTracker, Written,
 };
 pub use txn::Transaction;
 

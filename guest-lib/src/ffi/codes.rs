@@ -61,6 +61,8 @@ codes! {
     STOLEN = -43, c"the session is not ours any more";
     BUSY = -44, c"another thread keeps the session busy";
 
+    NO_ALIAS = -48, c"this tracker needs memory which the library allocates";
+    SOFT_DIRTY = -49, c"soft-dirty bits are not available";
     EMPTY = -50, c"a region needs at least one page";
     UNALIGNED = -51, c"address or size are not whole pages";
     TOO_LARGE = -52, c"too large for a region";
@@ -71,7 +73,7 @@ codes! {
     LOCK_LIMIT = -55, c"the pages cannot be locked (RLIMIT_MEMLOCK)";
     NO_TRACKER = -56, c"none of the trackers asked for works here";
     UFFD = -57, c"userfaultfd or PAGEMAP_SCAN is not available";
-    HANDLER = -58, c"the SIGSEGV handler is not the library's";
+    HANDLER = -58, c"the SIGSEGV or SIGBUS handler is not the library's";
     SHAPE = -59, c"the hypervisor refuses the shape of the region";
 
     ALREADY_OPEN = -60, c"a transaction is open on this region";
@@ -113,6 +115,8 @@ pub(super) fn track(error: &TrackError) -> i32 {
         TrackError::NeedsLock(_) => NEEDS_LOCK,
         TrackError::Quota { .. } => QUOTA,
         TrackError::Shape => SHAPE,
+        TrackError::NoAlias => NO_ALIAS,
+        TrackError::SoftDirty(_) => SOFT_DIRTY,
     }
 }
 

@@ -9,10 +9,15 @@
 
 #![allow(unsafe_code)]
 
+mod emul;
+mod marks;
 mod pagemap_scan;
+mod pages;
 mod pt;
 mod sim;
 mod slot;
+mod soft_dirty;
+mod stores;
 mod xen;
 
 use core::fmt;
@@ -25,8 +30,10 @@ use crate::attach::{self, Attach, AttachError};
 use crate::sys::memory::{LockPolicy, Mapping, MemoryError};
 use crate::sys::session::SessionError;
 use crate::sys::signal::HandlerReplaced;
+use crate::sys::soft_dirty::SoftDirtyError;
 use crate::sys::uffd::UffdError;
 
+pub use emul::Written;
 pub use sim::SimGate;
 pub(crate) use slot::{Slot, SlotGuard};
 
@@ -37,6 +44,8 @@ pub enum TrackerKind {
     /// The hypervisor takes the write permission away and gives it back at
     /// the first write to a page, without the guest kernel.
     PtXen,
+    /// The hypervisor performs each store and logs address and value.
+    EmulXen,
     /// The hypervisor clears the dirty bits of all pages and scans them.
     ScanXen,
     /// Page by page the cheaper of [`Self::PtXen`] and [`Self::ScanXen`], by
@@ -46,6 +55,12 @@ pub enum TrackerKind {
     Pt,
     /// userfaultfd's asynchronous write protection, read by PAGEMAP_SCAN.
     PagemapScan,
+    /// userfaultfd's synchronous write protection and a SIGBUS handler.
+    UffdWp,
+    /// The kernel's soft-dirty bits, cleared by `/proc/self/clear_refs`.
+    SoftDirty,
+    /// Every store is performed by the SIGSEGV handler, and logged by itself.
+    Emul,
     /// Compares memory with a copy, through the same code as [`Self::PtXen`]
     /// with a simulated hypervisor.  For tests; costs O(region).
     Sim,
@@ -53,12 +68,16 @@ pub enum TrackerKind {
 
 impl TrackerKind {
     /// Every tracker, best first.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 10] = [
         Self::AutoXen,
         Self::PtXen,
         Self::ScanXen,
+        Self::EmulXen,
         Self::PagemapScan,
+        Self::UffdWp,
         Self::Pt,
+        Self::SoftDirty,
+        Self::Emul,
         Self::Sim,
     ];
 
@@ -69,8 +88,12 @@ impl TrackerKind {
             Self::PtXen => "ptxen",
             Self::ScanXen => "scanxen",
             Self::AutoXen => "autoxen",
+            Self::EmulXen => "emulxen",
             Self::Pt => "pt",
             Self::PagemapScan => "pagemap-scan",
+            Self::UffdWp => "uffd-wp",
+            Self::SoftDirty => "soft-dirty",
+            Self::Emul => "emul",
             Self::Sim => "sim",
         }
     }
@@ -91,12 +114,28 @@ impl TrackerKind {
                 forced_writes: Coverage::Missed,
                 mapped_anew: Coverage::Reported,
             },
-            Self::PtXen | Self::PagemapScan | Self::Sim => Limits {
+            Self::UffdWp | Self::Emul => Limits {
+                kernel_writes: Coverage::Refused,
+                forced_writes: Coverage::Refused,
+                mapped_anew: Coverage::Missed,
+            },
+            Self::SoftDirty => Limits {
+                kernel_writes: Coverage::Reported,
+                forced_writes: Coverage::Reported,
+                mapped_anew: Coverage::Missed,
+            },
+            Self::PtXen | Self::EmulXen | Self::PagemapScan | Self::Sim => Limits {
                 kernel_writes: Coverage::Reported,
                 forced_writes: Coverage::Reported,
                 mapped_anew: Coverage::Reported,
             },
         }
+    }
+
+    /// Whether the memory must be mapped twice, which the library can do with
+    /// what it allocates only.
+    pub(crate) const fn needs_alias(self) -> bool {
+        matches!(self, Self::Emul)
     }
 }
 
@@ -108,10 +147,8 @@ impl fmt::Display for TrackerKind {
 
 /// No tracker has this name.
 #[derive(Debug, thiserror::Error)]
-#[error("no tracker is called {name:?}; there are {}", names())]
-pub struct UnknownTracker {
-    name: String,
-}
+#[error("no tracker is called {0:?}; there are {names}", names = names())]
+pub struct UnknownTracker(String);
 
 fn names() -> String {
     TrackerKind::ALL.map(TrackerKind::name).join(", ")
@@ -124,9 +161,7 @@ impl FromStr for TrackerKind {
         Self::ALL
             .into_iter()
             .find(|kind| kind.name() == name)
-            .ok_or_else(|| UnknownTracker {
-                name: name.to_owned(),
-            })
+            .ok_or_else(|| UnknownTracker(name.to_owned()))
     }
 }
 
@@ -175,7 +210,7 @@ pub enum CycleError {
     /// The hypervisor cannot track some page: granted, foreign or special.
     #[error("the region has pages which cannot be tracked")]
     Untrackable,
-    /// The application replaced the SIGSEGV handler.
+    /// The application replaced the SIGSEGV or SIGBUS handler.
     #[error(transparent)]
     HandlerReplaced(#[from] HandlerReplaced),
     /// The session is gone or refuses.
@@ -208,9 +243,16 @@ pub enum TrackError {
     /// userfaultfd or PAGEMAP_SCAN.
     #[error(transparent)]
     Uffd(#[from] UffdError),
-    /// The SIGSEGV handler cannot be installed, or was replaced.
-    #[error("the SIGSEGV handler is not ours")]
+    /// The signal handler cannot be installed, or was replaced.
+    #[error("the signal handler is not ours")]
     Handler(#[source] io::Error),
+    /// The tracker needs the memory at a second address, which adopted memory
+    /// does not have.
+    #[error("this tracker needs memory which the library allocates")]
+    NoAlias,
+    /// Soft-dirty bits.
+    #[error(transparent)]
+    SoftDirty(#[from] SoftDirtyError),
     /// The pages overlap another range or a log.
     #[error("the region overlaps another one, or a log")]
     Overlap,
@@ -239,6 +281,8 @@ pub enum TrackError {
 pub struct Counters {
     /// First writes to a page which trapped, if they are counted.
     pub faults: Option<u64>,
+    /// Of these, writes which the handler performed by itself.
+    pub emulated: Option<u64>,
     /// The hypervisor's own counts, for the whole session.
     pub hypervisor: Option<abi::cda_counters>,
 }
@@ -289,14 +333,26 @@ pub trait Tracker: Send + Sync + fmt::Debug {
     /// The list last written.
     fn log(&self) -> Log<'_>;
 
+    /// The single writes behind the list, if the tracker knows them and lost
+    /// none.
+    fn written(&self) -> Option<&[Written]> {
+        None
+    }
+
     /// Who counts its events.
     fn count(&self) -> Arc<dyn Count>;
 }
 
-/// Reads event counts, also while the tracker is at work.
+/// What can be asked of a tracker also while it is at work.
 pub trait Count: Send + Sync + fmt::Debug {
     /// The counts now, as far as there are any.
     fn counters(&self) -> Counters;
+
+    /// Makes a page dirty and writable, for the kernel as well.  False if a
+    /// write to the page does that.
+    fn open(&self, _page: usize) -> bool {
+        false
+    }
 }
 
 /// What a tracker is made from.
@@ -327,6 +383,7 @@ pub(crate) fn create(
     };
     Ok(match kind {
         TrackerKind::PtXen => in_xen(abi::CDA_CAP_PTXEN, abi::CDA_MODE_PTXEN)?,
+        TrackerKind::EmulXen => in_xen(abi::CDA_CAP_EMULXEN, abi::CDA_MODE_EMULXEN)?,
         TrackerKind::ScanXen => in_xen(abi::CDA_CAP_SCANXEN, abi::CDA_MODE_SCANXEN)?,
         TrackerKind::AutoXen => in_xen(abi::CDA_CAP_AUTOXEN, abi::CDA_MODE_AUTOXEN)?,
         TrackerKind::Sim => {
@@ -339,6 +396,9 @@ pub(crate) fn create(
             )?)
         }
         TrackerKind::Pt => Box::new(pt::PtTracker::new(request)?),
+        TrackerKind::UffdWp => Box::new(pt::PtTracker::with_uffd(request)?),
+        TrackerKind::SoftDirty => Box::new(soft_dirty::SoftDirtyTracker::new(request)?),
+        TrackerKind::Emul => Box::new(emul::EmulTracker::new(request)?),
         TrackerKind::PagemapScan => Box::new(pagemap_scan::ScanTracker::new(request)?),
     })
 }

@@ -5,7 +5,8 @@
 use core::ptr;
 use std::sync::Arc;
 
-use super::{Count, Counters, CycleError, Log, Request, TrackError, Tracker, TrackerKind};
+use super::stores::{MAX_STORES, Stores};
+use super::{Count, Counters, CycleError, Log, Request, TrackError, Tracker, TrackerKind, Written};
 use crate::abi::{self, cda_log, cda_query, cda_register};
 use crate::attach::SessionRef;
 use crate::sys::PAGE_SIZE;
@@ -23,6 +24,8 @@ pub(super) struct XenTracker {
     /// peek only.
     log: Mapping,
     capacity: usize,
+    /// The log taken apart, where it has more than pages.
+    stores: Option<Stores>,
     /// Entries of the last list.
     count: usize,
     lost: bool,
@@ -36,7 +39,9 @@ impl XenTracker {
         request: &Request<'_>,
     ) -> Result<Self, TrackError> {
         let memory = request.memory;
-        let wanted = size_of::<cda_log>() + request.log_entries * size_of::<u64>();
+        let words = mode == abi::CDA_MODE_EMULXEN;
+        let capacity = request.log_entries + if words { 2 * MAX_STORES } else { 0 };
+        let wanted = size_of::<cda_log>() + capacity * size_of::<u64>();
         let mut log = Mapping::new(wanted.next_multiple_of(PAGE_SIZE))?;
         log.prepare()?;
         log.lock(request.lock)?;
@@ -59,7 +64,8 @@ impl XenTracker {
             session: Arc::new(session),
             range,
             log,
-            capacity: request.log_entries,
+            capacity,
+            stores: words.then(|| Stores::new(memory.pages())),
             count: 0,
             lost: false,
         })
@@ -68,6 +74,14 @@ impl XenTracker {
     fn cycle(&self, op: u64) -> Result<u64, OpError> {
         // SAFETY: plain numbers; the log stays mapped until drop.
         unsafe { self.session.op(op, [self.range, 0]) }
+    }
+
+    /// The entries of the last list as they are in the log.
+    fn units(&self) -> &[u64] {
+        let first = (self.log.start() + size_of::<cda_log>()) as *const u64;
+        // SAFETY: `count` is within the log (checked), and nobody writes to
+        // it until the next list, which needs `self` exclusively.
+        unsafe { core::slice::from_raw_parts(first, self.count) }
     }
 
     /// An operation which writes the log.
@@ -100,6 +114,10 @@ impl XenTracker {
             || header.entry_bytes != 8
             || count > self.capacity;
         self.count = if self.lost { 0 } else { count };
+        if let Some(mut stores) = self.stores.take() {
+            self.lost |= !stores.fill(self.units());
+            self.stores = Some(stores);
+        }
         Ok(())
     }
 }
@@ -152,14 +170,19 @@ impl Tracker for XenTracker {
     }
 
     fn log(&self) -> Log<'_> {
-        let first = (self.log.start() + size_of::<cda_log>()) as *const u64;
-        // SAFETY: `count` is within the log (checked), and nobody writes to
-        // it until the next list, which needs `self` exclusively.
-        let entries = unsafe { core::slice::from_raw_parts(first, self.count) };
         Log {
-            entries,
+            entries: match &self.stores {
+                Some(_) if self.lost => &[],
+                Some(stores) => &stores.pages,
+                None => self.units(),
+            },
             lost: self.lost,
         }
+    }
+
+    fn written(&self) -> Option<&[Written]> {
+        let stores = self.stores.as_ref()?;
+        (!self.lost).then_some(&stores.written)
     }
 
     fn count(&self) -> Arc<dyn Count> {
@@ -178,6 +201,7 @@ impl Count for SessionRef {
         match unsafe { self.op(abi::CDA_OP_QUERY, [at, 0]) } {
             Ok(_) => Counters {
                 faults: Some(query.counters.faults_fixed),
+                emulated: Some(query.counters.emulated),
                 hypervisor: Some(query.counters),
             },
             Err(_) => Counters::default(),
