@@ -72,7 +72,8 @@ def exactness(r):
 
 def wrong(r, sums):
     found = [f"{name(t)}: {v[1]} pages missed, {v[3]} words or values damaged" for t, v in sums.items() if v[1] or v[3]]
-    for kind in ("micro", "workload", "program"):
+    # A tracker may be unfit for the program's memory; its table says so.
+    for kind in ("micro", "workload"):
         for row in r.rows[kind]:
             if row.get("status") == "failed":
                 what = " ".join(str(row[k]) for k in ("structure", "op", "opt", "ppt", "wpp", "pages") if k in row)
@@ -104,7 +105,9 @@ def real_program(r):
     rows = []
     for row in r.good("program"):
         rows.append((row["operations"], row["median_ns"], name(row["tracker"])))
-    return [(who, operations, number(cost)) for operations, cost, who in sorted(rows)]
+    found = [(who, operations, number(cost)) for operations, cost, who in sorted(rows)]
+    return found + [(name(row["tracker"]), row["operations"], f"cannot: {row.get('reason', '')}")
+                    for row in r.rows["program"] if row["status"] == "failed"]
 
 
 def in_silicon(r):
