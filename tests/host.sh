@@ -6,7 +6,7 @@ host_tests() {
     mkdir -p "$out"
     cd "$HVCKPT_ROOT"
     command -v cargo >/dev/null || die "cargo is not installed" "install Rust (rust-toolchain.toml names the version)"
-    host_packages gcc libc6-dev
+    host_packages gcc libc6-dev python3
 
     if cargo fmt --version >/dev/null 2>&1; then
         check "format" "$out/fmt.log" cargo fmt --all --check
