@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::page::Compression;
+use crate::backup::Replication;
 
 /// When a commit is safe.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -55,6 +56,8 @@ pub struct StoreOptions {
     pub accept_loss: bool,
     /// Go back to this version; what is newer stays kept, as history.
     pub at: Option<u64>,
+    /// Send every version to a backup as well; see [`crate::backup`].
+    pub replication: Option<Replication>,
 }
 
 impl Default for StoreOptions {
@@ -72,6 +75,7 @@ impl Default for StoreOptions {
             read_only: false,
             accept_loss: false,
             at: None,
+            replication: None,
         }
     }
 }
