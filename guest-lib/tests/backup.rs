@@ -279,7 +279,11 @@ fn what_must_not_be_mixed_is_refused() {
     first.commit(Durability::Sync).unwrap();
     drop(first);
     let mut back = open("old", &key, Require::Both);
-    assert_eq!(refusal(&mut back), Reason::Ahead);
+    until("refused", || {
+        let seen = back.store.replica().unwrap();
+        seen.trouble.is_some_and(|why| why.contains("backup-ahead"))
+    });
+    assert!(back.commit(Durability::Sync).is_err());
     // It went on all the same, and has other contents under the number.
     drop(back);
     let mut fork = open("old", &key, Require::Disk);
@@ -340,4 +344,121 @@ fn an_absent_backup_fails_commits_or_degrades_them() {
         !seen.degraded && seen.acknowledged == primary.store.newest()
     });
     assert_eq!(check(&vault(&there, "one")), 3);
+}
+
+/// A frame with a body.
+fn frame(kind: u16, body: &[u8]) -> Vec<u8> {
+    let mut bytes = u32::try_from(body.len()).unwrap().to_le_bytes().to_vec();
+    bytes.extend(1_u16.to_le_bytes());
+    bytes.extend(kind.to_le_bytes());
+    bytes.extend(body);
+    bytes
+}
+
+fn numbers(numbers: &[u64]) -> Vec<u8> {
+    numbers.iter().flat_map(|n| n.to_le_bytes()).collect()
+}
+
+/// What a right primary says: a base of one page, or what looks like it.
+fn conversation(have: u64) -> Vec<Vec<u8>> {
+    let mut begin = numbers(&[have + 1, have, 7]);
+    begin.extend(7_u32.to_le_bytes());
+    begin.extend(1_u32.to_le_bytes());
+    begin.extend([b'm'; 4]);
+    begin.extend([0; 44]);
+    begin.extend(numbers(&[0x10_0000, 4]));
+    let mut record = vec![0; 40 + 4096];
+    record[4..8].copy_from_slice(&crc32c::crc32c(&[9; 4096]).to_le_bytes());
+    record[8] = 1;
+    record[12..16].copy_from_slice(&4096_u32.to_le_bytes());
+    record[40..].fill(9);
+    let crc = crc32c::crc32c(&record[4..]).to_le_bytes();
+    record[..4].copy_from_slice(&crc);
+    vec![
+        frame(4, &begin),
+        frame(5, &record),
+        frame(6, &numbers(&[have + 1, 1])),
+        frame(7, &numbers(&[1])),
+    ]
+}
+
+#[test]
+fn hostile_peers_harm_nobody_else() {
+    use std::io::{Read, Write};
+    let scratch = Scratch::new("backup-hostile");
+    let (here, there) = (scratch.path().join("here"), scratch.path().join("there"));
+    let (good, bad) = (key(&there, "good"), key(&there, "bad"));
+    let backup = server(&there, "127.0.0.1:0");
+    let how = options(Some(replication(backup.address(), &good, Require::Both)));
+    let mut primary = Primary::open(&here, how).unwrap();
+    primary.commit(Durability::Sync).unwrap();
+
+    // Strangers: one who says nothing, one who says nonsense.
+    let _silent = std::net::TcpStream::connect(backup.address()).unwrap();
+    let mut loud = std::net::TcpStream::connect(backup.address()).unwrap();
+    let _refused = loud.write_all(&[0x16; 4096]);
+
+    let mut random = 0x2545_f491_4f6c_dd1d_u64;
+    let mut next = |below: usize| {
+        random ^= random << 13;
+        random ^= random >> 7;
+        random ^= random << 17;
+        usize::try_from(random >> 20).unwrap() % below
+    };
+    let seconds = std::env::var("HVCKPT_FUZZ_SECONDS").map_or(2, |text| text.parse().unwrap());
+    let deadline = std::time::Instant::now() + Duration::from_secs(seconds);
+    let mut rounds = 0;
+    let (mut welcome, mut taken) = (0, 0_u64);
+    while std::time::Instant::now() < deadline || rounds < 60 {
+        rounds += 1;
+        let time = Duration::from_secs(5);
+        let mut channel =
+            hvckpt_proto::Channel::connect(backup.address(), &bad, b"hvckpt-backup/1", time)
+                .unwrap();
+        let mut hello = vec![7; 16];
+        hello.extend(numbers(&[0, 1_000_000]));
+        channel.write_all(&frame(1, &hello)).unwrap();
+        let mut answer = [0; 32];
+        if channel.read_exact(&mut answer).is_err() || answer[6] != 2 {
+            continue;
+        }
+        welcome += 1;
+        let have = u64::from_le_bytes(answer[16..24].try_into().unwrap());
+        let mut frames = conversation(have);
+        for _ in 0..next(3) {
+            let frame = next(frames.len());
+            match next(4) {
+                0 => {
+                    let at = next(frames[frame].len());
+                    frames[frame][at] ^= 1 << next(8);
+                }
+                1 => drop(frames.remove(frame)),
+                2 => frames.push(frames[frame].clone()),
+                _ => {
+                    let length = next(frames[frame].len());
+                    frames[frame].truncate(length);
+                }
+            }
+            if frames.is_empty() {
+                break;
+            }
+        }
+        // The other side may refuse in the middle.
+        let _refused = channel.write_all(&frames.concat());
+        let _last = channel.read_exact(&mut answer[..16]);
+        taken += u64::from(answer[6] == 8);
+        if rounds % 8 == 0 {
+            channel.finish();
+        }
+        let n = primary.commit(Durability::Sync).unwrap();
+        assert_eq!(check(&vault(&there, "good")), n);
+    }
+    assert!(welcome > rounds / 2, "{welcome} of {rounds} got in");
+    assert!(taken > 5, "{taken} of {rounds} were taken");
+    println!("{rounds} rounds, {taken} taken");
+    drop(backup);
+    let directory: std::sync::Arc<dyn hvckpt::store::backend::Backend> =
+        std::sync::Arc::new(hvckpt::store::backend::Directory::new(vault(&there, "bad")));
+    let found = hvckpt::store::verify(&directory, |_| {}).unwrap();
+    assert!(found.sound(), "{:?}", found.problems);
 }

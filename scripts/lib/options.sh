@@ -2,7 +2,7 @@
 # Options which guest-run and boot have in common.
 
 LAB_TYPE=pv LAB_VCPUS=1 LAB_MEM=512 LAB_ICOUNT=0 LAB_XEN='' LAB_XEN_ARGS='' LAB_DEBUG=0
-LAB_KEY=1 LAB_ADDS=()
+LAB_KEY=1 LAB_ADDS=() LAB_DISK=''
 
 need_value() { [ "$2" -ge 2 ] || die "$1 needs a value" "$HVCKPT_PROG --help"; }
 need_number() { case $2 in ''|*[!0-9]*) die "$1 needs a number, not '$2'" ;; esac; }
@@ -12,7 +12,7 @@ need_number() { case $2 in ''|*[!0-9]*) die "$1 needs a number, not '$2'" ;; esa
 lab_option() {
     TAKEN=0
     case $1 in
-    --type|--vcpus|--mem|--xen|--xen-args|--add) need_value "$1" $#; TAKEN=2 ;;
+    --type|--vcpus|--mem|--xen|--xen-args|--add|--disk) need_value "$1" $#; TAKEN=2 ;;
     --icount|--debug-xen|--no-key) TAKEN=1 ;;
     *) return 0 ;;
     esac
@@ -23,6 +23,9 @@ lab_option() {
     --xen) LAB_XEN=$2 ;;
     --xen-args) LAB_XEN_ARGS+=" $2" ;;
     --add) LAB_ADDS+=("$2") ;;
+    --disk)
+        [ -f "$2" ] && [ -w "$2" ] || die "no writable disk image $2" "make one: truncate -s 64M FILE; mke2fs -t ext4 FILE"
+        LAB_DISK=$(readlink -f "$2") ;;
     --icount) LAB_ICOUNT=1 ;;
     --debug-xen) LAB_DEBUG=1 ;;
     --no-key) LAB_KEY=0 ;;

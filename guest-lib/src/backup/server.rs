@@ -3,7 +3,7 @@
 use std::fmt;
 use std::fs::{self, File};
 use std::io;
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -101,6 +101,9 @@ pub struct ServerOptions {
     pub store: StoreOptions,
     /// Connections at once; further ones are closed.
     pub connections: usize,
+    /// Connections at once from one address, so that a stranger cannot take
+    /// all of them.
+    pub per_address: usize,
     /// Time for a connection to prove its key and greet.
     pub handshake: Duration,
     /// A frame which takes longer ends the connection; so does silence.
@@ -127,6 +130,7 @@ impl ServerOptions {
             listen: listen.into(),
             store: StoreOptions::default(),
             connections: 64,
+            per_address: 16,
             handshake: Duration::from_secs(10),
             idle: Duration::from_secs(15),
             log: Arc::new(|_| {}),
@@ -142,7 +146,7 @@ pub(crate) struct Inner {
     live: AtomicUsize,
     sessions: AtomicU64,
     /// To end connections when the server ends.
-    handles: Mutex<Vec<(u64, TcpStream)>>,
+    handles: Mutex<Vec<(u64, IpAddr, TcpStream)>>,
 }
 
 impl Inner {
@@ -150,7 +154,21 @@ impl Inner {
         (self.options.log)(line);
     }
 
-    fn handles(&self) -> std::sync::MutexGuard<'_, Vec<(u64, TcpStream)>> {
+    /// Counts a connection; `None` if there are too many.
+    fn admit(&self, tcp: &TcpStream, from: IpAddr) -> Option<u64> {
+        let handle = tcp.try_clone().ok()?;
+        let mut handles = self.handles();
+        let same = handles.iter().filter(|(_, ip, _)| *ip == from).count();
+        if handles.len() >= self.options.connections || same >= self.options.per_address {
+            return None;
+        }
+        let session = self.sessions.fetch_add(1, Ordering::Relaxed) + 1;
+        self.live.fetch_add(1, Ordering::AcqRel);
+        handles.push((session, from, handle));
+        Some(session)
+    }
+
+    fn handles(&self) -> std::sync::MutexGuard<'_, Vec<(u64, IpAddr, TcpStream)>> {
         self.handles.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -262,7 +280,7 @@ impl Drop for Server {
         // Both wait for somebody to come.
         let _accepted = TcpStream::connect_timeout(&self.address, Duration::from_secs(1));
         control::poke(&self.inner.options.directory);
-        for (_, handle) in self.inner.handles().drain(..) {
+        for (_, _, handle) in self.inner.handles().drain(..) {
             let _closed = handle.shutdown(std::net::Shutdown::Both);
         }
         for thread in self.threads.drain(..) {
@@ -288,14 +306,9 @@ fn accept(inner: &Arc<Inner>, listener: &TcpListener, acceptor: &Acceptor) {
         if inner.stop.load(Ordering::Acquire) {
             return;
         }
-        if inner.live.fetch_add(1, Ordering::AcqRel) >= inner.options.connections {
-            inner.live.fetch_sub(1, Ordering::AcqRel);
+        let Some(session) = inner.admit(&tcp, peer.ip()) else {
             continue;
-        }
-        let session = inner.sessions.fetch_add(1, Ordering::Relaxed) + 1;
-        if let Ok(handle) = tcp.try_clone() {
-            inner.handles().push((session, handle));
-        }
+        };
         let guest = Guest {
             inner: inner.clone(),
             session,
@@ -326,7 +339,7 @@ impl Drop for Guest {
     fn drop(&mut self) {
         self.inner
             .handles()
-            .retain(|(session, _)| *session != self.session);
+            .retain(|(session, ..)| *session != self.session);
         self.inner.live.fetch_sub(1, Ordering::AcqRel);
     }
 }

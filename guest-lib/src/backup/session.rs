@@ -65,7 +65,14 @@ pub(crate) fn serve(inner: &Inner, channel: Channel, peer: SocketAddr, session: 
             inner.say(&format!("{name} ({peer}): refused, {refusal}"));
             link.end(&Message::Refusal(refusal));
         }
-        Ended::Link(error) => inner.say(&format!("{name} ({peer}): gone, {error}")),
+        Ended::Link(error) => {
+            let why = match error.kind() {
+                io::ErrorKind::UnexpectedEof => "it closed".to_owned(),
+                io::ErrorKind::TimedOut => "it was silent or too slow".to_owned(),
+                _ => error.to_string(),
+            };
+            inner.say(&format!("{name} ({peer}): gone, {why}"));
+        }
     }
 }
 

@@ -97,6 +97,9 @@ pub struct Serve {
     /// Connections at once; further ones are closed.
     #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..))]
     max_connections: u32,
+    /// Connections at once from one address.
+    #[arg(long, default_value_t = 16, value_parser = clap::value_parser!(u32).range(1..))]
+    max_connections_per_peer: u32,
     /// Seconds after which a silent connection is closed.
     #[arg(long, default_value_t = 15, value_parser = clap::value_parser!(u64).range(1..))]
     idle_timeout: u64,
@@ -157,6 +160,7 @@ fn served(serve: &Serve) -> Result<(), Failure> {
     let mut options = ServerOptions::new(absolute(&serve.dir.dir), &serve.listen);
     options.store.keep = serve.keep as usize;
     options.connections = serve.max_connections as usize;
+    options.per_address = serve.max_connections_per_peer as usize;
     options.idle = Duration::from_secs(serve.idle_timeout);
     options.log = Arc::new(|line| {
         // A closed terminal does not end the backup.
