@@ -17,7 +17,7 @@ guest_prepare() {
             die "cannot compile $src"
     done
     GUEST_ADD=()
-    for src in exact cost refusals fork_isolation remap fuzz_gate life latency; do GUEST_ADD+=(--add "$EXAMPLES/$src"); done
+    for src in exact cost refusals fork_isolation remap fuzz_gate life latency kv kv_load; do GUEST_ADD+=(--add "$EXAMPLES/$src"); done
     for src in "$GUEST_BIN"/* "$HVCKPT_ROOT"/tests/dom0/*.sh; do GUEST_ADD+=(--add "$src"); done
 }
 
@@ -93,6 +93,7 @@ domu:100 sabotaged ! exact --tracker ptxen --pages 256 --transactions 10 --sabot
 E
         common_steps "$forks"
         printf 'dom0:120 keys keys.sh\n'
+        printf 'dom0:300 failover failover.sh\n'
     )
 }
 
@@ -237,4 +238,55 @@ domu:60 ptxen-unavailable exact --tracker ptxen --pages 16 --transactions 1; tes
 domu:300 exact-pt exact --tracker pt --pages 1024 --threads 4 --transactions 60
 domu:300 exact-pagemap-scan exact --tracker pagemap-scan --pages 1024 --threads 4 --transactions 60
 E
+}
+
+# The emulator is killed under load, HVCKPT_POWERCUTS times (once); the state
+# is on a disk which stays. What was acknowledged before the cut is there after
+# it: every boot but the first begins with that comparison.
+guest_powercut() {
+    local dir=$logs/powercut cuts=${HVCKPT_POWERCUTS:-1} n run rc waited enough
+    mkdir -p "$dir"
+    host_packages e2fsprogs
+    rm -f "$dir/disk"
+    truncate -s 96M "$dir/disk"
+    mke2fs -q -t ext4 -F "$dir/disk" || { bad "powercut: no disk"; return; }
+    : >"$dir/writes"
+    for (( n = 1; n <= cuts; n++ )); do
+        powercut_boot "$n" write "$(( n * 1000000 ))" &
+        GUEST_RUN=$!
+        enough=0 waited=0
+        while kill -0 $GUEST_RUN 2>/dev/null && [ $waited -lt 1200 ]; do
+            [ "$(grep -c '^a ' "$dir/out-$n" 2>/dev/null || true)" -lt 100 ] || { enough=1; break; }
+            sleep 0.2; waited=$((waited + 1))
+        done
+        sleep "$(( RANDOM % 2 )).$(( RANDOM % 10 ))"
+        # guest-run kills the emulator when it is asked to end.
+        kill -TERM $GUEST_RUN 2>/dev/null || true
+        rc=0
+        wait $GUEST_RUN || rc=$?
+        GUEST_RUN=
+        if [ $enough = 0 ] || grep -q ^FAIL "$dir/out-$n"; then
+            tail -n 15 "$dir/out-$n" "$dir/err-$n" >&2
+            bad "powercut $n: status $rc (see $dir)"
+            return
+        fi
+        cat "$dir/out-$n" >>"$dir/writes"
+        log "power cut $n of $cuts: $(grep -c '^a ' "$dir/writes") writes acknowledged so far"
+    done
+    if ( powercut_boot last check ) && grep -q ^exact "$dir/out-last"; then
+        ok "powercut: $cuts cuts, $(grep ^exact "$dir/out-last")"
+    else
+        tail -n 15 "$dir/out-last" "$dir/err-last" >&2
+        bad "powercut (see $dir)"
+    fi
+    rm -f "$dir/disk"
+}
+
+# powercut_boot N ARGUMENT…: one boot with the disk; in a subshell, which becomes
+# guest-run, so that signals reach that.
+powercut_boot() {
+    local n=$1; shift
+    HVCKPT_NO_BUILD=1 exec "$HVCKPT_ROOT/scripts/guest-run" --in dom0 --no-key --disk "$dir/disk" \
+        --add "$EXAMPLES/kv" --add "$EXAMPLES/kv_load" --add "$dir/writes:/lab/work/writes" --timeout 600 \
+        "$HVCKPT_ROOT/tests/dom0/powercut.sh" "$@" >"$dir/out-$n" 2>"$dir/err-$n" </dev/null
 }

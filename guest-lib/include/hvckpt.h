@@ -76,6 +76,8 @@ enum hvckpt_error {
     HVCKPT_E_BUSY = -44,            /* another thread stays inside */
 
     /* The region. */
+    HVCKPT_E_MODE = -46,            /* the key does not allow this tracker */
+    HVCKPT_E_NEEDS_LOCK = -47,      /* this tracker needs locked memory */
     HVCKPT_E_NO_ALIAS = -48,        /* needs memory of the library's own */
     HVCKPT_E_SOFT_DIRTY = -49,      /* not in this kernel, or unreliable */
     HVCKPT_E_EMPTY = -50,           /* no size given */
@@ -88,14 +90,14 @@ enum hvckpt_error {
     HVCKPT_E_UFFD = -57,            /* no userfaultfd or PAGEMAP_SCAN */
     HVCKPT_E_HANDLER = -58,         /* signal handler was replaced */
     HVCKPT_E_SHAPE = -59,           /* refused by the hypervisor */
-    HVCKPT_E_MODE = -70,            /* the key does not allow this tracker */
-    HVCKPT_E_NEEDS_LOCK = -71,      /* this tracker needs locked memory */
 
     /* The transaction. */
     HVCKPT_E_ALREADY_OPEN = -60,
     HVCKPT_E_NOT_OPEN = -61,
     HVCKPT_E_IN_USE = -62,          /* another thread is beginning or ending */
     HVCKPT_E_LOG_FAULT = -63,       /* count every page as dirty */
+    HVCKPT_E_UNREPLICATED = -64,    /* durable here, not on the backup */
+    HVCKPT_E_FENCED = -65,          /* a backup was promoted */
 
     /* The store. */
     HVCKPT_E_STORE_IO = -70,        /* a file cannot be read or written */

@@ -39,6 +39,7 @@ compile_error!("hvckpt runs on 64-bit x86 Linux");
 pub mod abi;
 pub mod arena;
 mod attach;
+pub mod backup;
 mod dirty;
 pub mod doctor;
 mod error;

@@ -1,5 +1,7 @@
 //! The `hvckpt` command.
 
+#[path = "hvckpt/backup.rs"]
+mod backup;
 #[path = "hvckpt/store.rs"]
 mod store;
 
@@ -31,6 +33,9 @@ enum Command {
     },
     #[command(flatten)]
     Store(store::Command),
+    /// Keep the state of programs on other machines, and hand it out.
+    #[command(subcommand)]
+    Backup(backup::Command),
 }
 
 fn as_json(report: &Report) -> Value {
@@ -103,6 +108,7 @@ fn as_text(report: &Report) -> String {
 fn main() -> ExitCode {
     match Args::parse().command {
         Command::Store(command) => store::run(command),
+        Command::Backup(command) => backup::run(command),
         Command::Doctor { json } => {
             let report = doctor::examine();
             let text = if json {

@@ -63,14 +63,14 @@ codes! {
     STOLEN = -43, c"the session is not ours any more";
     BUSY = -44, c"another thread keeps the session busy";
 
+    MODE = -46, c"the key does not allow this tracker";
+    NEEDS_LOCK = -47, c"this tracker needs locked memory";
     NO_ALIAS = -48, c"this tracker needs memory which the library allocates";
     SOFT_DIRTY = -49, c"soft-dirty bits are not available";
     EMPTY = -50, c"a region needs at least one page";
     UNALIGNED = -51, c"address or size are not whole pages";
     TOO_LARGE = -52, c"too large for a region";
     OVERLAP = -53, c"the region overlaps another one, or a log";
-    MODE = -70, c"the key does not allow this tracker";
-    NEEDS_LOCK = -71, c"this tracker needs locked memory";
     UNTRACKABLE = -54, c"these pages cannot be tracked";
     LOCK_LIMIT = -55, c"the pages cannot be locked (RLIMIT_MEMLOCK)";
     NO_TRACKER = -56, c"none of the trackers asked for works here";
@@ -82,6 +82,8 @@ codes! {
     NOT_OPEN = -61, c"no transaction is open on this region";
     IN_USE = -62, c"another thread begins or ends a transaction on this region";
     LOG_FAULT = -63, c"the log cannot be written; count every page as dirty";
+    UNREPLICATED = -64, c"the backup does not have the version, which is durable here";
+    FENCED = -65, c"a backup was promoted; this store may not commit any more";
 
     STORE_IO = -70, c"a file of the store cannot be read or written";
     STORE_FULL = -71, c"no space is left for the store";
@@ -234,6 +236,8 @@ fn store(error: &StoreError) -> i32 {
         StoreError::Poisoned => STORE_POISONED,
         StoreError::Exhausted(_) => STORE_EXHAUSTED,
         StoreError::ForkChild => FORK_CHILD,
+        StoreError::Unreplicated { .. } => UNREPLICATED,
+        StoreError::Fenced { .. } => FENCED,
         StoreError::Thread(_) => OS,
     }
 }

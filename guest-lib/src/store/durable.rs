@@ -432,7 +432,14 @@ impl Durable {
                     state.keep(&changes);
                 }
                 Err(error) => {
-                    self.restore(state, &pages);
+                    if let StoreError::Unreplicated { version, .. } = error {
+                        // It is this store's newest version all the same.
+                        state.version = version;
+                        state.unwritten.clear();
+                        state.keep(&changes);
+                    } else {
+                        self.restore(state, &pages);
+                    }
                     return Err(error.into());
                 }
             }
@@ -492,7 +499,9 @@ impl<'d> DurableTransaction<'d> {
     /// belongs to this transaction or to the next.
     ///
     /// # Errors
-    /// See [`StoreError`].  The transaction was aborted.
+    /// See [`StoreError`].  The transaction was aborted, but for
+    /// [`StoreError::Unreplicated`]: then memory and store have it, and whether
+    /// the backup has is not known.
     pub fn commit(mut self, durability: Durability) -> Result<u64, DurableError> {
         self.open = false;
         self.durable.commit(durability)

@@ -132,9 +132,44 @@ pub enum StoreError {
     /// This process is a fork child of the one which opened the store.
     #[error("the store belongs to the process which forked this one")]
     ForkChild,
+    /// The version is on the local disk, or on its way there, and in the
+    /// memory of the program; whether the backup has it is not known.
+    #[error("version {version} is not known to be on the backup")]
+    Unreplicated {
+        /// The version.
+        version: u64,
+        /// Why.
+        #[source]
+        source: crate::backup::ReplicationError,
+    },
+    /// A backup of this store was promoted: another instance goes on in its
+    /// place.  To use this copy on its own all the same, remove the file
+    /// `replica` from the directory.
+    #[error("another instance took over in epoch {epoch}; this one must not go on")]
+    Fenced {
+        /// The epoch of the other one.
+        epoch: u64,
+    },
     /// A background thread cannot be started.
     #[error("cannot start a thread")]
     Thread(#[source] io::Error),
+}
+
+impl StoreError {
+    /// Whether another instance took over: nothing will be acknowledged here
+    /// any more.
+    #[must_use]
+    pub fn fenced(&self) -> bool {
+        use crate::backup::ReplicationError::Fenced;
+        matches!(
+            self,
+            Self::Fenced { .. }
+                | Self::Unreplicated {
+                    source: Fenced(_),
+                    ..
+                }
+        )
+    }
 }
 
 /// Bytes which are not what was written.
@@ -148,6 +183,16 @@ pub struct Damage {
     pub offset: u64,
     /// What is wrong there.
     pub what: DamageKind,
+}
+
+impl Damage {
+    pub(crate) fn new(file: &str, offset: u64, what: DamageKind) -> Self {
+        Self {
+            file: file.to_owned(),
+            offset,
+            what,
+        }
+    }
 }
 
 /// Kinds of damage.
@@ -186,6 +231,8 @@ pub enum DamageKind {
     },
     /// The record of acknowledgements; harmless by itself.
     AckRecord,
+    /// The record of the epoch which the backup granted.
+    Epoch,
 }
 
 impl fmt::Display for DamageKind {
@@ -209,6 +256,7 @@ impl fmt::Display for DamageKind {
                 f,
                 "version {acknowledged} was acknowledged, but {found} is the newest found intact"
             ),
+            Self::Epoch => f.write_str("the record of the backup's epoch is damaged"),
             Self::AckRecord => f.write_str("the record of acknowledgements is missing or damaged"),
         }
     }
@@ -229,10 +277,5 @@ pub(crate) fn io(what: &'static str, name: &str, source: io::Error) -> StoreErro
 }
 
 pub(crate) fn damage(file: &str, offset: u64, what: DamageKind) -> StoreError {
-    Damage {
-        file: file.to_owned(),
-        offset,
-        what,
-    }
-    .into()
+    Damage::new(file, offset, what).into()
 }

@@ -58,6 +58,7 @@ mod page;
 mod pipeline;
 mod scan;
 mod seal;
+pub(crate) mod ship;
 mod verify;
 mod view;
 mod writer;
@@ -68,11 +69,11 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 
 use backend::{Backend, Directory};
-use error::io as io_error;
+pub(crate) use error::io as io_error;
 use images::Images;
-use pipeline::Shared;
 use writer::Writer;
 
+use crate::backup::{self, Replica, ReplicaStatus, ReplicationError};
 use crate::sys::fork;
 
 pub(crate) use format::size as format_size;
@@ -80,9 +81,13 @@ pub(crate) use format::size as format_size;
 pub use compact::{Compacted, Progress};
 pub use durable::{Durable, DurableBuilder, DurableError, DurableTransaction};
 pub use error::{Damage, DamageKind, StoreError};
+pub(crate) use frame::Change;
 pub use key::{KeyId, StoreKey, StoreKeyError};
 pub use map::MapError;
 pub use metrics::StoreMetrics;
+pub(crate) use pipeline::Shared;
+pub(crate) use writer::Batch;
+
 pub use options::{Durability, StoreOptions};
 pub use page::{Compression, Page};
 pub use scan::{Image, Version};
@@ -193,6 +198,10 @@ impl Store {
             })?;
             Some(lock.ok_or(StoreError::Locked)?)
         };
+        let epoch = match &lock {
+            Some(_) => backup::unfenced(&*backend)?,
+            None => 0,
+        };
         let key = options.key.as_ref();
         let images = Arc::new(Images::new(backend.clone(), options.key.clone()));
         let mut created = false;
@@ -223,7 +232,8 @@ impl Store {
             problems: if created { Vec::new() } else { scan.problems },
         };
         let at = options.at;
-        let shared = Shared::new(writer, options, scan.acknowledged.unwrap_or(0), lock);
+        let acknowledged = scan.acknowledged.unwrap_or(0);
+        let shared = Shared::new(writer, options, acknowledged, lock, epoch);
         let claims = claim::Claims::default();
         let mut store = Self {
             shared: Arc::new(shared),
@@ -259,6 +269,9 @@ impl Store {
         if self.shared.options.auto_compact {
             spawn("hvckpt-compact", Shared::compact_behind)?;
         }
+        if self.shared.replica.is_some() {
+            spawn("hvckpt-replica", backup::replicate)?;
+        }
         Ok(())
     }
 
@@ -290,6 +303,27 @@ impl Store {
     #[must_use]
     pub fn metrics(&self) -> Arc<StoreMetrics> {
         self.shared.metrics.clone()
+    }
+
+    /// How far the backup is; `None` without [`StoreOptions::replication`].
+    #[must_use]
+    pub fn replica(&self) -> Option<ReplicaStatus> {
+        self.shared.replica.as_ref().map(Replica::status)
+    }
+
+    /// Waits until the backup has a version, whatever commits wait for.
+    ///
+    /// # Errors
+    /// See [`ReplicationError`]; at once if there is no replication.
+    pub fn wait_for_backup(&self, version: u64) -> Result<(), ReplicationError> {
+        match &self.shared.replica {
+            Some(replica) => replica.wait(version),
+            None => Err(ReplicationError::Closing),
+        }
+    }
+
+    pub(crate) fn shared(&self) -> &Shared {
+        &self.shared
     }
 
     /// Versions which can be viewed, oldest first.
@@ -403,16 +437,7 @@ impl Store {
     /// # Errors
     /// [`StoreError::NoVersion`], or damage to its index.
     pub fn view(&self, version: Option<u64>) -> Result<View, StoreError> {
-        let (version, images) = {
-            let writer = self.shared.writer();
-            let number = version.unwrap_or(writer.last);
-            let found = writer.versions.get(&number).copied();
-            (
-                found.ok_or(StoreError::NoVersion { version: number })?,
-                writer.images.clone(),
-            )
-        };
-        View::new(&images, version)
+        self.shared.view(version)
     }
 
     /// Copies all that is kept into one base image and removes what is not

@@ -18,6 +18,7 @@ use super::metrics::{StoreMetrics, add, set};
 use super::options::StoreOptions;
 use super::page::Encoder;
 use super::scan::{ACK_FILE, Scan, Version};
+use super::ship::{Bulk, Changes};
 use super::view::load;
 use crate::sys::PAGE_SIZE;
 
@@ -27,9 +28,28 @@ pub(crate) struct Batch {
     pub(crate) version: u64,
     pub(crate) time: u64,
     pub(crate) changes: Arc<Vec<Change>>,
+    /// Further pages, too many for memory.
+    pub(crate) bulk: Option<Arc<dyn Bulk>>,
 }
 
 impl Batch {
+    pub(crate) fn new(version: u64, time: u64, changes: Arc<Vec<Change>>) -> Self {
+        Self {
+            version,
+            time,
+            changes,
+            bulk: None,
+        }
+    }
+
+    fn all(&self) -> Changes<'_> {
+        let changes = self.changes.iter().map(|change| Ok(Cow::Borrowed(change)));
+        match &self.bulk {
+            None => Box::new(changes),
+            Some(bulk) => Box::new(changes.chain(bulk.changes().map(|next| next.map(Cow::Owned)))),
+        }
+    }
+
     /// What it takes in memory, in bytes.
     pub(crate) fn bytes(&self) -> usize {
         let extra = |change: &Change| {
@@ -59,7 +79,7 @@ pub(crate) struct Writer {
     out: Option<Out>,
     next_image: u64,
     /// No image below is needed by the newest version.
-    floor: Option<u64>,
+    pub(crate) floor: Option<u64>,
     acknowledged: Option<Arc<dyn File>>,
     image_bytes: u64,
     keep: usize,
@@ -226,9 +246,8 @@ impl Writer {
                     floor: self.floor.unwrap_or(out.image),
                     time: batch.time,
                 };
-                let changes = batch.changes.iter().map(|change| Ok(Cow::Borrowed(change)));
                 let areas = &mut self.areas;
-                versions.push(out.frame(&mut self.encoder, areas, changes, meta, &mut undo)?);
+                versions.push(out.frame(&mut self.encoder, areas, batch.all(), meta, &mut undo)?);
                 previous = batch.version;
             }
             out.flush()
@@ -273,14 +292,13 @@ impl Writer {
         Ok(())
     }
 
-    /// Adds an area, or lets one grow, as a version of its own.
-    pub(crate) fn shape(
+    /// Adds an area, or lets one grow, for the next version; its number.
+    pub(crate) fn place(
         &mut self,
-        version: u64,
         name: &str,
         address: u64,
         pages: u64,
-    ) -> Result<u32, StoreError> {
+    ) -> Result<usize, StoreError> {
         let fault = |why| StoreError::Shape {
             name: name.to_owned(),
             pages,
@@ -298,27 +316,32 @@ impl Writer {
         {
             return Err(fault("not possible"));
         }
-        let before = self.areas.clone();
         let found = self.areas.iter().position(|area| area.name == name);
-        let number = match found {
-            Some(number) if self.areas[number].pages > pages => {
-                return Err(fault("areas do not shrink"));
-            }
+        match found {
+            Some(number) if self.areas[number].pages > pages => Err(fault("areas do not shrink")),
             Some(number) => {
                 self.areas[number].grow(pages);
-                number
+                Ok(number)
             }
-            None if self.areas.len() == MAX_AREAS => return Err(fault("too many areas")),
+            None if self.areas.len() == MAX_AREAS => Err(fault("too many areas")),
             None => {
                 self.areas.push(AreaIndex::new(name, address, pages));
-                self.areas.len() - 1
+                Ok(self.areas.len() - 1)
             }
-        };
-        let batch = Batch {
-            version,
-            time: now(),
-            changes: Arc::default(),
-        };
+        }
+    }
+
+    /// Adds an area, or lets one grow, as a version of its own.
+    pub(crate) fn shape(
+        &mut self,
+        version: u64,
+        name: &str,
+        address: u64,
+        pages: u64,
+    ) -> Result<u32, StoreError> {
+        let before = self.areas.clone();
+        let number = self.place(name, address, pages)?;
+        let batch = Batch::new(version, now(), Arc::default());
         if let Err(error) = self.write(&[Arc::new(batch)]) {
             self.areas = before;
             return Err(error);
@@ -339,11 +362,7 @@ impl Writer {
         let floor = self.floor;
         self.find_floor();
         self.out = None;
-        let batch = Batch {
-            version,
-            time: now(),
-            changes: Arc::default(),
-        };
+        let batch = Batch::new(version, now(), Arc::default());
         self.write(&[Arc::new(batch)]).inspect_err(|_| {
             self.areas = before;
             self.floor = floor;
