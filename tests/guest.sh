@@ -76,6 +76,15 @@ domu:100 write-recv exact --tracker ptxen --pages 1024 --transactions 60 --write
 domu:100 write-readv exact --tracker ptxen --pages 1024 --transactions 60 --writer readv
 domu:200 write-vm_writev exact --tracker ptxen --pages 1024 --transactions 60 --writer vm_writev
 domu:200 write-ptrace exact --tracker ptxen --pages 256 --transactions 30 --writer ptrace
+domu:200 autoxen exact --tracker autoxen --pages 2048 --threads 4 --transactions 200
+domu:200 autoxen-racing exact --tracker autoxen --pages 256 --threads 4 --transactions 300 --racing
+domu:100 autoxen-read exact --tracker autoxen --pages 256 --transactions 60 --writer read
+domu:200 scanxen exact --tracker scanxen --pages 2048 --threads 4 --transactions 100
+domu:200 scanxen-racing exact --tracker scanxen --pages 256 --threads 4 --transactions 200 --racing
+domu:200 emulxen exact --tracker emulxen --pages 512 --threads 4 --transactions 100
+domu:200 emulxen-racing exact --tracker emulxen --pages 256 --threads 4 --transactions 100 --racing
+domu:100 emulxen-read exact --tracker emulxen --pages 256 --transactions 30 --writer read
+domu:200 emulxen-vm exact --tracker emulxen --pages 64 --transactions 20 --writer vm_writev
 domu:1500 fork $(once_more "fork_isolation --forks $1")
 domu-root:1500 fork-ksm $(once_more "fork_isolation --forks $1 --ksm")
 dom0:600 leaks leaks.sh
@@ -89,6 +98,9 @@ guest_pv() {
 domu:900 exact-64MiB exact --tracker ptxen --pages 16384 --threads 4 --transactions 1000
 domu:300 exact-pt exact --tracker pt --pages 1024 --threads 4 --transactions 60
 domu:300 exact-pagemap-scan exact --tracker pagemap-scan --pages 1024 --threads 4 --transactions 60
+domu:100 exact-emul exact --tracker emul --pages 256 --threads 4 --transactions 30
+domu:100 exact-uffd-wp exact --tracker uffd-wp --pages 256 --threads 4 --transactions 30
+domu:100 autoxen-blind exact --tracker autoxen --pages 256 --transactions 30 --writer vm_writev; test $? = 77
 domu:100 sabotaged ! exact --tracker ptxen --pages 256 --transactions 10 --sabotage
 E
         common_steps "$forks"
@@ -173,6 +185,8 @@ domu:200 spread-64 cost --tracker ptxen --dirty 64 --pattern spread --pages 1024
 domu:200 pt-64 cost --tracker pt --dirty 64 --pattern spread --pages 1024 --transactions 40
 domu:150 latency latency --mib 256 --limit-ms 10
 domu:150 fuzz fuzz_gate --threads 1 --workers 1 --round 5000 --calls 20000
+domu:200 auto-64 cost --tracker autoxen --dirty 64 --pages 1024 --transactions 200
+domu:200 auto-256 cost --tracker autoxen --dirty 256 --pages 1024 --transactions 100
 domu:200 scan-64 cost --tracker pagemap-scan --dirty 64 --pattern spread --pages 1024 --transactions 40
 E
     while read -r line; do

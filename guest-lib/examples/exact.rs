@@ -227,6 +227,7 @@ fn main() {
     let coverage = match args.writer {
         Writer::Mem => Coverage::Reported,
         Writer::Ptrace => limits.forced_writes,
+        Writer::VmWritev => limits.remote_writes,
         _ => limits.kernel_writes,
     };
     if coverage == Coverage::Missed && !args.force {

@@ -224,7 +224,8 @@ enum {
 };
 
 struct hvckpt_limits {
-    int kernel_writes;              /* read, recv, process_vm_writev ... */
+    int kernel_writes;              /* read, recv ... */
+    int remote_writes;              /* process_vm_writev */
     int forced_writes;              /* ptrace, /proc/pid/mem */
     int mapped_anew;                /* other memory mapped there in a cycle */
 };

@@ -49,6 +49,7 @@ fn as_json(report: &Report) -> Value {
                 "works": result.is_ok(),
                 "why_not": result.as_ref().err(),
                 "kernel_writes": format!("{:?}", limits.kernel_writes).to_lowercase(),
+                "remote_writes": format!("{:?}", limits.remote_writes).to_lowercase(),
                 "forced_writes": format!("{:?}", limits.forced_writes).to_lowercase(),
                 "mapped_anew": format!("{:?}", limits.mapped_anew).to_lowercase(),
             })

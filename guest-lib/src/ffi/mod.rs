@@ -472,6 +472,7 @@ pub unsafe extern "C" fn hvckpt_get_limits(tracker: c_int, out: *mut CLimits) ->
         let limits = kind.limits();
         *out = CLimits {
             kernel_writes: types::coverage(limits.kernel_writes),
+            remote_writes: types::coverage(limits.remote_writes),
             forced_writes: types::coverage(limits.forced_writes),
             mapped_anew: types::coverage(limits.mapped_anew),
         };

@@ -52,6 +52,7 @@ pub(super) const KNOWN_HYPERVISOR: c_uint = 2;
 #[derive(Debug)]
 pub struct CLimits {
     pub(super) kernel_writes: c_int,
+    pub(super) remote_writes: c_int,
     pub(super) forced_writes: c_int,
     pub(super) mapped_anew: c_int,
 }

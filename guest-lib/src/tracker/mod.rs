@@ -105,27 +105,32 @@ impl TrackerKind {
         match self {
             Self::Pt => Limits {
                 kernel_writes: Coverage::Refused,
+                remote_writes: Coverage::Refused,
                 forced_writes: Coverage::Missed,
                 mapped_anew: Coverage::Missed,
             },
             // The kernel's writes through its own mapping leave D alone.
             Self::ScanXen | Self::AutoXen => Limits {
                 kernel_writes: Coverage::Reported,
+                remote_writes: Coverage::Missed,
                 forced_writes: Coverage::Missed,
                 mapped_anew: Coverage::Reported,
             },
             Self::UffdWp | Self::Emul => Limits {
                 kernel_writes: Coverage::Refused,
+                remote_writes: Coverage::Refused,
                 forced_writes: Coverage::Refused,
                 mapped_anew: Coverage::Missed,
             },
             Self::SoftDirty => Limits {
                 kernel_writes: Coverage::Reported,
+                remote_writes: Coverage::Reported,
                 forced_writes: Coverage::Reported,
                 mapped_anew: Coverage::Missed,
             },
             Self::PtXen | Self::EmulXen | Self::PagemapScan | Self::Sim => Limits {
                 kernel_writes: Coverage::Reported,
+                remote_writes: Coverage::Reported,
                 forced_writes: Coverage::Reported,
                 mapped_anew: Coverage::Reported,
             },
@@ -180,8 +185,10 @@ pub enum Coverage {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Limits {
-    /// `read`, `recv`, `process_vm_writev` and the like into a clean page.
+    /// `read`, `recv` and the like into a clean page.
     pub kernel_writes: Coverage,
+    /// `process_vm_writev` of another process.
+    pub remote_writes: Coverage,
     /// Writes which ignore protection: ptrace, `/proc/pid/mem`.
     pub forced_writes: Coverage,
     /// Other memory mapped at the same addresses while a cycle is open.
