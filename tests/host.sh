@@ -23,7 +23,7 @@ host_tests() {
     fi
     cargo_results "$out/cargo.log"
 
-    for f in scripts/* scripts/lib/*.sh scripts/lab/* tests/*.sh tests/*/*.sh .ci/run; do
+    for f in scripts/* scripts/lib/*.sh scripts/lab/* tests/*.sh tests/*/*.sh model/check .ci/run; do
         case $(head -c 20 "$f" 2>/dev/null) in
         '#!/bin/bash'*|'# shellcheck'*) check "syntax of $f" "$out/syntax.log" bash -n "$f" ;;
         '#!/bin/sh'*) check "syntax of $f" "$out/syntax.log" sh -n "$f" ;;
@@ -56,6 +56,10 @@ patch_tests() {
     log "model of a guest (a minute)"
     check "hypervisor code below a model of a guest" "$logs/patch/model.log" \
         make -C "$HVCKPT_ROOT/xen-patch/tests" check
+    # The order of its steps on two CPUs, exhaustively.
+    host_packages gcc libc6-dev spin
+    log "model of the protocol (a minute)"
+    check "model of the protocol, and its mutants" "$logs/patch/protocol.log" "$HVCKPT_ROOT/model/check"
     # The public header must do for strict C as well as for C++.
     check "public header is C90" "$logs/patch/c90.log" \
         gcc -ansi -Wall -Wextra -Werror -include stdint.h -fsyntax-only -x c "$HVCKPT_ROOT/xen-patch/include/public/cda.h"
