@@ -146,8 +146,8 @@ fn round(args: &Args, totals: &'static Totals, seed: u64, ending: Ending, end: I
                         totals.broke("a fork child has a session");
                     }
                 }
-                // One processor must serve the callers as well.
-                std::thread::yield_now();
+                // Callers need the address space's lock as well.
+                std::thread::sleep(Duration::from_micros(300));
             }
         });
         for caller in callers {

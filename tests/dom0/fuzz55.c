@@ -16,6 +16,8 @@
 
 #define PAGES 8
 #define MAX_ERRNO 136
+/* Eight bytes each; the largest structure is smaller. */
+#define STRUCTURE 64
 
 static char *buffer;
 static volatile int stop;
@@ -69,7 +71,7 @@ static void *disturb(void *unused)
 /* Through a pipe: the kernel does not mind pages that are not there. */
 static void fill(const int *pipe, void *to, const void *from, size_t n)
 {
-    char rest[256];
+    char rest[512];
 
     if ( write(pipe[1], from, n) == (ssize_t)n && read(pipe[0], to, n) != (ssize_t)n )
         while ( read(pipe[0], rest, sizeof(rest)) > 0 )
@@ -96,7 +98,7 @@ static unsigned int structure(uint64_t *s, unsigned int cmd, void *to)
         struct cda_ctl_limits limits;
         struct cda_ctl_list list;
         struct cda_ctl_counters counters;
-        uint64_t word[16];
+        uint64_t word[STRUCTURE];
     } *u = to;
     static const unsigned int sizes[] = {
         [CDA_CTL_add_token] = sizeof(u->token),
@@ -214,7 +216,7 @@ int main(int argc, char **argv)
     for ( i = 0; i < calls; ++i )
     {
         unsigned int cmd = below(&s, 20) ? below(&s, 8) : odd(&s);
-        uint64_t at = pointer(&s), words[16], took;
+        uint64_t at = pointer(&s), words[STRUCTURE], took;
         unsigned int size = structure(&s, cmd, words);
         long rc;
 

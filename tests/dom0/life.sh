@@ -79,7 +79,14 @@ swap)
         modprobe -a loop xen-blkback && wait_for 5 test -b /dev/loop0 || fail "no loop device"
         dd if=/dev/zero of=/tmp/swap.img bs=1M count=160 status=none && mkswap -q /tmp/swap.img &&
             losetup /dev/loop0 /tmp/swap.img || fail "no disk to swap on"
-        xl block-attach life phy:/dev/loop0 xvdb w || fail "xl block-attach"
+        # The stock hotplug script takes longer than libxl waits, under emulation.
+        cat >/tmp/block <<'X'
+#!/bin/sh
+[ "$1" != add ] || xenstore-write "$XENBUS_PATH/physical-device" 7:0 "$XENBUS_PATH/hotplug-status" connected
+X
+        chmod +x /tmp/block
+        xl block-attach life format=raw,vdev=xvdb,access=rw,backendtype=phy,script=/tmp/block,target=/dev/loop0 ||
+            fail "xl block-attach"
         wait_for 20 root 'test -b /dev/xvdb' && root 'swapon /dev/xvdb' || fail "swapon"
     }
     lab-domu run life 0 sh -c 'cd /tmp; export HVCKPT_POLICY=10.84.0.1:4884 HVCKPT_KEY=/etc/hvckpt/guest.key

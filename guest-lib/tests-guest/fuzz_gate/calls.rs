@@ -75,7 +75,7 @@ impl<'a> Caller<'a> {
         let usual = if self.one_in(8) { most } else { 64 };
         let pages = 1 + self.rng.below(most.min(usual));
         let mut register = cda_register {
-            size: 64,
+            size: abi::size_field::<cda_register>(),
             mode: abi::CDA_MODE_PTXEN,
             start,
             pages: pages as u64,
@@ -83,7 +83,7 @@ impl<'a> Caller<'a> {
             log_bytes: 64 + 8 * self.rng.below(2 * pages) as u64,
             ..cda_register::default()
         };
-        if self.one_in(4) {
+        if self.one_in(2) {
             // Modes that this hypervisor may or may not have.
             register.mode = self.rng.below(6) as u32;
         }
@@ -128,7 +128,7 @@ impl<'a> Caller<'a> {
             abi::CDA_OP_UNREGISTER | abi::CDA_OP_BEGIN..=abi::CDA_OP_PEEK => self.range(),
             abi::CDA_OP_QUERY => {
                 let query = cda_query {
-                    size: 152,
+                    size: abi::size_field::<cda_query>(),
                     ..cda_query::default()
                 };
                 let at = self.arena.pointer(&mut self.rng);

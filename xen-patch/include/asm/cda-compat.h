@@ -36,6 +36,7 @@ void do_general_protection(struct cpu_user_regs *regs);
 #if CDA_XEN >= 421
 #include <asm/fsgsbase.h>
 #include <asm/idt.h>
+#include <asm/irq-vectors.h>
 #include <asm/traps.h>
 /*
  * The gate was built closed, DPL 0; its DPL 3 is in time for all CPUs, which
