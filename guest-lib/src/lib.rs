@@ -44,6 +44,7 @@ mod dirty;
 pub mod doctor;
 mod error;
 mod ffi;
+pub mod metrics;
 mod region;
 pub mod store;
 pub mod sys;

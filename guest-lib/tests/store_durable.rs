@@ -265,6 +265,65 @@ fn group_commits_share_syncs() {
     );
 }
 
+#[test]
+fn what_happens_is_counted() {
+    let disk = CrashDisk::new();
+    let mut options = StoreOptions::default();
+    options.interval = std::time::Duration::from_secs(100);
+    options.queue_bytes = 3 * 4096;
+    let store = Store::open_on(Arc::new(disk.clone()), options).unwrap();
+    let metrics = store.metrics();
+    let area = store.area("main", 0, 8).unwrap();
+    let page = Page([7; 512]);
+    let commit = |durability| store.commit(&[PageWrite::new(area, 3, &page)], durability);
+    commit(Durability::Sync).unwrap();
+    let written = metrics.bytes();
+    assert!(written > 128 + 4096 / 8);
+    commit(Durability::Async).unwrap();
+    commit(Durability::Async).unwrap();
+    assert_eq!((metrics.lag(), metrics.bytes()), (2, written));
+    // The queue is full: this one writes.
+    commit(Durability::Async).unwrap();
+    assert_eq!(metrics.lag(), 0);
+    assert!(metrics.bytes() > written);
+    disk.space(Some(0));
+    commit(Durability::Group).unwrap_err();
+    let count = |durability| metrics.commits(durability).count();
+    let counts = [Durability::Sync, Durability::Group, Durability::Async].map(count);
+    assert_eq!(counts, [1, 0, 3]);
+    let registry = hvckpt::metrics::Registry::new();
+    registry.add("main", metrics);
+    let text = registry.prometheus();
+    for line in [
+        "hvckpt_store_commit_seconds_count{source=\"main\",durability=\"async\"} 3",
+        "hvckpt_store_commits_failed_total{source=\"main\"} 1",
+        "hvckpt_store_backpressure_total{source=\"main\"} 1",
+        "hvckpt_store_written_pages_total{source=\"main\"} 4",
+    ] {
+        assert!(text.contains(line), "{line} is not in\n{text}");
+    }
+}
+
+/// As docs/spec-image.md says.
+#[test]
+fn one_word_of_a_gibibyte_takes_424_bytes() {
+    let store = Store::open_on(Arc::new(CrashDisk::new()), StoreOptions::default()).unwrap();
+    let area = store.area("main", 0, 1 << 18).unwrap();
+    let mut page = Page([1; 512]);
+    for n in 0..40_u64 {
+        let old = page;
+        page.0[n as usize] = n + 2;
+        let write = PageWrite::new(area, 100_000, &page);
+        let write = if n == 0 { write } else { write.old(&old) };
+        store.commit(&[write], Durability::Sync).unwrap();
+        let bytes = store.versions().last().unwrap().bytes;
+        let most = 128 + 48 + 3 * 48 + 104;
+        // Every ninth starts the nodes anew, every seventeenth the page.
+        assert!(n % 9 == 0 || n % 17 == 0 || bytes == most, "{n}: {bytes}");
+    }
+    assert!(store.view(None).unwrap().page(0, 100_000).unwrap() == page);
+}
+
 #[derive(Debug, Clone)]
 enum Step {
     Write(usize, u64),

@@ -87,6 +87,6 @@ fn killed_a_hundred_times_it_keeps_what_it_acknowledged() {
     }
     assert!(now > KILLS, "only {now} transactions");
     let backend: Arc<dyn Backend> = Arc::new(Directory::new(scratch.path()));
-    let examined = verify(&backend, |_| {}).unwrap();
+    let examined = verify(&backend, None, |_| {}).unwrap();
     assert!(examined.sound(), "{:?}", examined.problems);
 }

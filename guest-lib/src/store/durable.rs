@@ -38,6 +38,9 @@ pub enum DurableError {
     /// A transaction is open on the region, in this or another thread.
     #[error("a transaction is open on this region")]
     AlreadyOpen,
+    /// No transaction is open.
+    #[error("no transaction is open on this region")]
+    NotOpen,
     /// No size was given, and the store does not have the area yet.
     #[error("area {0:?} is new: a number of pages is needed")]
     NoSize(String),
@@ -360,6 +363,16 @@ impl Durable {
         })
     }
 
+    /// The transaction which is open, for those who could not keep it.
+    pub(crate) fn opened(&self) -> Result<DurableTransaction<'_>, DurableError> {
+        let open = self.state().open;
+        open.then_some(DurableTransaction {
+            durable: self,
+            open: true,
+        })
+        .ok_or(DurableError::NotOpen)
+    }
+
     /// Pages which may differ from the shadow; the next cycle has begun.
     fn dirty(&self, state: &mut State) -> (Vec<usize>, Result<(), CycleError>) {
         let all = || (0..self.region.pages()).collect();
@@ -377,7 +390,9 @@ impl Durable {
     fn commit(&self, durability: Durability) -> Result<u64, DurableError> {
         let mut state = self.state();
         let state = &mut *state;
-        state.open = false;
+        if !core::mem::take(&mut state.open) {
+            return Err(DurableError::NotOpen);
+        }
         let (mut pages, cycle) = self.dirty(state);
         if durability != Durability::Memory {
             pages.extend(&state.unwritten);
@@ -399,6 +414,7 @@ impl Durable {
                     page: page as u64,
                     new,
                     runs,
+                    words: None,
                 });
             }
         }
@@ -448,7 +464,9 @@ impl Durable {
     fn abort(&self) {
         let mut state = self.state();
         let state = &mut *state;
-        state.open = false;
+        if !core::mem::take(&mut state.open) {
+            return;
+        }
         let (pages, _compared) = self.dirty(state);
         self.restore(state, &pages);
     }

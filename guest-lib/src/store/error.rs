@@ -3,6 +3,8 @@
 use std::fmt;
 use std::io;
 
+use super::key::{KeyId, StoreKeyError};
+
 /// Why a store cannot do what was asked.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -57,6 +59,39 @@ pub enum StoreError {
         /// Format of the file.
         format: u32,
     },
+    /// Made with a feature which this library does not have.
+    #[error("{name} needs features {features:#x}, which this library does not have")]
+    Features {
+        /// File, within the store's directory.
+        name: String,
+        /// Bits of the features which are missing.
+        features: u64,
+    },
+    /// The store is encrypted, and no key was given.
+    #[error("{name} is encrypted with key {id}, and no key was given")]
+    KeyNeeded {
+        /// File, within the store's directory.
+        name: String,
+        /// The key it needs.
+        id: KeyId,
+    },
+    /// The store is encrypted with another key.
+    #[error("{name} is encrypted with key {id}, not with {given}")]
+    WrongKey {
+        /// File, within the store's directory.
+        name: String,
+        /// The key it needs.
+        id: KeyId,
+        /// The key which was given.
+        given: KeyId,
+    },
+    /// A key was given, and an image is not encrypted: the store never was, or
+    /// the image is somebody else's.
+    #[error("{0} is not encrypted, and a key was given")]
+    NotEncrypted(String),
+    /// The key.
+    #[error(transparent)]
+    Key(#[from] StoreKeyError),
     /// Bytes of the store are not what was written.
     #[error(transparent)]
     Damaged(#[from] Damage),
@@ -180,6 +215,9 @@ pub enum DamageKind {
     Node,
     /// The table of areas.
     Areas,
+    /// Checksums are right, but whoever wrote it did not have the key, or for
+    /// another place.
+    Forged,
     /// A file which is needed is not there.
     Missing,
     /// The file ends before what it should have.
@@ -208,6 +246,7 @@ impl fmt::Display for DamageKind {
             Self::Page => f.write_str("a page does not come out as it went in"),
             Self::Node => f.write_str("a node of the page index is damaged"),
             Self::Areas => f.write_str("the table of areas is damaged"),
+            Self::Forged => f.write_str("not written with the key, or for another place"),
             Self::Missing => f.write_str("the file is missing"),
             Self::Short => f.write_str("the file is too short"),
             Self::Acknowledged {

@@ -50,16 +50,20 @@ mod format;
 mod frame;
 mod images;
 mod index;
+mod key;
 mod map;
+mod metrics;
 mod options;
 mod page;
 mod pipeline;
 mod scan;
+mod seal;
 pub(crate) mod ship;
 mod verify;
 mod view;
 mod writer;
 
+use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -78,7 +82,9 @@ pub use compact::{Compacted, Progress};
 pub use durable::{Durable, DurableBuilder, DurableError, DurableTransaction};
 pub use error::{Damage, DamageKind, StoreError};
 pub(crate) use frame::Change;
+pub use key::{KeyId, StoreKey, StoreKeyError};
 pub use map::MapError;
+pub use metrics::StoreMetrics;
 pub(crate) use pipeline::Shared;
 pub(crate) use writer::Batch;
 
@@ -115,6 +121,9 @@ pub struct PageWrite<'a> {
     /// What it is in the newest version, if that is known: little changes
     /// then take little space.
     pub old: Option<&'a Page>,
+    /// Where in the page bytes may differ from those of the newest version,
+    /// if that is known.
+    pub words: Option<&'a [Range<u16>]>,
 }
 
 impl<'a> PageWrite<'a> {
@@ -126,6 +135,7 @@ impl<'a> PageWrite<'a> {
             page,
             new,
             old: None,
+            words: None,
         }
     }
 
@@ -134,6 +144,14 @@ impl<'a> PageWrite<'a> {
     #[must_use]
     pub fn old(mut self, old: &'a Page) -> Self {
         self.old = Some(old);
+        self
+    }
+
+    /// Which bytes of the page may differ from the newest version, as a
+    /// tracker logs it.  If others do, versions to come may be damaged.
+    #[must_use]
+    pub fn words(mut self, words: &'a [Range<u16>]) -> Self {
+        self.words = Some(words);
         self
     }
 }
@@ -184,13 +202,14 @@ impl Store {
             Some(_) => backup::unfenced(&*backend)?,
             None => 0,
         };
-        let images = Arc::new(Images::new(backend.clone()));
+        let key = options.key.as_ref();
+        let images = Arc::new(Images::new(backend.clone(), options.key.clone()));
         let mut created = false;
-        let scan = match scan::scan(&*backend) {
+        let scan = match scan::scan(&*backend, key) {
             Err(StoreError::NotAStore(_)) if options.create && lock.is_some() => {
                 created = true;
                 Writer::found(&images, store_id())?;
-                scan::scan(&*backend)?
+                scan::scan(&*backend, key)?
             }
             other => other?,
         };
@@ -301,6 +320,12 @@ impl Store {
         &self.shared
     }
 
+    /// What it counts, for a [`crate::metrics::Registry`].
+    #[must_use]
+    pub fn metrics(&self) -> Arc<StoreMetrics> {
+        self.shared.metrics.clone()
+    }
+
     /// Versions which can be viewed, oldest first.
     #[must_use]
     pub fn versions(&self) -> Vec<Version> {
@@ -364,12 +389,13 @@ impl Store {
                         pages: area.pages,
                     });
                 }
-                let runs = write.old.and_then(|old| page::runs(old, write.new));
+                let words = write.words.and_then(|at| page::words_at(at, write.new));
                 Ok(frame::Change {
                     area: write.area,
                     page: write.page,
                     new: *write.new,
-                    runs,
+                    runs: write.old.and_then(|old| page::runs(old, write.new)),
+                    words,
                 })
             };
             pages.iter().map(change).collect::<Result<Vec<_>, _>>()?
@@ -467,6 +493,7 @@ fn tidy(scan: &scan::Scan, images: &Images) -> Result<(), StoreError> {
         let name = format::image_name(image);
         images
             .file(image)?
+            .file
             .sync()
             .map_err(|error| io_error("sync", &name, error))?;
     }

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::key::StoreKey;
 use super::page::Compression;
 use crate::backup::Replication;
 
@@ -58,6 +59,8 @@ pub struct StoreOptions {
     pub at: Option<u64>,
     /// Send every version to a backup as well; see [`crate::backup`].
     pub replication: Option<Replication>,
+    /// Encrypts a store which is made, and is needed to open it again.
+    pub key: Option<StoreKey>,
 }
 
 impl Default for StoreOptions {
@@ -76,6 +79,7 @@ impl Default for StoreOptions {
             accept_loss: false,
             at: None,
             replication: None,
+            key: None,
         }
     }
 }

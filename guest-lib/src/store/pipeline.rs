@@ -8,12 +8,13 @@ use std::any::Any;
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::compact::compact;
 use super::error::StoreError;
 use super::frame::{Change, now};
 use super::images::Images;
+use super::metrics::{StoreMetrics, add, set};
 use super::options::{Durability, StoreOptions};
 use super::writer::{Batch, Writer};
 use crate::backup::Replica;
@@ -37,6 +38,7 @@ struct Queue {
 pub(crate) struct Shared {
     pub(crate) images: Arc<Images>,
     pub(crate) options: StoreOptions,
+    pub(crate) metrics: Arc<StoreMetrics>,
     queue: Mutex<Queue>,
     wake: Condvar,
     quit: Condvar,
@@ -81,6 +83,7 @@ impl Shared {
         };
         Self {
             images: writer.images.clone(),
+            metrics: writer.metrics.clone(),
             options,
             queue: Mutex::new(queue),
             wake: Condvar::new(),
@@ -130,6 +133,26 @@ impl Shared {
         changes: Arc<Vec<Change>>,
         durability: Durability,
     ) -> Result<u64, StoreError> {
+        let start = Instant::now();
+        let result = self.enqueue(changes, durability);
+        match result {
+            Ok(_) => self.metrics.committed(durability, start.elapsed()),
+            Err(_) => add(&self.metrics.failed, 1),
+        }
+        result
+    }
+
+    /// Tells how much waits.
+    fn measure(&self, queue: &Queue) {
+        set(&self.metrics.queue_bytes, queue.bytes as u64);
+        set(&self.metrics.queue_versions, queue.pending.len() as u64);
+    }
+
+    fn enqueue(
+        &self,
+        changes: Arc<Vec<Change>>,
+        durability: Durability,
+    ) -> Result<u64, StoreError> {
         if self.lock.is_none() {
             return Err(StoreError::ReadOnly);
         }
@@ -153,6 +176,7 @@ impl Shared {
                 .ok_or(StoreError::Exhausted("versions"))?;
             queue.bytes += batch.bytes();
             queue.pending.push_back(batch.clone());
+            self.measure(&queue);
             if let Some(replica) = self.replica.as_ref().filter(|_| first) {
                 replica.offer(&[batch]);
             }
@@ -163,8 +187,9 @@ impl Shared {
                 self.wake.notify_one();
                 return Ok(version);
             }
+            Durability::Memory | Durability::Async => add(&self.metrics.backpressure, 1),
             Durability::Group => std::thread::sleep(self.options.group_delay),
-            _ => {}
+            Durability::Sync => {}
         }
         if first {
             self.wake.notify_one();
@@ -231,6 +256,7 @@ impl Shared {
                 queue.failed = true;
             }
         }
+        self.measure(&queue);
         drop(queue);
         if self.wants_compaction(&writer) {
             self.compact.notify_one();
@@ -267,6 +293,7 @@ impl Shared {
         queue.pending.drain(..batches.len());
         queue.bytes = queue.pending.iter().map(|batch| batch.bytes()).sum();
         queue.durable = writer.last;
+        self.measure(&queue);
         result
     }
 

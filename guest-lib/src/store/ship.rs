@@ -12,7 +12,7 @@ use super::frame::Change;
 use super::images::{Images, parse_record};
 use super::index::AreaIndex;
 use super::options::StoreOptions;
-use super::page::{Encoder, Page, runs};
+use super::page::{Difference, Encoder, Page, apply, runs};
 use super::pipeline::Shared;
 use super::scan::Version;
 use super::view::View;
@@ -48,14 +48,40 @@ pub(crate) type Changes<'a> = Box<dyn Iterator<Item = Result<Cow<'a, Change>, St
 
 /// A page as it came.
 #[derive(Debug)]
-pub(crate) struct Record {
-    pub(crate) area: u32,
-    pub(crate) page: u64,
-    /// What to XOR with the page of the version before; else it is the page.
-    pub(crate) difference: bool,
-    pub(crate) part: Page,
-    /// Checksum of the page as it comes out.
-    pub(crate) content: u32,
+pub(crate) struct Record<'b> {
+    header: RecordHeader,
+    payload: &'b [u8],
+}
+
+impl Record<'_> {
+    pub(crate) fn area(&self) -> u32 {
+        self.header.area
+    }
+
+    pub(crate) fn page(&self) -> u64 {
+        self.header.page
+    }
+
+    /// Whether it says what changed since the page of the version before.
+    pub(crate) fn difference(&self) -> bool {
+        self.header.kind != RecordKind::Whole
+    }
+
+    /// The page; `None` if it does not come out as its sender had it.  `old`:
+    /// the page of the version before, if this is a difference to it.
+    pub(crate) fn change(&self, old: Option<&Page>) -> Option<Change> {
+        let header = &self.header;
+        let mut new = old.copied().unwrap_or(Page::ZERO);
+        let right = apply(&mut new, header.kind, header.codec, self.payload)
+            && crc32c::crc32c(&new.to_bytes()) == header.content;
+        right.then(|| Change {
+            area: header.area,
+            page: header.page,
+            new,
+            runs: old.and_then(|old| runs(old, &new)),
+            words: None,
+        })
+    }
 }
 
 /// Writes page records as they are in images, but that a difference is one to
@@ -70,25 +96,24 @@ impl RecordWriter {
 
     /// Appends a page, whole unless `difference` allows what changed.
     pub(crate) fn write(&mut self, out: &mut Vec<u8>, change: &Change, difference: bool) {
-        let runs = change.runs.as_deref().filter(|_| difference);
-        let difference = runs.map(|runs| (runs, Place::ZERO, 0));
+        let difference = difference.then_some(Difference {
+            runs: change.runs.as_deref(),
+            words: change.words.as_deref(),
+            base: Place::ZERO,
+            depth: 0,
+        });
         self.0
             .encode(out, change.area, change.page, &change.new, difference);
     }
 }
 
 /// Takes a record from the front; `None` if there is none.
-pub(crate) fn read_record(bytes: &[u8]) -> Option<(Record, &[u8])> {
-    let (header, part): (RecordHeader, Page) = parse_record(bytes)?;
-    let length = (RECORD_HEADER + header.bytes as usize).next_multiple_of(8);
-    let record = Record {
-        area: header.area,
-        page: header.page,
-        difference: header.kind == RecordKind::Xor,
-        part,
-        content: header.content,
-    };
-    Some((record, bytes.get(length..)?))
+pub(crate) fn read_record(bytes: &[u8]) -> Option<(Record<'_>, &[u8])> {
+    let header = parse_record(bytes)?;
+    let end = RECORD_HEADER + header.bytes as usize;
+    let payload = bytes.get(RECORD_HEADER..end)?;
+    let rest = bytes.get(end.next_multiple_of(8)..)?;
+    Some((Record { header, payload }, rest))
 }
 
 /// A version as the difference to an older one, or to nothing.
@@ -144,6 +169,7 @@ impl Delta {
                 page,
                 new,
                 runs: None,
+                words: None,
             })
         })
     }
@@ -251,22 +277,4 @@ fn reshape(writer: &mut Writer, shapes: &[AreaShape]) -> Result<(), StoreError> 
         }
     }
     Ok(())
-}
-
-/// What came as difference, with the page it differs from.
-pub(crate) fn combine(old: &Page, record: &Record) -> Change {
-    let mut new = *old;
-    let words = new.0.iter_mut().zip(record.part.0);
-    words.for_each(|(word, part)| *word ^= part);
-    Change {
-        area: record.area,
-        page: record.page,
-        new,
-        runs: runs(old, &new),
-    }
-}
-
-/// Whether a page is what its sender had.
-pub(crate) fn intact(change: &Change, content: u32) -> bool {
-    crc32c::crc32c(&change.new.to_bytes()) == content
 }

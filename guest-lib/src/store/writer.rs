@@ -3,16 +3,18 @@
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::Instant;
 
 use super::backend::File;
 use super::error::{StoreError, io};
 use super::format::{
-    IMAGE_HEADER, ImageHeader, ImageKind, MAX_AREAS, MAX_PAGES, encode_ack, image_name, name_fault,
-    temporary,
+    IMAGE_HEADER, ImageHeader, ImageKind, MAX_AREAS, MAX_PAGES, Sealing, encode_ack, image_name,
+    name_fault, temporary,
 };
 use super::frame::{Change, Meta, Out, now};
 use super::images::Images;
 use super::index::AreaIndex;
+use super::metrics::{StoreMetrics, add, set};
 use super::options::StoreOptions;
 use super::page::Encoder;
 use super::scan::{ACK_FILE, Scan, Version};
@@ -50,10 +52,13 @@ impl Batch {
 
     /// What it takes in memory, in bytes.
     pub(crate) fn bytes(&self) -> usize {
-        let runs = |change: &Change| change.runs.as_ref().map_or(0, Vec::len);
+        let extra = |change: &Change| {
+            let parts = [&change.runs, &change.words];
+            parts.into_iter().flatten().map(Vec::len).sum::<usize>()
+        };
         self.changes
             .iter()
-            .map(|change| PAGE_SIZE + runs(change))
+            .map(|change| PAGE_SIZE + extra(change))
             .sum::<usize>()
             + 64
     }
@@ -79,6 +84,7 @@ pub(crate) struct Writer {
     image_bytes: u64,
     keep: usize,
     pub(crate) poisoned: bool,
+    pub(crate) metrics: Arc<StoreMetrics>,
 }
 
 impl Writer {
@@ -108,11 +114,13 @@ impl Writer {
             image_bytes: options.image_bytes,
             keep: options.keep.max(1),
             poisoned: false,
+            metrics: Arc::default(),
         };
         if let Some(newest) = newest {
             writer.areas = load(&writer.images, &newest)?;
             writer.find_floor();
         }
+        writer.measure();
         Ok(writer)
     }
 
@@ -126,6 +134,7 @@ impl Writer {
             parent: 0,
             parent_bytes: 0,
             parent_version: 0,
+            sealing: Sealing::fresh(images.key(), &store, 1)?,
         };
         publish(
             images,
@@ -159,6 +168,12 @@ impl Writer {
         }
     }
 
+    /// Tells what there is on disk.
+    fn measure(&self) {
+        set(&self.metrics.images, self.sizes.len() as u64);
+        set(&self.metrics.disk_bytes, self.sizes.values().sum());
+    }
+
     fn find_floor(&mut self) {
         let images: BTreeSet<u64> = self.areas.iter().flat_map(AreaIndex::images).collect();
         self.floor = images.first().copied();
@@ -188,6 +203,7 @@ impl Writer {
                 parent: parent.map_or(0, |parent| parent.image),
                 parent_bytes: parent.map_or(0, |parent| parent.offset + parent.bytes),
                 parent_version: self.last,
+                sealing: Sealing::fresh(self.images.key(), &self.store, self.next_image)?,
             };
             let name = temporary(&image_name(header.image));
             let out = publish(
@@ -243,17 +259,23 @@ impl Writer {
             }
             // A frame which stayed could be taken for a commit later.
             self.poisoned = out.cut(start).is_err();
-            self.out = Some(out);
+            // Under one key nothing else is ever written at the same place.
+            self.out = (self.poisoned || self.images.key().is_none()).then_some(out);
             return Err(if self.poisoned {
                 StoreError::Poisoned
             } else {
                 error
             });
         }
+        let before = Instant::now();
         if let Err(error) = out.file().sync() {
             self.poisoned = true;
             return Err(io("sync", &out.name, error));
         }
+        self.metrics.syncs.observe(before.elapsed());
+        add(&self.metrics.bytes, out.position() - start);
+        let pages = versions.iter().map(|version| u64::from(version.records));
+        add(&self.metrics.pages, pages.sum());
         self.areas.iter_mut().for_each(AreaIndex::settle);
         self.floor = self.floor.or(Some(out.image));
         self.last = versions.last().map_or(self.last, |last| last.number);
@@ -266,6 +288,7 @@ impl Writer {
         self.out = Some(out);
         self.acknowledge();
         self.forget();
+        self.measure();
         Ok(())
     }
 
@@ -392,6 +415,7 @@ impl Writer {
         self.sizes.insert(base, bytes);
         self.floor = Some(base);
         self.forget();
+        self.measure();
     }
 }
 
@@ -414,7 +438,7 @@ pub(crate) fn publish(images: &Images, mut out: Out) -> Result<Out, StoreError> 
         let _leftover = backend.remove(&out.name);
         return Err(error);
     }
-    images.put(out.image, out.file().clone());
+    images.put(out.image, out.opened());
     out.name = name;
     Ok(out)
 }
