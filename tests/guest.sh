@@ -266,11 +266,12 @@ guest_powercut() {
     mke2fs -q -t ext4 -F "$dir/disk" || { bad "powercut: no disk"; return; }
     : >"$dir/writes"
     for (( n = 1; n <= cuts; n++ )); do
+        : >"$dir/out-$n"
         powercut_boot "$n" write "$(( n * 1000000 ))" &
         GUEST_RUN=$!
         enough=0 waited=0
         while kill -0 $GUEST_RUN 2>/dev/null && [ $waited -lt 1200 ]; do
-            [ "$(grep -c '^a ' "$dir/out-$n" 2>/dev/null || true)" -lt 100 ] || { enough=1; break; }
+            [ "$(grep -c '^a ' "$dir/out-$n" || true)" -lt 100 ] || { enough=1; break; }
             sleep 0.2; waited=$((waited + 1))
         done
         sleep "$(( RANDOM % 2 )).$(( RANDOM % 10 ))"

@@ -22,6 +22,9 @@ host_tests() {
         tail -n 20 "$out/cargo.log" >&2
     fi
     cargo_results "$out/cargo.log"
+    host_packages redis-tools
+    check "redis-cli and redis-benchmark" "$out/redis.log" \
+        "$HVCKPT_ROOT/tests/redis.sh" "${CARGO_TARGET_DIR:-$HVCKPT_ROOT/target}/debug"
 
     for f in scripts/* scripts/lib/*.sh scripts/lab/* tests/*.sh tests/*/*.sh model/check .ci/run; do
         case $(head -c 20 "$f" 2>/dev/null) in

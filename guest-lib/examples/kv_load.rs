@@ -22,6 +22,9 @@ const KEYS: u64 = 40;
 /// Commands sent at once, at most.
 const PIPELINE: u64 = 8;
 
+/// A server may take this long to start.
+const PATIENCE: Duration = Duration::from_secs(60);
+
 type Failure = Box<dyn Error + Send + Sync>;
 
 #[derive(Parser)]
@@ -168,16 +171,17 @@ fn keys_of(name: &str, number: u64) -> Vec<String> {
 }
 
 /// Writes until the server goes away or the time is over; how many writes were
-/// acknowledged.  Goes on after what the log has.
+/// acknowledged.  Numbers begin after `from`; the server is waited for as long
+/// as there is patience.
 pub fn run(
     server: &str,
     log: &mut dyn Write,
     name: &str,
     from: u64,
-    time: Duration,
+    (patience, time): (Duration, Duration),
 ) -> Result<u64, Failure> {
     let deadline = Instant::now() + time;
-    let mut client = Client::connect(server, Duration::from_secs(60))?;
+    let mut client = Client::connect(server, patience)?;
     let mut number = from;
     let mut acknowledged = 0;
     while Instant::now() < deadline {
@@ -278,7 +282,7 @@ pub fn check(
     mut found_log: Option<&mut dyn Write>,
 ) -> Result<u64, Failure> {
     let known = read_logs(logs)?;
-    let mut client = Client::connect(server, Duration::from_secs(60))?;
+    let mut client = Client::connect(server, PATIENCE)?;
     let Reply::List(keys) = client.ask(&["KEYS", "*"])? else {
         return Err("no list of keys".into());
     };
@@ -363,7 +367,7 @@ fn act(command: &Command) -> Result<bool, Failure> {
                 }
             };
             let time = Duration::from_secs_f64(*seconds);
-            let acknowledged = run(server, log, name, from, time)?;
+            let acknowledged = run(server, log, name, from, (PATIENCE, time))?;
             eprintln!("kv_load: {acknowledged} writes were acknowledged");
             Ok(acknowledged > 0)
         }

@@ -96,8 +96,6 @@ enum hvckpt_error {
     HVCKPT_E_NOT_OPEN = -61,
     HVCKPT_E_IN_USE = -62,          /* another thread is beginning or ending */
     HVCKPT_E_LOG_FAULT = -63,       /* count every page as dirty */
-    HVCKPT_E_UNREPLICATED = -64,    /* durable here, not on the backup */
-    HVCKPT_E_FENCED = -65,          /* a backup was promoted */
 
     /* The store. */
     HVCKPT_E_STORE_IO = -70,        /* a file cannot be read or written */
@@ -126,6 +124,10 @@ enum hvckpt_error {
     HVCKPT_E_NOT_AN_ARENA = -92,    /* the region holds something else */
     HVCKPT_E_ARENA_DAMAGED = -93,
     HVCKPT_E_OTHER_ROOT = -94,      /* made by a Rust program */
+
+    /* Backup. */
+    HVCKPT_E_UNREPLICATED = -100,   /* memory and disk have it; the backup? */
+    HVCKPT_E_FENCED = -101,         /* another instance was promoted: end */
 };
 
 /* Numbers of trackers. */
@@ -382,8 +384,9 @@ uint64_t hvckpt_durable_version(const hvckpt_durable *region);
 
 /* Opens a transaction; threads may all write inside it. */
 int hvckpt_durable_begin(hvckpt_durable *region);
-/* Commits; version may be NULL.  After an error other than HVCKPT_E_NOT_OPEN
- * and HVCKPT_E_INVALID the transaction was aborted. */
+/* Commits; version may be NULL.  After an error other than HVCKPT_E_NOT_OPEN,
+ * HVCKPT_E_INVALID, HVCKPT_E_UNREPLICATED and HVCKPT_E_FENCED the transaction
+ * was aborted. */
 int hvckpt_durable_commit(hvckpt_durable *region, int durability,
                           uint64_t *version);
 /* Brings back exactly the bytes which were committed last. */

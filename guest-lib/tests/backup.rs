@@ -10,7 +10,8 @@ use std::time::Duration;
 
 use backup_common::{Primary, Proxy, check, key, options, replication, server, until, vault};
 use hvckpt::backup::{
-    BackupError, Link, Reason, ReplicationError, Require, promote, remove_key, status,
+    BackupError, Link, Reason, ReplicationError, Require, Server, ServerOptions, promote,
+    remove_key, status,
 };
 use hvckpt::store::{Durability, Page, PageWrite, Store, StoreError};
 use store_common::Scratch;
@@ -32,7 +33,7 @@ fn what_a_commit_returned_from_is_on_the_backup() {
         let seen = primary.store.replica().unwrap();
         assert_eq!((seen.link, seen.degraded), (Link::Streaming, false));
         assert!(seen.catch_ups <= 2, "{seen:?}");
-        let shown = &status(&there).unwrap()[0];
+        let shown = &status(&there, None).unwrap()[0];
         assert!(shown.connected && !shown.promoted);
         assert_eq!(shown.version, Some(primary.store.newest()));
         drop(primary);
@@ -67,7 +68,7 @@ fn cut_at_random_points_it_goes_on_without_gap_or_duplicate() {
     }
     let newest = primary.store.newest();
     drop((primary, backup));
-    assert_eq!(status(&there).unwrap()[0].version, Some(newest));
+    assert_eq!(status(&there, None).unwrap()[0].version, Some(newest));
 }
 
 #[test]
@@ -155,6 +156,31 @@ fn a_large_version_and_growing_areas_arrive() {
 }
 
 #[test]
+fn a_backup_can_encrypt_what_it_keeps() {
+    let scratch = Scratch::new("backup-sealed");
+    let (here, there) = (scratch.path().join("here"), scratch.path().join("there"));
+    let store_key = hvckpt::store::StoreKey::generate().unwrap();
+    let key = key(&there, "one");
+    let mut how = ServerOptions::new(&there, "127.0.0.1:0");
+    how.store.key = Some(store_key.clone());
+    let backup = Server::start(how).unwrap();
+    let replication = replication(backup.address(), &key, Require::Both);
+    let mut primary = Primary::open(&here, options(Some(replication))).unwrap();
+    for _ in 0..5 {
+        primary.commit(Durability::Sync).unwrap();
+    }
+    let newest = primary.store.newest();
+    drop((primary, backup));
+    let kept = |key: Option<&_>| status(&there, key).unwrap()[0].version;
+    assert_eq!((kept(None), kept(Some(&store_key))), (None, Some(newest)));
+    // Nobody loses anything for a state which cannot be read.
+    assert!(promote(&there, "one", None, None).is_err());
+    assert_eq!(status(&there, None).unwrap()[0].epoch, 1);
+    let done = promote(&there, "one", None, Some(&store_key)).unwrap();
+    assert_eq!((done.version, done.epoch), (newest, 2));
+}
+
+#[test]
 fn a_promoted_backup_ends_the_primary() {
     let scratch = Scratch::new("backup-fence");
     let (here, there) = (scratch.path().join("here"), scratch.path().join("there"));
@@ -168,10 +194,10 @@ fn a_promoted_backup_ends_the_primary() {
         .wait_for_backup(primary.store.newest())
         .unwrap();
 
-    let done = promote(&there, "one", None).unwrap();
+    let done = promote(&there, "one", None, None).unwrap();
     assert_eq!((done.epoch, done.version), (2, primary.store.newest()));
     // Again: nothing new.
-    assert_eq!(promote(&there, "one", None).unwrap(), done);
+    assert_eq!(promote(&there, "one", None, None).unwrap(), done);
     // Even if it need not wait for the backup, soon nothing is acknowledged.
     let mut late = 0;
     let error = loop {
@@ -228,11 +254,11 @@ fn a_moved_state_leaves_room_for_the_next_epoch() {
         primary.commit(Durability::Sync).unwrap();
     }
     let moved = scratch.path().join("moved");
-    let done = promote(&there, "one", Some(&moved)).unwrap();
+    let done = promote(&there, "one", Some(&moved), None).unwrap();
     assert_eq!((done.path.as_path(), done.epoch), (moved.as_path(), 2));
     assert!(primary.commit(Durability::Sync).unwrap_err().fenced());
     assert!(matches!(
-        promote(&there, "one", None),
+        promote(&there, "one", None, None),
         Err(BackupError::Remote(_))
     ));
     let mut heir = Primary::open(&moved, how()).unwrap();

@@ -142,9 +142,9 @@ impl Load {
                     .create(true)
                     .open(&path)
                     .unwrap();
-                let hour = Duration::from_secs(3600);
+                let times = (Duration::from_secs(1), Duration::from_secs(3600));
                 // Killed before it was connected is as good.
-                kv_load::run(&server, &mut log, &format!("c{n}"), from, hour).unwrap_or(0)
+                kv_load::run(&server, &mut log, &format!("c{n}"), from, times).unwrap_or(0)
             }));
         }
     }

@@ -24,7 +24,6 @@ unsafe impl ArenaRoot for Db {
 }
 
 /// A key which is looked for, outside of the area.
-#[derive(PartialEq, Eq)]
 struct Wanted<'k>(&'k [u8]);
 
 impl Hash for Wanted<'_> {
@@ -114,13 +113,6 @@ impl Db {
             ("SET", [key, value]) => {
                 self.set(key, value)?;
                 out.simple("OK");
-            }
-            ("SETNX", [key, value]) => {
-                let fresh = self.get(key).is_none();
-                if fresh {
-                    self.set(key, value)?;
-                }
-                out.integer(i64::from(fresh));
             }
             ("DEL", [_, ..]) => {
                 let gone = args.iter().map(|key| self.map.remove(&Wanted(key)));

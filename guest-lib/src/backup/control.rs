@@ -12,6 +12,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use super::server::{BackupError, lock};
 use super::vault::Vaults;
+use crate::store::StoreKey;
 
 const SOCKET: &str = "control.sock";
 /// Longest question in bytes.
@@ -59,11 +60,13 @@ pub struct Promoted {
 
 /// What the backup in a directory has.
 ///
+/// `key`: of the stores, if they are encrypted and no backup runs.
+///
 /// # Errors
 /// See [`BackupError`].
-pub fn status(directory: &Path) -> Result<Vec<Status>, BackupError> {
+pub fn status(directory: &Path, key: Option<&StoreKey>) -> Result<Vec<Status>, BackupError> {
     if let Some(_alone) = lock(directory)? {
-        let vaults = Vaults::new(directory).all()?;
+        let vaults = Vaults::new(directory, key.cloned()).all()?;
         return Ok(vaults.iter().map(|vault| vault.status()).collect());
     }
     let lines = ask(directory, b"status\n")?;
@@ -75,15 +78,23 @@ pub fn status(directory: &Path) -> Result<Vec<Status>, BackupError> {
 /// back later.  `to`: a place on the same file system to move the store to;
 /// the backup is then free for the next primary under the same key.
 ///
+/// `key`: of the store, if it is encrypted and no backup runs.
+///
 /// Repeating it does nothing and tells the same.
 ///
 /// # Errors
 /// See [`BackupError`].
-pub fn promote(directory: &Path, name: &str, to: Option<&Path>) -> Result<Promoted, BackupError> {
+pub fn promote(
+    directory: &Path,
+    name: &str,
+    to: Option<&Path>,
+    key: Option<&StoreKey>,
+) -> Result<Promoted, BackupError> {
     let to = to.map(std::path::absolute).transpose();
     let to = to.map_err(|error| BackupError::io("find", directory, error))?;
     if let Some(_alone) = lock(directory)? {
-        return Vaults::new(directory).get(name)?.promote(to.as_deref());
+        let vaults = Vaults::new(directory, key.cloned());
+        return vaults.get(name)?.promote(to.as_deref());
     }
     let mut question = format!("promote {name}").into_bytes();
     if let Some(to) = &to {

@@ -8,7 +8,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::wire::{Begin, GROUP_PAGES, GROUP_VERSIONS, Reason, Refusal, WireError};
-use crate::store::ship::{AreaShape, Bulk, Record, combine, intact, read_record};
+use crate::store::ship::{AreaShape, Bulk, Record, read_record};
 use crate::store::{Batch, Change, Page, Shared, StoreError, io_error};
 
 /// A group of versions, complete.
@@ -99,23 +99,24 @@ impl Incoming {
             return Err(malformed("pages without a version"));
         };
         while !bytes.is_empty() {
-            let (record, rest) = read_record(bytes).ok_or_else(no_page)?;
+            let (record, rest) =
+                read_record(bytes).ok_or_else(|| malformed(WireError::Record.to_string()))?;
             let raw = &bytes[..bytes.len() - rest.len()];
             bytes = rest;
             let inside = self
                 .areas
-                .get(record.area as usize)
-                .is_some_and(|area| record.page < area.pages);
+                .get(record.area() as usize)
+                .is_some_and(|area| record.page() < area.pages);
             if !inside {
                 return Err(malformed("a page is outside of every area"));
             }
             current.seen += 1;
             if let Some(spool) = &mut current.spool {
                 let most: u64 = self.areas.iter().map(|area| area.pages).sum();
-                if record.difference || current.seen > most {
+                if record.difference() || current.seen > most {
                     return Err(malformed("a large version has whole pages, each once"));
                 }
-                check(&whole(&record).ok_or_else(no_page)?, &record)?;
+                right(&record, None)?;
                 spool.push(raw).map_err(|error| disk(&error))?;
                 continue;
             }
@@ -123,20 +124,13 @@ impl Incoming {
             if self.pages > GROUP_PAGES {
                 return Err(malformed("a group is too large"));
             }
-            let key = (record.area, record.page);
-            let change = if record.difference {
-                let old = match self.fresh.get(&key) {
-                    Some(page) => *page,
-                    None => shared
-                        .page(record.area, record.page)
-                        .map_err(|error| refuse(&error))?,
-                };
-                combine(&old, &record)
-            } else {
-                whole(&record)
-            }
-            .ok_or_else(no_page)?;
-            check(&change, &record)?;
+            let key = (record.area(), record.page());
+            let old = match self.fresh.get(&key) {
+                _ if !record.difference() => None,
+                Some(page) => Some(*page),
+                None => Some(shared.page(key.0, key.1).map_err(|error| refuse(&error))?),
+            };
+            let change = right(&record, old.as_ref())?;
             self.fresh.insert(key, change.new);
             current.changes.push(change);
         }
@@ -171,22 +165,13 @@ impl Incoming {
     }
 }
 
-fn whole(record: &Record) -> Option<Change> {
-    combine(&Page::ZERO, record)
-}
-
-fn no_page() -> Refusal {
-    malformed(WireError::Record.to_string())
-}
-
-fn check(change: &Change, record: &Record) -> Result<(), Refusal> {
-    if intact(change, record.content) {
-        return Ok(());
-    }
-    Err(Refusal::new(
-        Reason::Mismatch,
-        format!("page {} does not come out right", change.page),
-    ))
+fn right(record: &Record<'_>, old: Option<&Page>) -> Result<Change, Refusal> {
+    record.change(old).ok_or_else(|| {
+        Refusal::new(
+            Reason::Mismatch,
+            format!("page {} does not come out right", record.page()),
+        )
+    })
 }
 
 fn disk(error: &io::Error) -> Refusal {
@@ -272,9 +257,8 @@ fn next(from: &mut impl BufRead, buffer: &mut Vec<u8>) -> io::Result<Option<Chan
     from.read_exact(&mut length)?;
     buffer.resize(u32::from_le_bytes(length) as usize, 0);
     from.read_exact(buffer)?;
-    let (record, _) = read_record(buffer).ok_or(io::ErrorKind::InvalidData)?;
-    let change = whole(&record).ok_or(io::ErrorKind::InvalidData)?;
-    Ok(Some(change))
+    let change = read_record(buffer).and_then(|(record, _)| record.change(None));
+    Ok(Some(change.ok_or(io::ErrorKind::InvalidData)?))
 }
 
 impl Bulk for Spooled {

@@ -21,11 +21,13 @@ mod control;
 mod fence;
 mod files;
 mod incoming;
+mod keys;
 mod link;
 mod replica;
 mod sender;
 mod server;
 mod session;
+mod state;
 mod vault;
 mod wire;
 
@@ -33,9 +35,9 @@ use std::time::Duration;
 
 pub use control::{Promoted, Status, promote, status};
 pub use hvckpt_proto::{Key, KeyError};
+pub use keys::{add_key, keys, remove_key};
 pub use replica::{Link, ReplicaStatus, ReplicationError};
 pub use server::{BackupError, Server, ServerOptions};
-pub use vault::{add_key, keys, remove_key};
 pub use wire::{Reason, Refusal, WireError};
 
 pub(crate) use fence::unfenced;

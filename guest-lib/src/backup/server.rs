@@ -234,7 +234,7 @@ impl Server {
         let address = listener.local_addr().map_err(listen)?;
         let control = control::bind(&directory)?;
         let inner = Arc::new(Inner {
-            vaults: Vaults::new(&directory),
+            vaults: Vaults::new(&directory, options.store.key.clone()),
             options,
             stop: AtomicBool::new(false),
             live: AtomicUsize::new(0),

@@ -10,7 +10,8 @@ use hvckpt_proto::Channel;
 use super::incoming::Incoming;
 use super::link::Conversation;
 use super::server::Inner;
-use super::vault::{Attached, Hello, Vault};
+use super::state::Hello;
+use super::vault::{Attached, Vault};
 use super::wire::{Message, Reason, Refusal, WireError};
 
 /// A key which was taken back is noticed after this time.

@@ -8,79 +8,24 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io;
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
-use hvckpt_proto::{Key, PublicKey, Secret, valid_name};
+use hvckpt_proto::{PublicKey, valid_name};
 
 use super::control::{Promoted, Status};
 use super::fence;
 use super::files;
 use super::incoming::{Group, refuse};
+use super::keys::keys;
 use super::server::BackupError;
+use super::state::{Hello, State, admit, stale};
 use super::wire::{Reason, Refusal};
 use crate::store::backend::Directory;
 use crate::store::ship::AreaShape;
-use crate::store::{Shared, Store, StoreOptions};
-
-const STATE: &str = "hvckpt-backup-state 1";
-const KEY: &str = "hvckpt-primary-key 1";
-/// Primaries at most.
-const MOST: usize = 4096;
-
-/// What is remembered of a primary.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-struct State {
-    epoch: u64,
-    /// Id of the primary's store; `None` before the first contact.
-    store: Option<[u8; 16]>,
-    promoted: bool,
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
-fn unhex(text: &str) -> Option<[u8; 16]> {
-    let number = u128::from_str_radix(text, 16).ok()?;
-    (text.len() == 32).then(|| number.to_be_bytes())
-}
-
-impl State {
-    fn read(path: &Path) -> Result<Self, BackupError> {
-        let damaged = || BackupError::State(path.to_owned());
-        let text = files::read(path).map_err(|error| BackupError::io("read", path, error))?;
-        let Some(text) = text else {
-            return Ok(Self::default());
-        };
-        let [epoch, store, promoted] =
-            files::fields(&text, STATE, ["epoch", "store", "promoted"]).ok_or_else(damaged)?;
-        let store = match store.as_str() {
-            "none" => None,
-            id => Some(unhex(id).ok_or_else(damaged)?),
-        };
-        Ok(Self {
-            epoch: epoch.parse().map_err(|_| damaged())?,
-            store,
-            promoted: match promoted.as_str() {
-                "yes" => true,
-                "no" => false,
-                _ => return Err(damaged()),
-            },
-        })
-    }
-
-    fn write(&self, path: &Path) -> Result<(), BackupError> {
-        let store = self.store.map_or("none".to_owned(), |id| hex(&id));
-        let promoted = if self.promoted { "yes" } else { "no" };
-        let epoch = self.epoch;
-        let text = format!("{STATE}\nepoch: {epoch}\nstore: {store}\npromoted: {promoted}\n");
-        files::replace(path, &text).map_err(|error| BackupError::io("write", path, error))
-    }
-}
+use crate::store::{Shared, Store, StoreKey, StoreOptions};
 
 #[derive(Debug, Default)]
 struct Inner {
@@ -93,14 +38,6 @@ struct Inner {
     /// The newest version which the primary has, as it said.
     newest: u64,
     contact: Option<SystemTime>,
-}
-
-/// What a primary says first.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Hello {
-    pub(crate) store: [u8; 16],
-    pub(crate) epoch: u64,
-    pub(crate) newest: u64,
 }
 
 /// A primary was let in.
@@ -117,11 +54,12 @@ pub(crate) struct Attached {
 pub(crate) struct Vault {
     pub(crate) name: String,
     pub(crate) path: PathBuf,
+    key: Option<StoreKey>,
     inner: Mutex<Inner>,
 }
 
 impl Vault {
-    fn open(path: PathBuf, name: &str) -> Result<Self, BackupError> {
+    fn open(path: PathBuf, name: &str, key: Option<StoreKey>) -> Result<Self, BackupError> {
         let inner = Inner {
             state: State::read(&path.join("state"))?,
             ..Inner::default()
@@ -129,6 +67,7 @@ impl Vault {
         Ok(Self {
             name: name.to_owned(),
             path,
+            key,
             inner: Mutex::new(inner),
         })
     }
@@ -270,6 +209,7 @@ impl Vault {
     fn version(&self) -> Result<(u64, u64), BackupError> {
         let options = StoreOptions {
             read_only: true,
+            key: self.key.clone(),
             ..StoreOptions::default()
         };
         let store = Store::open(self.directory(), options).map_err(BackupError::Store)?;
@@ -359,49 +299,20 @@ impl Inner {
     }
 }
 
-fn stale(epoch: u64) -> Refusal {
-    let text = format!("another instance was promoted; epoch {epoch} has begun");
-    let mut refusal = Refusal::new(Reason::Stale, text);
-    refusal.epoch = epoch;
-    refusal
-}
-
-/// The state with which a primary is let in.
-fn admit(state: &State, hello: &Hello) -> Result<State, Refusal> {
-    // Zero: it never had contact, or fell between the answer and writing it
-    // down.
-    let older = hello.epoch < state.epoch && hello.epoch > 0;
-    if older || (state.promoted && hello.epoch < state.epoch) {
-        return Err(stale(state.epoch));
-    }
-    if state.promoted {
-        let text = "what is kept under this key was promoted; move it away (hvckpt backup \
-                    promote --to) before this backup is used again";
-        return Err(Refusal::new(Reason::Promoted, text));
-    }
-    let other = state.store.is_some_and(|store| store != hello.store);
-    if other && hello.epoch <= state.epoch {
-        let text = "another store is kept under this key; give each primary its own key";
-        return Err(Refusal::new(Reason::OtherStore, text));
-    }
-    Ok(State {
-        epoch: state.epoch.max(hello.epoch).max(1),
-        store: Some(hello.store),
-        promoted: false,
-    })
-}
-
 /// All primaries of a backup.
 #[derive(Debug)]
 pub(crate) struct Vaults {
     directory: PathBuf,
+    /// Of encrypted stores.
+    key: Option<StoreKey>,
     known: Mutex<BTreeMap<String, Arc<Vault>>>,
 }
 
 impl Vaults {
-    pub(crate) fn new(directory: &Path) -> Self {
+    pub(crate) fn new(directory: &Path, key: Option<StoreKey>) -> Self {
         Self {
             directory: directory.to_owned(),
+            key,
             known: Mutex::default(),
         }
     }
@@ -415,7 +326,7 @@ impl Vaults {
         if !valid_name(name) || !path.join("key").is_file() {
             return Err(BackupError::Unknown(name.to_owned()));
         }
-        let vault = Arc::new(Vault::open(path, name)?);
+        let vault = Arc::new(Vault::open(path, name, self.key.clone())?);
         known.insert(name.to_owned(), vault.clone());
         Ok(vault)
     }
@@ -430,69 +341,4 @@ impl Vaults {
         let all = keys(&self.directory)?;
         all.iter().map(|(name, _)| self.get(name)).collect()
     }
-}
-
-/// Primaries which may use the backup in a directory, with their public keys.
-///
-/// # Errors
-/// See [`BackupError`].
-pub fn keys(directory: &Path) -> Result<Vec<(String, PublicKey)>, BackupError> {
-    let list = match fs::read_dir(directory) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-        other => other.map_err(|error| BackupError::io("list", directory, error))?,
-    };
-    let mut found = Vec::new();
-    for entry in list {
-        let entry = entry.map_err(|error| BackupError::io("list", directory, error))?;
-        let path = entry.path().join("key");
-        let Ok(name) = entry.file_name().into_string() else {
-            continue;
-        };
-        // Files of our own, and directories of other people.
-        let Ok(Some(text)) = files::read(&path) else {
-            continue;
-        };
-        let fields = files::fields(&text, KEY, ["public"]);
-        let public = fields.and_then(|[public]| PublicKey::parse(&public));
-        found.push((name, public.ok_or(BackupError::State(path))?));
-    }
-    found.sort();
-    Ok(found)
-}
-
-/// Makes a key for a new primary, or a new one in the place of a lost one; the
-/// text of the key file for it, which holds a secret.
-///
-/// # Errors
-/// See [`BackupError`].
-pub fn add_key(directory: &Path, name: &str) -> Result<Key, BackupError> {
-    if !valid_name(name) {
-        return Err(BackupError::Name(name.to_owned()));
-    }
-    let server = super::server::identity(directory)?;
-    if keys(directory)?.len() >= MOST {
-        return Err(BackupError::TooMany(MOST));
-    }
-    let random = |error| BackupError::io("make a key in", directory, error);
-    let secret = Secret::generate().map_err(random)?;
-    let public = secret.public_key();
-    let path = directory.join(name);
-    files::private_directory(&path).map_err(|error| BackupError::io("make", &path, error))?;
-    let path = path.join("key");
-    files::replace(&path, &format!("{KEY}\npublic: {public}\n"))
-        .map_err(|error| BackupError::io("write", &path, error))?;
-    Key::new(name, 1, server.public_key(), secret).ok_or_else(|| BackupError::Name(name.to_owned()))
-}
-
-/// Takes a primary's key back.  What is kept of it stays; a connection which
-/// is open stays until it ends.
-///
-/// # Errors
-/// See [`BackupError`].
-pub fn remove_key(directory: &Path, name: &str) -> Result<(), BackupError> {
-    let path = directory.join(name).join("key");
-    if !valid_name(name) || !path.is_file() {
-        return Err(BackupError::Unknown(name.to_owned()));
-    }
-    fs::remove_file(&path).map_err(|error| BackupError::io("remove", &path, error))
 }

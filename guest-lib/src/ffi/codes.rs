@@ -82,8 +82,6 @@ codes! {
     NOT_OPEN = -61, c"no transaction is open on this region";
     IN_USE = -62, c"another thread begins or ends a transaction on this region";
     LOG_FAULT = -63, c"the log cannot be written; count every page as dirty";
-    UNREPLICATED = -64, c"the backup does not have the version, which is durable here";
-    FENCED = -65, c"a backup was promoted; this store may not commit any more";
 
     STORE_IO = -70, c"a file of the store cannot be read or written";
     STORE_FULL = -71, c"no space is left for the store";
@@ -110,6 +108,9 @@ codes! {
     NOT_AN_ARENA = -92, c"the region holds something else than an arena";
     ARENA_DAMAGED = -93, c"the arena's own data is damaged";
     OTHER_ROOT = -94, c"the root of the arena is of another type";
+
+    UNREPLICATED = -100, c"the version is not known to be on the backup";
+    FENCED = -101, c"another instance was promoted; this one must not go on";
 }
 
 pub(super) fn of(error: &Error) -> i32 {
@@ -236,9 +237,10 @@ fn store(error: &StoreError) -> i32 {
         StoreError::Poisoned => STORE_POISONED,
         StoreError::Exhausted(_) => STORE_EXHAUSTED,
         StoreError::ForkChild => FORK_CHILD,
+        StoreError::Thread(_) => OS,
+        error if error.fenced() => FENCED,
         StoreError::Unreplicated { .. } => UNREPLICATED,
         StoreError::Fenced { .. } => FENCED,
-        StoreError::Thread(_) => OS,
     }
 }
 

@@ -99,6 +99,7 @@ impl Distribution {
 }
 
 /// A value of a [`Sample`].
+#[allow(clippy::large_enum_variant)] // few, and soon gone
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Value {

@@ -214,7 +214,7 @@ fn below(base: Place, at: Place) -> bool {
 }
 
 /// The header of the record at the beginning of the bytes, if there is one.
-pub(super) fn parse_record(bytes: &[u8]) -> Option<RecordHeader> {
+pub(crate) fn parse_record(bytes: &[u8]) -> Option<RecordHeader> {
     let header = RecordHeader::decode(bytes)?;
     let record = bytes.get(..RECORD_HEADER + header.bytes as usize)?;
     (header.crc == crc32c::crc32c(&record[4..])).then_some(header)

@@ -299,12 +299,6 @@ impl Store {
         self.shared.waiting()
     }
 
-    /// What it counts, for a [`crate::metrics::Registry`].
-    #[must_use]
-    pub fn metrics(&self) -> Arc<StoreMetrics> {
-        self.shared.metrics.clone()
-    }
-
     /// How far the backup is; `None` without [`StoreOptions::replication`].
     #[must_use]
     pub fn replica(&self) -> Option<ReplicaStatus> {
@@ -324,6 +318,12 @@ impl Store {
 
     pub(crate) fn shared(&self) -> &Shared {
         &self.shared
+    }
+
+    /// What it counts, for a [`crate::metrics::Registry`].
+    #[must_use]
+    pub fn metrics(&self) -> Arc<StoreMetrics> {
+        self.shared.metrics.clone()
     }
 
     /// Versions which can be viewed, oldest first.

@@ -57,10 +57,10 @@ pub struct StoreOptions {
     pub accept_loss: bool,
     /// Go back to this version; what is newer stays kept, as history.
     pub at: Option<u64>,
-    /// Encrypts a store which is made, and is needed to open it again.
-    pub key: Option<StoreKey>,
     /// Send every version to a backup as well; see [`crate::backup`].
     pub replication: Option<Replication>,
+    /// Encrypts a store which is made, and is needed to open it again.
+    pub key: Option<StoreKey>,
 }
 
 impl Default for StoreOptions {
@@ -78,8 +78,8 @@ impl Default for StoreOptions {
             read_only: false,
             accept_loss: false,
             at: None,
-            key: None,
             replication: None,
+            key: None,
         }
     }
 }

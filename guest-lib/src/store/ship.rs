@@ -7,7 +7,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use super::error::StoreError;
-use super::format::{Codec, Place, RECORD_HEADER, RecordKind};
+use super::format::{Place, RECORD_HEADER, RecordHeader, RecordKind};
 use super::frame::Change;
 use super::images::{Images, parse_record};
 use super::index::AreaIndex;
@@ -48,16 +48,40 @@ pub(crate) type Changes<'a> = Box<dyn Iterator<Item = Result<Cow<'a, Change>, St
 
 /// A page as it came.
 #[derive(Debug)]
-pub(crate) struct Record {
-    pub(crate) area: u32,
-    pub(crate) page: u64,
-    /// It says how the page differs from that of the version before.
-    pub(crate) difference: bool,
-    kind: RecordKind,
-    codec: Codec,
-    payload: Vec<u8>,
-    /// Checksum of the page as it comes out.
-    pub(crate) content: u32,
+pub(crate) struct Record<'b> {
+    header: RecordHeader,
+    payload: &'b [u8],
+}
+
+impl Record<'_> {
+    pub(crate) fn area(&self) -> u32 {
+        self.header.area
+    }
+
+    pub(crate) fn page(&self) -> u64 {
+        self.header.page
+    }
+
+    /// Whether it says what changed since the page of the version before.
+    pub(crate) fn difference(&self) -> bool {
+        self.header.kind != RecordKind::Whole
+    }
+
+    /// The page; `None` if it does not come out as its sender had it.  `old`:
+    /// the page of the version before, if this is a difference to it.
+    pub(crate) fn change(&self, old: Option<&Page>) -> Option<Change> {
+        let header = &self.header;
+        let mut new = old.copied().unwrap_or(Page::ZERO);
+        let right = apply(&mut new, header.kind, header.codec, self.payload)
+            && crc32c::crc32c(&new.to_bytes()) == header.content;
+        right.then(|| Change {
+            area: header.area,
+            page: header.page,
+            new,
+            runs: old.and_then(|old| runs(old, &new)),
+            words: None,
+        })
+    }
 }
 
 /// Writes page records as they are in images, but that a difference is one to
@@ -72,9 +96,8 @@ impl RecordWriter {
 
     /// Appends a page, whole unless `difference` allows what changed.
     pub(crate) fn write(&mut self, out: &mut Vec<u8>, change: &Change, difference: bool) {
-        let runs = change.runs.as_deref().filter(|_| difference);
-        let difference = runs.map(|runs| Difference {
-            runs: Some(runs),
+        let difference = difference.then_some(Difference {
+            runs: change.runs.as_deref(),
             words: change.words.as_deref(),
             base: Place::ZERO,
             depth: 0,
@@ -85,20 +108,12 @@ impl RecordWriter {
 }
 
 /// Takes a record from the front; `None` if there is none.
-pub(crate) fn read_record(bytes: &[u8]) -> Option<(Record, &[u8])> {
+pub(crate) fn read_record(bytes: &[u8]) -> Option<(Record<'_>, &[u8])> {
     let header = parse_record(bytes)?;
-    let payload = bytes.get(RECORD_HEADER..)?.get(..header.bytes as usize)?;
-    let length = (RECORD_HEADER + header.bytes as usize).next_multiple_of(8);
-    let record = Record {
-        area: header.area,
-        page: header.page,
-        difference: header.kind != RecordKind::Whole,
-        kind: header.kind,
-        codec: header.codec,
-        payload: payload.to_vec(),
-        content: header.content,
-    };
-    Some((record, bytes.get(length..)?))
+    let end = RECORD_HEADER + header.bytes as usize;
+    let payload = bytes.get(RECORD_HEADER..end)?;
+    let rest = bytes.get(end.next_multiple_of(8)..)?;
+    Some((Record { header, payload }, rest))
 }
 
 /// A version as the difference to an older one, or to nothing.
@@ -262,23 +277,4 @@ fn reshape(writer: &mut Writer, shapes: &[AreaShape]) -> Result<(), StoreError> 
         }
     }
     Ok(())
-}
-
-/// What came, with the page it differs from if it is a difference; `None` if
-/// it is malformed.
-pub(crate) fn combine(old: &Page, record: &Record) -> Option<Change> {
-    let mut new = *old;
-    let runs_too = record.difference;
-    apply(&mut new, record.kind, record.codec, &record.payload).then(|| Change {
-        area: record.area,
-        page: record.page,
-        new,
-        runs: runs(old, &new).filter(|_| runs_too),
-        words: None,
-    })
-}
-
-/// Whether a page is what its sender had.
-pub(crate) fn intact(change: &Change, content: u32) -> bool {
-    crc32c::crc32c(&change.new.to_bytes()) == content
 }

@@ -14,6 +14,7 @@ use hvckpt::backup::{
     status,
 };
 use hvckpt::explain;
+use hvckpt::store::{StoreKey, StoreKeyError};
 use serde_json::{Value, json};
 
 /// It could not be done.
@@ -58,7 +59,7 @@ pub enum KeyCommand {
         out: PathBuf,
     },
     /// List primaries and their public keys.
-    List(Common),
+    List(List),
     /// Take a key back. What is kept of the primary stays.
     Remove {
         #[command(flatten)]
@@ -76,7 +77,32 @@ pub struct Dir {
 }
 
 #[derive(Args, Debug)]
+pub struct StoreKeyFile {
+    /// File with the key of encrypted stores, from hvckpt keygen.
+    #[arg(long)]
+    store_key: Option<PathBuf>,
+}
+
+impl StoreKeyFile {
+    fn load(&self) -> Result<Option<StoreKey>, Failure> {
+        let key = self.store_key.as_ref().map(StoreKey::load);
+        Ok(key.transpose()?)
+    }
+}
+
+#[derive(Args, Debug)]
 pub struct Common {
+    #[command(flatten)]
+    dir: Dir,
+    #[command(flatten)]
+    store: StoreKeyFile,
+    /// Print JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Args, Debug)]
+pub struct List {
     #[command(flatten)]
     dir: Dir,
     /// Print JSON.
@@ -88,6 +114,8 @@ pub struct Common {
 pub struct Serve {
     #[command(flatten)]
     dir: Dir,
+    #[command(flatten)]
+    store: StoreKeyFile,
     /// Address and port to listen on.
     #[arg(long, default_value_t = format!("0.0.0.0:{DEFAULT_PORT}"))]
     listen: String,
@@ -122,6 +150,8 @@ pub struct Promote {
 enum Failure {
     #[error(transparent)]
     Backup(#[from] BackupError),
+    #[error(transparent)]
+    StoreKey(#[from] StoreKeyError),
     #[error("cannot write {0}")]
     Output(PathBuf, #[source] io::Error),
     #[error("cannot print")]
@@ -159,6 +189,7 @@ fn absolute(dir: &Path) -> PathBuf {
 fn served(serve: &Serve) -> Result<(), Failure> {
     let mut options = ServerOptions::new(absolute(&serve.dir.dir), &serve.listen);
     options.store.keep = serve.keep as usize;
+    options.store.key = serve.store.load()?;
     options.connections = serve.max_connections as usize;
     options.per_address = serve.max_connections_per_peer as usize;
     options.idle = Duration::from_secs(serve.idle_timeout);
@@ -192,7 +223,7 @@ fn added(dir: &Path, name: &str, out: &Path) -> Result<(), Failure> {
     })
 }
 
-fn listed(common: &Common) -> Result<(), Failure> {
+fn listed(common: &List) -> Result<(), Failure> {
     let keys = keys(&common.dir.dir)?;
     if common.json {
         let list: Vec<Value> = keys
@@ -226,7 +257,7 @@ fn as_json(status: &Status) -> Value {
 }
 
 fn shown(common: &Common) -> Result<(), Failure> {
-    let all = status(&absolute(&common.dir.dir))?;
+    let all = status(&absolute(&common.dir.dir), common.store.load()?.as_ref())?;
     if common.json {
         return print(&format!(
             "{:#}",
@@ -264,7 +295,8 @@ fn shown(common: &Common) -> Result<(), Failure> {
 
 fn promoted(command: &Promote) -> Result<(), Failure> {
     let dir = absolute(&command.common.dir.dir);
-    let done = promote(&dir, &command.name, command.to.as_deref())?;
+    let key = command.common.store.load()?;
+    let done = promote(&dir, &command.name, command.to.as_deref(), key.as_ref())?;
     if command.common.json {
         return print(&format!(
             "{:#}",
