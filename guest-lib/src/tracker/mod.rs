@@ -21,7 +21,7 @@ use std::io;
 use std::sync::Arc;
 
 use crate::abi;
-use crate::attach::{self, Attach, AttachError};
+use crate::attach::{Attach, AttachError};
 use crate::sys::memory::{LockPolicy, Mapping, MemoryError};
 use crate::sys::session::SessionError;
 use crate::sys::signal::HandlerReplaced;
@@ -153,6 +153,10 @@ pub enum CycleError {
     /// The session is gone or refuses.
     #[error(transparent)]
     Session(#[from] SessionError),
+    /// The session is gone, and there is no other; the next begin tries
+    /// again.
+    #[error("the session ended, and attaching anew failed")]
+    Attach(#[source] Box<TrackError>),
     /// A system call failed.
     #[error("{what} failed")]
     Os {
@@ -285,20 +289,20 @@ pub(crate) fn create(
 ) -> Result<Box<dyn Tracker>, TrackError> {
     Ok(match kind {
         TrackerKind::PtXen => {
-            let session = attach::current(request.attach, abi::CDA_CAP_PTXEN)?;
+            let origin = xen::Origin::Gate(request.attach.clone(), abi::CDA_CAP_PTXEN);
             Box::new(xen::XenTracker::new(
                 kind,
                 abi::CDA_MODE_PTXEN,
-                session,
+                origin,
                 request,
             )?)
         }
         TrackerKind::Sim => {
-            let session = attach::simulated(request.sim.clone().unwrap_or_default())?;
+            let origin = xen::Origin::Sim(request.sim.clone().unwrap_or_default());
             Box::new(xen::XenTracker::new(
                 kind,
                 abi::CDA_MODE_PTXEN,
-                session,
+                origin,
                 request,
             )?)
         }
