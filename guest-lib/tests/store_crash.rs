@@ -198,6 +198,11 @@ fn work(
     Ok(())
 }
 
+/// HVCKPT_CRASHES makes it longer.
+fn iterations() -> u64 {
+    std::env::var("HVCKPT_CRASHES").map_or(ITERATIONS, |text| text.parse().unwrap())
+}
+
 #[test]
 fn nothing_committed_is_lost_and_nothing_else_is_shown() {
     let mut rng = Rng(0x5eed);
@@ -205,7 +210,7 @@ fn nothing_committed_is_lost_and_nothing_else_is_shown() {
     let mut model = Model::new();
     let mut key = None;
     let (mut cuts, mut kept) = (0, 0);
-    for iteration in 0..ITERATIONS {
+    for iteration in 0..iterations() {
         if iteration % LIVES == 0 {
             disk = CrashDisk::new();
             model = Model::new();
@@ -244,7 +249,7 @@ fn nothing_committed_is_lost_and_nothing_else_is_shown() {
         }
     }
     assert!(
-        cuts > ITERATIONS * 3 / 4 && kept > ITERATIONS / 2,
+        cuts > iterations() * 3 / 4 && kept > iterations() / 2,
         "{cuts} cuts, {kept} recoveries"
     );
 }

@@ -8,11 +8,11 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
-use hvckpt::TrackerKind;
 use hvckpt::store::backend::CrashDisk;
 use hvckpt::store::{
     Durability, Durable, DurableError, MapError, Page, PageWrite, Store, StoreError, StoreOptions,
 };
+use hvckpt::{SimGate, TrackerKind};
 use proptest::prelude::*;
 use store_common::{Scratch, builder, trackers};
 
@@ -263,6 +263,63 @@ fn group_commits_share_syncs() {
         operations < 3 * 80 / 2,
         "{operations} operations for 80 commits"
     );
+}
+
+/// The domain is resumed elsewhere in the middle of things.
+#[test]
+fn a_lost_session_loses_nothing() {
+    let gate = SimGate::default();
+    let disk = CrashDisk::new();
+    let store = Arc::new(Store::open_on(Arc::new(disk.clone()), StoreOptions::default()).unwrap());
+    let region = builder("main", TrackerKind::Sim)
+        .sim(gate.clone())
+        .pages(4)
+        .open_in(&store)
+        .unwrap();
+    let commit = |region: &Durable, at: usize, value: u64| {
+        let transaction = region.begin().unwrap();
+        set(region, at, value);
+        transaction.commit(Durability::Sync).unwrap()
+    };
+    commit(&region, 0, 1);
+    // Inside a transaction: the list is lost, every page is compared.
+    let transaction = region.begin().unwrap();
+    set(&region, 600, 2);
+    gate.forget_session();
+    set(&region, 1200, 3);
+    transaction.commit(Durability::Sync).unwrap();
+    // Between two: nobody watches until the next begins, which attaches anew.
+    set(&region, 1800, 4);
+    commit(&region, 1, 5);
+    assert!(gate.attached());
+    // Inside one which is aborted.
+    let transaction = region.begin().unwrap();
+    set(&region, 600, 9);
+    gate.forget_session();
+    set(&region, 1201, 9);
+    transaction.abort();
+    let version = commit(&region, 2, 6);
+    let expected = [
+        (0, 1),
+        (600, 2),
+        (1200, 3),
+        (1800, 4),
+        (1, 5),
+        (2, 6),
+        (1201, 0),
+    ];
+    for (at, value) in expected {
+        assert_eq!(word(&region, at), value, "word {at}");
+    }
+    // From then on lists are short again: one page, not four.
+    let pages = store.versions().last().unwrap().records;
+    assert_eq!((pages, version), (1, region.version()));
+    drop((region, store));
+    let store = Arc::new(Store::open_on(Arc::new(disk), StoreOptions::default()).unwrap());
+    let region = builder("main", TrackerKind::Sim).open_in(&store).unwrap();
+    for (at, value) in expected {
+        assert_eq!(word(&region, at), value, "word {at} after recovery");
+    }
 }
 
 #[test]

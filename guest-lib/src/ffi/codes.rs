@@ -213,6 +213,7 @@ fn cycle(error: &CycleError) -> i32 {
         CycleError::Untrackable => UNTRACKABLE,
         CycleError::HandlerReplaced(_) => HANDLER,
         CycleError::Session(error) => session(error),
+        CycleError::Attach(error) => track(error),
         CycleError::Os { .. } => OS,
     }
 }

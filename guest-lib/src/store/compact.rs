@@ -206,7 +206,7 @@ impl Copy {
             let read = |index: &AreaIndex| images.page(index.get(page), area, page);
             Some(read(&view.indexes()[area as usize]).and_then(|new| {
                 let old = before.get(area as usize).map(read).transpose()?;
-                let runs = old.and_then(|old| runs(&old, &new));
+                let runs = old.and_then(|old| runs(&old.0, &new.0));
                 Ok(Cow::Owned(Change {
                     area,
                     page,

@@ -394,7 +394,7 @@ impl Store {
                     area: write.area,
                     page: write.page,
                     new: *write.new,
-                    runs: write.old.and_then(|old| page::runs(old, write.new)),
+                    runs: write.old.and_then(|old| page::runs(&old.0, &write.new.0)),
                     words,
                 })
             };

@@ -69,17 +69,15 @@ pub enum Compression {
 
 /// Runs of words which differ: word index and count as `u16`, then the XOR of
 /// the words.  `None` if that is not worth it.
-pub(crate) fn runs(old: &Page, new: &Page) -> Option<Vec<u8>> {
+pub(crate) fn runs(old: &[u64; WORDS], new: &[u64; WORDS]) -> Option<Vec<u8>> {
     let mut out = Vec::new();
     let mut word = 0;
     while word < WORDS {
-        if old.0[word] == new.0[word] {
+        if old[word] == new[word] {
             word += 1;
             continue;
         }
-        let end = (word..WORDS)
-            .find(|&w| old.0[w] == new.0[w])
-            .unwrap_or(WORDS);
+        let end = (word..WORDS).find(|&w| old[w] == new[w]).unwrap_or(WORDS);
         if out.len() + 4 + 8 * (end - word) > MAX_RUNS {
             return None;
         }
@@ -88,7 +86,7 @@ pub(crate) fn runs(old: &Page, new: &Page) -> Option<Vec<u8>> {
             out.extend(u16::try_from(number).unwrap_or(u16::MAX).to_le_bytes());
         }
         for w in word..end {
-            out.extend((old.0[w] ^ new.0[w]).to_le_bytes());
+            out.extend((old[w] ^ new[w]).to_le_bytes());
         }
         word = end;
     }
@@ -355,7 +353,7 @@ mod tests {
         new: &Page,
         words: Option<&[u8]>,
     ) -> RecordHeader {
-        let runs = runs(old, new);
+        let runs = runs(&old.0, &new.0);
         let difference = Difference {
             runs: runs.as_deref().filter(|_| words.is_none()),
             words,

@@ -78,7 +78,7 @@ impl Record<'_> {
             area: header.area,
             page: header.page,
             new,
-            runs: old.and_then(|old| runs(old, &new)),
+            runs: old.and_then(|old| runs(&old.0, &new.0)),
             words: None,
         })
     }

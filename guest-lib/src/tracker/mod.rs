@@ -26,7 +26,7 @@ use std::io;
 use std::sync::Arc;
 
 use crate::abi;
-use crate::attach::{self, Attach, AttachError};
+use crate::attach::{Attach, AttachError};
 use crate::sys::memory::{LockPolicy, Mapping, MemoryError};
 use crate::sys::session::SessionError;
 use crate::sys::signal::HandlerReplaced;
@@ -223,6 +223,10 @@ pub enum CycleError {
     /// The session is gone or refuses.
     #[error(transparent)]
     Session(#[from] SessionError),
+    /// The session is gone, and there is no other; the next begin tries
+    /// again.
+    #[error("the session ended, and attaching anew failed")]
+    Attach(#[source] Box<TrackError>),
     /// A system call failed.
     #[error("{what} failed")]
     Os {
@@ -384,8 +388,8 @@ pub(crate) fn create(
         if matches!(kind, TrackerKind::ScanXen | TrackerKind::AutoXen) && !request.memory.locked() {
             return Err(TrackError::NeedsLock(kind));
         }
-        let session = attach::current(request.attach, capability)?;
-        let tracker = xen::XenTracker::new(kind, mode, session, request)?;
+        let origin = xen::Origin::Gate(request.attach.clone(), capability);
+        let tracker = xen::XenTracker::new(kind, mode, origin, request)?;
         Ok(Box::new(tracker))
     };
     Ok(match kind {
@@ -394,11 +398,11 @@ pub(crate) fn create(
         TrackerKind::ScanXen => in_xen(abi::CDA_CAP_SCANXEN, abi::CDA_MODE_SCANXEN)?,
         TrackerKind::AutoXen => in_xen(abi::CDA_CAP_AUTOXEN, abi::CDA_MODE_AUTOXEN)?,
         TrackerKind::Sim => {
-            let session = attach::simulated(request.sim.clone().unwrap_or_default())?;
+            let origin = xen::Origin::Sim(request.sim.clone().unwrap_or_default());
             Box::new(xen::XenTracker::new(
                 kind,
                 abi::CDA_MODE_PTXEN,
-                session,
+                origin,
                 request,
             )?)
         }
