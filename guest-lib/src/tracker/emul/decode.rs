@@ -66,13 +66,11 @@ impl Prefixes {
         if self.operand() == 2 { 2 } else { 4 }
     }
 
-    /// The prefix which selects one of several vector instructions; `None` if
-    /// there are two.
-    pub(super) fn sse(&self) -> Option<u8> {
-        match (self.data16, self.repeat) {
-            (false, repeat) => Some(repeat),
-            (true, 0) => Some(0x66),
-            _ => None,
+    /// The prefix which selects one of several vector instructions.
+    pub(super) fn sse(&self) -> u8 {
+        match (self.repeat, self.data16) {
+            (0, true) => 0x66,
+            (repeat, _) => repeat,
         }
     }
 }
@@ -366,11 +364,12 @@ fn opening(store: &mut Store, p: &Prefixes, vex: &[u8], map: u8) -> Option<()> {
                 store.put(p.repeat)?;
             }
             if p.rex != 0 {
-                // The pointer is one of the low eight.
-                let keep = if store.shape.place == Place::Rdi {
-                    0xff
-                } else {
-                    !3
+                // The pointer is one of the low eight, and so is the rax of
+                // an absolute address.
+                let keep = match store.shape.place {
+                    Place::Rdi => 0xff,
+                    Place::Moffs => !7,
+                    _ => !3,
                 };
                 store.put(p.rex & keep)?;
             }

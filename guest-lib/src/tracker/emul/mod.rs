@@ -12,6 +12,8 @@
 
 mod decode;
 mod exec;
+#[cfg(test)]
+mod oracle;
 mod stubs;
 mod table;
 mod words;

@@ -102,13 +102,13 @@ const fn vector(size: u16) -> Option<Shape> {
 pub(super) fn lookup(p: &Prefixes, map: u8, opcode: u8, reg: u8, register: bool) -> Option<Shape> {
     match p.encoding {
         // Maskmov has its address in rdi, and two registers in ModRM.
-        Encoding::Legacy if map == 1 && opcode == 0xf7 && register && !p.lock => match p.sse()? {
+        Encoding::Legacy if map == 1 && opcode == 0xf7 && register && !p.lock => match p.sse() {
             0 => maskmov(8, State::Changed),
             0x66 => maskmov(16, State::Read),
             _ => None,
         },
         Encoding::Vex if map == 1 && opcode == 0xf7 && register => {
-            if p.sse()? == 0x66 && p.length == 0 {
+            if p.sse() == 0x66 && p.length == 0 {
                 maskmov(16, State::Read)
             } else {
                 None
@@ -118,7 +118,7 @@ pub(super) fn lookup(p: &Prefixes, map: u8, opcode: u8, reg: u8, register: bool)
         Encoding::Legacy => match map {
             0 => one_byte(p, opcode, reg),
             1 => two_byte(p, opcode, reg),
-            2 => match (opcode, p.sse()?) {
+            2 => match (opcode, p.sse()) {
                 (0xf1, 0 | 0x66) if !p.lock => plain(p.operand(), 0, Reg::General), // movbe
                 _ => None,
             },
@@ -149,7 +149,7 @@ fn one_byte(p: &Prefixes, opcode: u8, reg: u8) -> Option<Shape> {
         0x81 if reg != 7 => plain(width, p.immediate(), Reg::Other),
         0x86..=0x89 => plain(width, 0, Reg::General), // xchg, mov
         0x8c if reg < 6 => plain(2, 0, Reg::Other),   // mov from a segment register
-        0x8f if reg == 0 => place(if p.data16 { 2 } else { 8 }, Place::Pop),
+        0x8f if reg == 0 => place(if p.operand() == 2 { 2 } else { 8 }, Place::Pop),
         0xa2 | 0xa3 => place(if opcode == 0xa2 { 1 } else { wide }, Place::Moffs),
         0xa4 | 0xa5 => place(width, Place::Movs),
         0xaa | 0xab => place(width, Place::Stos),
@@ -188,15 +188,15 @@ fn two_byte(p: &Prefixes, opcode: u8, reg: u8) -> Option<Shape> {
         0xb0 | 0xb1 | 0xc0 | 0xc1 => plain(width, 0, Reg::General), // cmpxchg xadd
         0xc7 if reg == 1 => plain(if p.w { 16 } else { 8 }, 0, Reg::Other),
         _ if p.lock => None,
-        0xc3 if p.sse()? == 0 => plain(wide, 0, Reg::General), // movnti
-        0xae if reg == 3 && p.sse()? == 0 => vector(4),        // stmxcsr
+        0xc3 if p.sse() == 0 => plain(wide, 0, Reg::General), // movnti
+        0xae if reg == 3 && p.sse() == 0 => vector(4),        // stmxcsr
         _ => sse(p, opcode),
     }
 }
 
 fn sse(p: &Prefixes, opcode: u8) -> Option<Shape> {
     let scalar = if p.w { 8 } else { 4 };
-    match (opcode, p.sse()?) {
+    match (opcode, p.sse()) {
         (0x11 | 0x29 | 0x2b, 0 | 0x66) | (0x7f, 0x66 | 0xf3) | (0xe7, 0x66) => vector(16),
         (0x11, 0xf3) => vector(4),
         (0x11, 0xf2) | (0x13 | 0x17, 0 | 0x66) | (0xd6, 0x66) => vector(8),
@@ -216,7 +216,7 @@ fn extract(p: &Prefixes, opcode: u8) -> Option<Shape> {
         0x16 | 0x17 => 4,
         _ => return None,
     };
-    if p.sse()? == 0x66 && !p.lock {
+    if p.sse() == 0x66 && !p.lock {
         state(size, 1, State::Read)
     } else {
         None
@@ -225,7 +225,7 @@ fn extract(p: &Prefixes, opcode: u8) -> Option<Shape> {
 
 fn vex(p: &Prefixes, map: u8, opcode: u8, reg: u8) -> Option<Shape> {
     let full = 16 << p.length;
-    let pp = p.sse()?;
+    let pp = p.sse();
     let short = p.length == 0;
     match (map, opcode, pp) {
         (1, 0x11 | 0x29 | 0x2b, 0 | 0x66) | (1, 0x7f, 0x66 | 0xf3) | (1, 0xe7, 0x66) => {
@@ -251,7 +251,7 @@ fn vex(p: &Prefixes, map: u8, opcode: u8, reg: u8) -> Option<Shape> {
 
 fn evex(p: &Prefixes, map: u8, opcode: u8) -> Option<Shape> {
     let full = 16 << p.length;
-    let pp = p.sse()?;
+    let pp = p.sse();
     let short = p.length == 0;
     match (map, opcode, pp) {
         (1, 0x11 | 0x29 | 0x2b, 0 | 0x66) | (1, 0x7f, 0x66 | 0xf2 | 0xf3) | (1, 0xe7, 0x66) => {
