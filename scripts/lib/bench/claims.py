@@ -78,7 +78,7 @@ def claims(r, s):
          NONE if None in shape else "agrees" if max(shape) < 0.25 else "differs", ""),
         ("Figure 8a: at user level emulation wins below 5 writes a page", value("breakeven_wpp_user", ""),
          verdict(s.get("breakeven_wpp_user"), 5),
-         "The number is the price of a page (two signals' worth of protection changes) over that of an emulated write."),
+         "The price of a page (a signal, two changes of protection) over that of an emulated write (a signal, the decoding)."),
         ("Figure 8b: in the hypervisor below 1.3", value("breakeven_wpp_xen", ""), verdict(s.get("breakeven_wpp_xen"), 1.3),
          "The cheaper a page's fault and re-protection, the earlier page tracking wins."),
         ("Figure 9: Scanxen costs a PPT + b CDA",
