@@ -2,7 +2,7 @@
 //! under load, recovered or taken over; what is there is compared with the
 //! client's own log of acknowledged writes.
 //!
-//! `HVCKPT_KILLS` sets the number of rounds (12 unless told).
+//! `HVCKPT_KILLS` sets the number of rounds (24 unless told).
 
 #[path = "../examples/kv/main.rs"]
 mod kv;
@@ -35,7 +35,7 @@ fn victim() {
 }
 
 fn rounds() -> u64 {
-    std::env::var("HVCKPT_KILLS").map_or(12, |text| text.parse().unwrap())
+    std::env::var("HVCKPT_KILLS").map_or(24, |text| text.parse().unwrap())
 }
 
 /// A process which says where it listens.
@@ -117,7 +117,11 @@ struct Load {
 
 impl Load {
     fn new(scratch: &Path) -> Self {
-        let log = |n: u32| scratch.join(format!("log-{n}"));
+        let log = |n: u32| {
+            let path = scratch.join(format!("log-{n}"));
+            std::fs::write(&path, "").unwrap();
+            path
+        };
         Self {
             logs: (0..3).map(log).collect(),
             threads: Vec::new(),
@@ -132,16 +136,8 @@ impl Load {
         for (n, path) in self.logs.iter().enumerate() {
             let (path, server) = (path.clone(), server.to_owned());
             self.threads.push(std::thread::spawn(move || {
-                let from = if path.exists() {
-                    kv_load::last(&path).unwrap()
-                } else {
-                    0
-                };
-                let mut log = OpenOptions::new()
-                    .append(true)
-                    .create(true)
-                    .open(&path)
-                    .unwrap();
+                let from = kv_load::last(&path).unwrap();
+                let mut log = OpenOptions::new().append(true).open(&path).unwrap();
                 let times = (Duration::from_secs(1), Duration::from_secs(3600));
                 // Killed before it was connected is as good.
                 kv_load::run(&server, &mut log, &format!("c{n}"), from, times).unwrap_or(0)
@@ -159,11 +155,7 @@ impl Load {
 
     /// Compares; what is there counts as acknowledged from now on.
     fn check(&self, server: &str) {
-        let mut log = OpenOptions::new()
-            .append(true)
-            .create(true)
-            .open(&self.logs[0])
-            .unwrap();
+        let mut log = OpenOptions::new().append(true).open(&self.logs[0]).unwrap();
         let compared = kv_load::check(server, &self.logs(), false, Some(&mut log));
         compared.unwrap_or_else(|error| panic!("{error}"));
     }
