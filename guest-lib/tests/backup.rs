@@ -273,8 +273,7 @@ fn what_must_not_be_mixed_is_refused() {
     let (key, lost) = (key(&there, "one"), key(&there, "two"));
     let backup = server(&there, "127.0.0.1:0");
     let open = |name: &str, key, require| {
-        let mut replication = replication(backup.address(), key, require);
-        replication.timeout = Duration::from_secs(2);
+        let replication = replication(backup.address(), key, require);
         Primary::open(&scratch.path().join(name), options(Some(replication))).unwrap()
     };
     let refusal = |primary: &mut Primary| match primary.commit(Durability::Sync) {
@@ -339,15 +338,16 @@ fn an_absent_backup_fails_commits_or_degrades_them() {
     let backup = server(&there, "127.0.0.1:0");
     let address = backup.address();
     let here = scratch.path().join("here");
-    let how = |degrade| {
+    let how = |degrade, milliseconds| {
         let mut replication = replication(address, &key, Require::Both);
-        replication.timeout = Duration::from_millis(400);
+        replication.timeout = Duration::from_millis(milliseconds);
         replication.degrade = degrade;
         options(Some(replication))
     };
-    let mut primary = Primary::open(&here, how(false)).unwrap();
+    let mut primary = Primary::open(&here, how(false, 30_000)).unwrap();
     primary.commit(Durability::Sync).unwrap();
-    drop(backup);
+    drop((primary, backup));
+    let mut primary = Primary::open(&here, how(false, 400)).unwrap();
     let error = primary.commit(Durability::Sync).unwrap_err();
     assert!(
         matches!(
@@ -360,7 +360,7 @@ fn an_absent_backup_fails_commits_or_degrades_them() {
         "{error}"
     );
     drop(primary);
-    let mut primary = Primary::open(&here, how(true)).unwrap();
+    let mut primary = Primary::open(&here, how(true, 400)).unwrap();
     assert_eq!(primary.commit(Durability::Sync).unwrap(), 3);
     assert!(primary.store.replica().unwrap().degraded);
     // It comes back, and commits wait for it again.
