@@ -140,11 +140,12 @@ dom0:120 pause life.sh pause
 dom0:90 vcpu-hotplug life.sh hotplug
 dom0:120 ballooning life.sh balloon
 dom0:60 cpu-offline life.sh offline
-dom0:120 swap life.sh swap
 dom0:150 save-restore life.sh restore
 dom0:150 reboot life.sh reboot
-dom0:30 end life.sh end
 E
+        # Thrashing takes minutes under emulation.
+        [ "$long" = 0 ] || printf 'dom0:900 swap life.sh swap\n'
+        printf 'dom0:30 end life.sh end\n'
     )
 }
 

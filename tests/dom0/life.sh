@@ -90,7 +90,7 @@ X
         wait_for 20 root 'test -b /dev/xvdb' && root 'swapon /dev/xvdb' || fail "swapon"
     }
     lab-domu run life 0 sh -c 'cd /tmp; export HVCKPT_POLICY=10.84.0.1:4884 HVCKPT_KEY=/etc/hvckpt/guest.key
-        exec life swap --pages 8192 --transactions 20 --seconds 60' || fail "swapping"
+        exec life swap --pages 2048 --transactions 5 --seconds 300' || fail "swapping"
     root 'swapoff /dev/xvdb' && xl block-detach life xvdb && losetup -d /dev/loop0 && rm /tmp/swap.img ;;
 restore)
     start ended --seconds 100
