@@ -232,7 +232,8 @@ int xsm_cda_op(int action)
     return current->domain == &dom0 ? 0 : -EPERM;
 }
 
-void do_general_protection(struct cpu_user_regs *regs);
+bool shim_fred;
+
 void do_general_protection(struct cpu_user_regs *regs)
 {
     CHECK(regs->entry_vector == X86_EXC_GP && regs->error_code == 0x422,

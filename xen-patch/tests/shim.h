@@ -41,6 +41,7 @@
                      (void)(&a_ == &b_); a_ > b_ ? a_ : b_; })
 #define ASSERT_UNREACHABLE() CHECK(false, "not reached")
 #define ASSERT(x) CHECK(x, "ASSERT(%s)", #x)
+#define XENLOG_WARNING ""
 #define printk(...) trace(__VA_ARGS__)
 #define boolean_param(name, var) struct swallow_semicolon
 typedef int (*initcall_t)(void);
@@ -297,6 +298,11 @@ unsigned int raw_copy_to_guest(void *to, const void *from, unsigned int n);
 long hypercall_create_continuation(unsigned int nr, const char *fmt, ...);
 #define XSM_PRIV 0
 int xsm_cda_op(int action);
+
+/* asm/pv/cda-compat.h */
+extern bool shim_fred;            /* no IDT, hence no gate to open */
+#define cda_open_gate() (!shim_fred)
+void do_general_protection(struct cpu_user_regs *regs);
 
 long do_cda_op(unsigned int cmd, XEN_GUEST_HANDLE_PARAM(void) uarg);
 void do_entry_int84(struct cpu_user_regs *regs);
