@@ -26,6 +26,15 @@ host_tests() {
     check "redis-cli and redis-benchmark" "$out/redis.log" \
         "$HVCKPT_ROOT/tests/redis.sh" "${CARGO_TARGET_DIR:-$HVCKPT_ROOT/target}/debug"
 
+    check "tests named in the threat model exist" "$out/named.log" tests/named-tests.sh
+    if command -v systemd-analyze >/dev/null; then
+        # The program is not installed here; everything else is looked at.
+        sed 's|^ExecStart=/usr/sbin/hvckpt-policy|ExecStart=/bin/true|' dom0-policy/hvckpt-policy.service \
+            >"$out/hvckpt-policy.service"
+        check "unit file of the daemon" "$out/unit.log" \
+            systemd-analyze verify --man=no "$out/hvckpt-policy.service"
+    else skip "unit file of the daemon" "no systemd-analyze here"; fi
+
     for f in scripts/* scripts/lib/*.sh scripts/lab/* tests/*.sh tests/*/*.sh model/check .ci/run; do
         case $(head -c 20 "$f" 2>/dev/null) in
         '#!/bin/bash'*|'# shellcheck'*) check "syntax of $f" "$out/syntax.log" bash -n "$f" ;;

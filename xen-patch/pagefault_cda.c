@@ -1277,19 +1277,26 @@ bool cda_fixup_fault(unsigned long addr, struct cpu_user_regs *regs)
     if ( likely((l1e & (_PAGE_PRESENT | _PAGE_RW | CDA_L1E_RO)) ==
                 (_PAGE_PRESENT | CDA_L1E_RO)) &&
          likely(mfn_eq(c->l1, l1)) &&
-         !s->forward && !s->revoked && !unlikely(paging_mode_enabled(d)) &&
-         regrant(&pl1e[slot], l1e) )
+         !s->forward && !s->revoked && !unlikely(paging_mode_enabled(d)) )
     {
+        /*
+         * Marked first: who writes through the entry as soon as it allows
+         * that, and then commits, must find the chunk touched.
+         */
+        set_bit(slot, c->dirty);
+        set_bit(__builtin_ctzl(WANT_TOUCHED), &r->want[n]);
+
         /*
          * Whether this table is the one in use at @addr does not matter for
          * the right to write.  If it is not, we are back here at once.
          */
-        set_bit(slot, c->dirty);
-        set_bit(__builtin_ctzl(WANT_TOUCHED), &r->want[n]);
-        COUNT(s, faults_fixed);
-        if ( unlikely(!(regs->error_code & PFEC_user_mode)) )
-            COUNT(s, faults_xen);
-        fixed = true;
+        fixed = regrant(&pl1e[slot], l1e);
+        if ( likely(fixed) )
+        {
+            COUNT(s, faults_fixed);
+            if ( unlikely(!(regs->error_code & PFEC_user_mode)) )
+                COUNT(s, faults_xen);
+        }
     }
     else
         fixed = stale_tlb(s, addr, l1e, l1);

@@ -312,6 +312,34 @@ static void recreate_in_commit(void)
     }
 }
 
+static void store_and_commit_0(void *mm)
+{
+    hw_store(va_of(0, 0), next_stamp());
+    proc_cycle(mm, CDA_OP_commit, 0);
+}
+
+/*
+ * A fault grants write access; another thread uses it at once, and commits.
+ * Its list must have the page.
+ */
+static void commit_in_fault(void)
+{
+    unsigned int nth;
+
+    for ( nth = 1; nth <= 3; ++nth )
+    {
+        struct mm *mm;
+
+        world_start();
+        mm = world_session(0);
+        proc_register(mm, 0, va_of(0, 0), 4, io_va(2), 4096);
+        proc_cycle(mm, CDA_OP_begin, 0);
+        run(store_0, "set_bit", nth, store_and_commit_0, mm);
+        truth_check();
+        world_end();
+    }
+}
+
 const struct test_case races[] = {
     { "fork within begin", fork_in_begin },
     { "fork while a table is replaced", fork_in_replace },
@@ -323,5 +351,6 @@ const struct test_case races[] = {
     { "tickets", tickets },
     { "register within a fork", register_in_fork },
     { "table anew within commit", recreate_in_commit },
+    { "commit within a fault", commit_in_fault },
     { NULL, NULL },
 };

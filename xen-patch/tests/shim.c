@@ -30,7 +30,7 @@ unsigned int get_random(void)
 
 void set_bit(unsigned int nr, void *map)
 {
-    sched_point();
+    sched_at("set_bit");
     __sync_fetch_and_or((unsigned long *)map + nr / 64, 1UL << (nr % 64));
 }
 

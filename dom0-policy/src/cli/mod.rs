@@ -221,7 +221,8 @@ pub struct KeyAdd {
     /// hypervisor)
     #[arg(long, value_name = "LIST", default_value = "all", value_parser = modes)]
     pub modes: String,
-    /// Time after which it gets no more tokens, as 30d [default: never]
+    /// Time after which it gets no more tokens and its sessions end, as 30d
+    /// [default: never]
     #[arg(long, value_name = "TIME", value_parser = units::parse_duration)]
     pub expires: Option<Duration>,
     /// Print JSON
