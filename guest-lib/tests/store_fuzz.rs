@@ -117,6 +117,15 @@ fn seeds_are_read() {
     }
 }
 
+/// Inputs which were not survived once.
+#[test]
+fn old_failures_are_survived() {
+    let kept = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/fuzz");
+    for entry in fs::read_dir(kept).unwrap() {
+        fuzz::one(&fs::read(entry.unwrap().path()).unwrap());
+    }
+}
+
 #[test]
 fn mutations_are_survived() {
     let number = |name: &str, otherwise| {

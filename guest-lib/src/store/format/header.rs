@@ -151,6 +151,12 @@ impl ImageHeader {
             parent_version: u64_at(bytes, 64),
             sealing: None,
         };
+        // An image continues an older one or none: what it says about a younger
+        // one would cut commits off which are yet to come.
+        let base = header.kind == ImageKind::Base;
+        if header.parent >= header.image || (base && header.parent != 0) {
+            return Err(bad());
+        }
         if features & SEALED != 0 {
             header.sealing = Some(header.unseal(name, bytes, key)?);
         } else if key.is_some() {
