@@ -12,11 +12,12 @@ guest_prepare() {
     host_packages gcc libc6-dev python3
     make_tmpdir GUEST_BIN
     for src in "$HVCKPT_ROOT"/tests/guest/*.c "$HVCKPT_ROOT"/tests/dom0/*.c; do
-        gcc -O2 -Wall -Wextra -o "$GUEST_BIN/$(basename "$src" .c)" "$src" -ldl ||
+        gcc -O2 -Wall -Wextra -I"$HVCKPT_ROOT/tests/include" -I"$HVCKPT_ROOT/xen-patch/include" \
+            -o "$GUEST_BIN/$(basename "$src" .c)" "$src" -ldl -lpthread ||
             die "cannot compile $src"
     done
     GUEST_ADD=()
-    for src in exact cost refusals fork_isolation remap; do GUEST_ADD+=(--add "$EXAMPLES/$src"); done
+    for src in exact cost refusals fork_isolation remap fuzz_gate life latency kv kv_load; do GUEST_ADD+=(--add "$EXAMPLES/$src"); done
     for src in "$GUEST_BIN"/* "$HVCKPT_ROOT"/tests/dom0/*.sh; do GUEST_ADD+=(--add "$src"); done
 }
 
@@ -75,6 +76,15 @@ domu:100 write-recv exact --tracker ptxen --pages 1024 --transactions 60 --write
 domu:100 write-readv exact --tracker ptxen --pages 1024 --transactions 60 --writer readv
 domu:200 write-vm_writev exact --tracker ptxen --pages 1024 --transactions 60 --writer vm_writev
 domu:200 write-ptrace exact --tracker ptxen --pages 256 --transactions 30 --writer ptrace
+domu:200 autoxen exact --tracker autoxen --pages 2048 --threads 4 --transactions 200
+domu:200 autoxen-racing exact --tracker autoxen --pages 256 --threads 4 --transactions 300 --racing
+domu:100 autoxen-read exact --tracker autoxen --pages 256 --transactions 60 --writer read
+domu:200 scanxen exact --tracker scanxen --pages 2048 --threads 4 --transactions 100
+domu:200 scanxen-racing exact --tracker scanxen --pages 256 --threads 4 --transactions 200 --racing
+domu:200 emulxen exact --tracker emulxen --pages 512 --threads 4 --transactions 100
+domu:200 emulxen-racing exact --tracker emulxen --pages 256 --threads 4 --transactions 100 --racing
+domu:100 emulxen-read exact --tracker emulxen --pages 256 --transactions 30 --writer read
+domu:200 emulxen-vm exact --tracker emulxen --pages 64 --transactions 20 --writer vm_writev
 domu:1500 fork $(once_more "fork_isolation --forks $1")
 domu-root:1500 fork-ksm $(once_more "fork_isolation --forks $1 --ksm")
 dom0:600 leaks leaks.sh
@@ -88,14 +98,80 @@ guest_pv() {
 domu:900 exact-64MiB exact --tracker ptxen --pages 16384 --threads 4 --transactions 1000
 domu:300 exact-pt exact --tracker pt --pages 1024 --threads 4 --transactions 60
 domu:300 exact-pagemap-scan exact --tracker pagemap-scan --pages 1024 --threads 4 --transactions 60
+domu:100 exact-emul exact --tracker emul --pages 256 --threads 4 --transactions 30
+domu:100 exact-uffd-wp exact --tracker uffd-wp --pages 256 --threads 4 --transactions 30
+domu:100 autoxen-blind exact --tracker autoxen --pages 256 --transactions 30 --writer vm_writev; test $? = 77
 domu:100 sabotaged ! exact --tracker ptxen --pages 256 --transactions 10 --sabotage
 E
         common_steps "$forks"
         printf 'dom0:120 keys keys.sh\n'
+        printf 'dom0:300 failover failover.sh\n'
     )
 }
 
 guest_debug() { boot debug --debug-xen --vcpus 2 < <(common_steps $(( forks / 4 ))); }
+
+# What fuzzing has to leave behind: nothing.
+fuzz_steps() {
+    local calls='--seconds 45 --calls 20000' controls=10000
+    [ "$long" = 0 ] || calls='--calls 1000000' controls=1000000
+    cat <<E
+dom0:30 free-before sleep 1; xenfree | tee /tmp/free
+domu:6000 fuzz fuzz_gate --round 5000 $calls
+dom0:6000 fuzz-control fuzz55 $controls
+dom0:300 cycles crowd cycles 10000
+dom0:100 sessions crowd sessions 500
+dom0:30 free-after sleep 1; xenfree; test \$(( \$(cat /tmp/free) - \$(xenfree) )) -le 4
+E
+}
+
+# What kernels, debuggers, applications and administrators do meanwhile.
+guest_life() {
+    boot life --debug-xen --vcpus 2 < <(
+        fuzz_steps
+        cat <<'E'
+domu:60 mprotect life mprotect
+domu:60 userfaultfd life uffd --transactions 20
+domu:60 ptrace life ptrace --transactions 3
+domu:60 seccomp life seccomp
+domu-root:60 compaction life compact --pages 4096
+domu-root:60 ksm life ksm
+dom0:120 pause life.sh pause
+dom0:90 vcpu-hotplug life.sh hotplug
+dom0:120 ballooning life.sh balloon
+dom0:60 cpu-offline life.sh offline
+dom0:150 save-restore life.sh restore
+dom0:150 reboot life.sh reboot
+E
+        # Thrashing takes minutes under emulation.
+        [ "$long" = 0 ] || printf 'dom0:900 swap life.sh swap\n'
+        printf 'dom0:30 end life.sh end\n'
+    )
+}
+
+# Other hypervisors, other guest kernels, and live migration, which needs a
+# hypervisor with shadow paging.
+guest_bases() {
+    local shadow module
+    if [ "$bases" = 0 ]; then skip "other bases" "without --bases"; return 0; fi
+    boot xen-4.17 --base 4.17 --vcpus 2 < <(common_steps $(( forks / 10 )); printf 'dom0:120 keys keys.sh\n'; fuzz_steps)
+    module=$GUEST_BIN/fuzz_kernel.ko
+    if ( HVCKPT_FAIL_CODE=1; . "$HVCKPT_LIB/all.sh"; cache_init; image_build; guest_kernel_build 6.1
+         guest_module_build 6.1 "$HVCKPT_ROOT/tests/guest/module/fuzz_kernel.c" "$module" ) >"$logs/module.log" 2>&1; then
+        boot linux-6.1 --guest-kernel 6.1 --vcpus 2 --debug-xen --add "$module" < <(
+            cat <<'E'
+domu-root:200 kernel insmod /lab/bin/fuzz_kernel.ko calls=500000; cd /sys/module/fuzz_kernel/parameters; grep . *; test $(cat wrong) = 0 && test $(cat faults) = 500000 && test $(cat denials) = 500000
+domu-root:60 compaction life compact --pages 4096
+domu-root:60 ksm life ksm
+E
+            common_steps $(( forks / 10 )) )
+    else tail -n 20 "$logs/module.log" >&2; bad "linux-6.1: the module (see $logs/module.log)"; fi
+    shadow=$("$HVCKPT_ROOT/scripts/build-xen" --config CONFIG_SHADOW_PAGING=y 2>>"$logs/build.log" | tail -n 1)
+    boot migration --xen "$shadow" --vcpus 2 <<'E'
+dom0:200 migrate life.sh migrate
+dom0:30 end life.sh end
+E
+}
 
 # Instruction counts repeat, so they may decide.
 guest_icount() {
@@ -108,6 +184,10 @@ domu:200 ptxen-256 cost --tracker ptxen --dirty 256 --pages 1024 --transactions 
 domu:200 ptxen-256MiB cost --tracker ptxen --dirty 1 --pages 65536 --transactions 200
 domu:200 spread-64 cost --tracker ptxen --dirty 64 --pattern spread --pages 1024 --transactions 200
 domu:200 pt-64 cost --tracker pt --dirty 64 --pattern spread --pages 1024 --transactions 40
+domu:150 latency latency --mib 256 --limit-ms 10
+domu:150 fuzz fuzz_gate --threads 1 --workers 1 --round 5000 --calls 20000
+domu:200 auto-64 cost --tracker autoxen --dirty 64 --pages 1024 --transactions 200
+domu:200 auto-256 cost --tracker autoxen --dirty 256 --pages 1024 --transactions 100
 domu:200 scan-64 cost --tracker pagemap-scan --dirty 64 --pattern spread --pages 1024 --transactions 40
 E
     while read -r line; do
@@ -118,26 +198,37 @@ E
     done < <(python3 "$HVCKPT_ROOT/tests/figures.py" "$logs/icount" 2>&1)
 }
 
-# INT 0x84 must do what it does without the patch, unless it is asked to.
+# INT 0x84 must do what it does without the patch, unless it is asked to; and who
+# does not use it must not pay.  $logs/gate-NAME gets what each boot printed.
 guest_gate() {
-    local v opts first=
+    local v opts first= line mixes='domu:200 mix mix 40
+'
     for v in unpatched off pvh on; do
+        mkdir -p "$logs/gate-$v"
         case $v in
-        unpatched) opts="--xen $("$HVCKPT_ROOT/scripts/build-xen" --unpatched 2>>"$logs/build.log" | tail -n 1)" ;;
-        off) opts='--xen-args cda=off' ;;
-        pvh) opts='--type pvh --icount' ;;
+        unpatched)
+            opts="--no-key --xen $("$HVCKPT_ROOT/scripts/build-xen" --unpatched 2>>"$logs/build.log" | tail -n 1)"
+            # Twice: how far do counts repeat?
+            printf 'domu:60 int84 int84\n%sdomu:200 again mix 40\n' "$mixes" >"$logs/gate-$v/steps" ;;
+        off) opts='--no-key --xen-args cda=off' ;;
+        pvh) opts='--no-key --type pvh' ;;
+        # With a key: the guest is admitted, and the program does not care.
         on) opts= ;;
         esac
+        [ -e "$logs/gate-$v/steps" ] ||
+            printf 'domu:60 int84 int84\n%s' "$([ $v = pvh ] || printf '%s' "$mixes")" >"$logs/gate-$v/steps"
         # shellcheck disable=SC2086 # options
-        HVCKPT_NO_BUILD=1 "$HVCKPT_ROOT/scripts/guest-run" --no-key $opts "$GUEST_BIN/int84" \
-            >"$logs/int84-$v" 2>"$logs/int84-$v.err" </dev/null || true
+        HVCKPT_NO_BUILD=1 "$HVCKPT_ROOT/scripts/guest-run" --icount $opts --add "$GUEST_BIN/int84" --add "$GUEST_BIN/mix" \
+            --logs "$logs/gate-$v" --console "$logs/gate-$v/console.log" --script "$logs/gate-$v/steps" \
+            >"$logs/gate-$v/out" 2>"$logs/gate-$v/err" </dev/null || true
+        cp "$logs/gate-$v/int84.out" "$logs/int84-$v" 2>/dev/null || : >"$logs/int84-$v"
         if [ "$(wc -l <"$logs/int84-$v")" != 6 ]; then
-            bad "int 0x84, $v: no complete answer (see $logs/int84-$v.err)"
+            bad "int 0x84, $v: no complete answer (see $logs/gate-$v/err)"
         elif [ -z "$first" ]; then
             first=$logs/int84-$v
             ok "int 0x84, unpatched: recorded"
         elif [ $v = on ]; then
-            if grep -q '^int84: returned 0x10001$' "$logs/int84-on" &&
+            if grep -qE '^int84: returned 0x[1-9a-f][0-9a-f]*0001$' "$logs/int84-on" &&
                grep -q '^int84-compat: returned 0xffffffffffffffa1$' "$logs/int84-on" &&
                cmp -s <(sed -n '4,6p' "$first") <(sed -n '4,6p' "$logs/int84-on"); then
                 ok "int 0x84, on: serves 64-bit processes only"
@@ -145,6 +236,13 @@ guest_gate() {
         elif cmp -s "$first" "$logs/int84-$v"; then ok "int 0x84, $v: as on the unpatched hypervisor"
         else diff "$first" "$logs/int84-$v" >&2 || true; bad "int 0x84, $v: differs from the unpatched hypervisor"; fi
     done
+    while read -r line; do
+        case $line in
+        ok\ *) ok "gate: ${line#ok }" ;;
+        FAIL\ *) bad "gate: ${line#FAIL }" ;;
+        *) log "$line" ;;
+        esac
+    done < <(python3 "$HVCKPT_ROOT/tests/tax.py" "$logs"/gate-{unpatched/mix,unpatched/again,off/mix,on/mix}.out 2>&1)
 }
 
 guest_pvh() {
@@ -155,4 +253,56 @@ domu:60 ptxen-unavailable exact --tracker ptxen --pages 16 --transactions 1; tes
 domu:300 exact-pt exact --tracker pt --pages 1024 --threads 4 --transactions 60
 domu:300 exact-pagemap-scan exact --tracker pagemap-scan --pages 1024 --threads 4 --transactions 60
 E
+}
+
+# The emulator is killed under load, HVCKPT_POWERCUTS times (once); the state
+# is on a disk which stays. What was acknowledged before the cut is there after
+# it: every boot but the first begins with that comparison.
+guest_powercut() {
+    local dir=$logs/powercut cuts=${HVCKPT_POWERCUTS:-1} n run rc waited enough
+    mkdir -p "$dir"
+    host_packages e2fsprogs
+    rm -f "$dir/disk"
+    truncate -s 96M "$dir/disk"
+    mke2fs -q -t ext4 -F "$dir/disk" || { bad "powercut: no disk"; return; }
+    : >"$dir/writes"
+    for (( n = 1; n <= cuts; n++ )); do
+        : >"$dir/out-$n"
+        powercut_boot "$n" write "$(( n * 1000000 ))" &
+        GUEST_RUN=$!
+        enough=0 waited=0
+        while kill -0 $GUEST_RUN 2>/dev/null && [ $waited -lt 1200 ]; do
+            [ "$(grep -c '^a ' "$dir/out-$n" || true)" -lt 100 ] || { enough=1; break; }
+            sleep 0.2; waited=$((waited + 1))
+        done
+        sleep "$(( RANDOM % 2 )).$(( RANDOM % 10 ))"
+        # guest-run kills the emulator when it is asked to end.
+        kill -TERM $GUEST_RUN 2>/dev/null || true
+        rc=0
+        wait $GUEST_RUN || rc=$?
+        GUEST_RUN=
+        if [ $enough = 0 ] || grep -q ^FAIL "$dir/out-$n"; then
+            tail -n 15 "$dir/out-$n" "$dir/err-$n" >&2
+            bad "powercut $n: status $rc (see $dir)"
+            return
+        fi
+        cat "$dir/out-$n" >>"$dir/writes"
+        log "power cut $n of $cuts: $(grep -c '^a ' "$dir/writes") writes acknowledged so far"
+    done
+    if ( powercut_boot last check ) && grep -q ^exact "$dir/out-last"; then
+        ok "powercut: $cuts cuts, $(grep ^exact "$dir/out-last")"
+    else
+        tail -n 15 "$dir/out-last" "$dir/err-last" >&2
+        bad "powercut (see $dir)"
+    fi
+    rm -f "$dir/disk"
+}
+
+# powercut_boot N ARGUMENT…: one boot with the disk; in a subshell, which becomes
+# guest-run, so that signals reach that.
+powercut_boot() {
+    local n=$1; shift
+    HVCKPT_NO_BUILD=1 exec "$HVCKPT_ROOT/scripts/guest-run" --in dom0 --no-key --disk "$dir/disk" \
+        --add "$EXAMPLES/kv" --add "$EXAMPLES/kv_load" --add "$dir/writes:/lab/work/writes" --timeout 600 \
+        "$HVCKPT_ROOT/tests/dom0/powercut.sh" "$@" >"$dir/out-$n" 2>"$dir/err-$n" </dev/null
 }

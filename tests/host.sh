@@ -6,7 +6,7 @@ host_tests() {
     mkdir -p "$out"
     cd "$HVCKPT_ROOT"
     command -v cargo >/dev/null || die "cargo is not installed" "install Rust (rust-toolchain.toml names the version)"
-    host_packages gcc libc6-dev
+    host_packages gcc libc6-dev python3
 
     if cargo fmt --version >/dev/null 2>&1; then
         check "format" "$out/fmt.log" cargo fmt --all --check
@@ -22,6 +22,9 @@ host_tests() {
         tail -n 20 "$out/cargo.log" >&2
     fi
     cargo_results "$out/cargo.log"
+    host_packages redis-tools
+    check "redis-cli and redis-benchmark" "$out/redis.log" \
+        "$HVCKPT_ROOT/tests/redis.sh" "${CARGO_TARGET_DIR:-$HVCKPT_ROOT/target}/debug"
 
     check "tests named in the threat model exist" "$out/named.log" tests/named-tests.sh
     if command -v systemd-analyze >/dev/null; then

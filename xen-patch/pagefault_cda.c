@@ -12,19 +12,27 @@
  *    CDA_L1E_RO says "the guest kernel gave RW, Xen withholds it".  All
  *    entries that guests write have the bit stripped, so whatever the kernel
  *    rewrites is the kernel's alone again.
- *  - An entry which Xen made writable again has its bit set in the `dirty` map
- *    of a chunk bound to that very L1 table.  Fork, unregister and revocation
- *    thus find every grant of Xen's and take it back (see take_back()).
+ *  - An entry which Xen made writable again keeps the bit, and has its bit set
+ *    in the `dirty` map of a chunk bound to that very L1 table, which stays
+ *    when the guest rewrites the entry with what it read there.  Fork,
+ *    unregister and revocation thus find every grant of Xen's and take it back
+ *    (see take_back()).
  *  - When in doubt the fault goes to the guest kernel, which resolves it.
- *  - dirty <=> neither CDA_L1E_RO nor CDA_L1E_SEEN is left in the entry.  Who
- *    removes one of them tells the chunk: the fault handler, or
- *    cda_guest_update() before each guest update of such an entry.  A table
- *    that is replaced as a whole is noticed by comparing the L2 entry.
+ *  - clean <=> read-only with CDA_L1E_RO or CDA_L1E_SEEN.  Who changes that
+ *    tells the chunk: the fault handler, or cda_guest_update() before each
+ *    guest update of such an entry.  A table that is replaced as a whole is
+ *    noticed by comparing the L2 entry.
+ *  - With Emulxen an entry stays read-only.  Xen performs each store by the
+ *    same authority, with a type reference for as long as it takes.
+ *  - A page may instead be left writable and be watched through its D bit
+ *    (CDA_L1E_WATCH): all of them with Scanxen, with Autoxen those that were
+ *    dirty in most cycles.  Its RW counts as granted by Xen, as it may have
+ *    been once.
  *
  * A chunk is the 2 MiB of address space below one L1 table.
  *
  * Locks, outermost first: session->lock (only ever tried by guests) >
- * page_lock() of one L1 table > hash_lock; cda->lock nests in none of these
+ * page_lock() of one L1 table > hash_lock, words->lock; cda->lock nests in none of these
  * but session->lock.  Lookups run under RCU.
  */
 
@@ -41,18 +49,15 @@
 #include <xen/sched.h>
 #include <xen/softirq.h>
 #include <xen/time.h>
-#include <xen/xvmalloc.h>
 
 #include <public/cda.h>
 
 #include <asm/flushtlb.h>
 #include <asm/pv/cda.h>
+#include <asm/pv/cda-compat.h>
 #include <asm/traps.h>
 
 #include <xsm/xsm.h>
-
-/* arch/x86/traps.c; reached from assembly only until now. */
-void do_general_protection(struct cpu_user_regs *regs);
 
 bool __read_mostly opt_cda;
 boolean_param("cda", opt_cda);
@@ -60,7 +65,11 @@ boolean_param("cda", opt_cda);
 unsigned long __read_mostly cda_l1e_keep = ~0UL;
 unsigned long __read_mostly cda_l1e_grant;
 
-#define CDA_CAPS          (CDA_ABI_VERSION | CDA_CAP_PTXEN)
+#define CDA_CAPS          (CDA_ABI_VERSION | CDA_CAP_PTXEN | \
+                           CDA_CAP_EMULXEN | CDA_CAP_SCANXEN | CDA_CAP_AUTOXEN)
+
+#define CDA_MODES         ((1u << CDA_MODE_PTXEN) | (1u << CDA_MODE_EMULXEN) | \
+                           (1u << CDA_MODE_SCANXEN) | (1u << CDA_MODE_AUTOXEN))
 
 #define CHUNK_SHIFT       L2_PAGETABLE_SHIFT
 #define CHUNK_PAGES       L1_PAGETABLE_ENTRIES
@@ -79,8 +88,20 @@ unsigned long __read_mostly cda_l1e_grant;
 #define HASH_BITS         8
 #define MAX_TOKENS        64
 #define MAX_RANGES        4096
-#define EMIT_BATCH        32
+#define EMIT_BATCH        128
 #define CHUNKS_PER_CHECK  64u
+#define MAX_WORDS         2048     /* stores logged in one cycle of a range */
+#define MAX_WORD_LOGS     64       /* ranges of a domain that have such a log */
+
+/*
+ * Autoxen.  Instructions, of Xen alone: a first write costs about 500 (fault,
+ * protecting it again), looking at a watched page 10, at a dirty one 60.  So
+ * two dirty cycles in a row pay for a third, and a page which stays clean may
+ * be watched for about 500 / 10 cycles before a fault would have been cheaper:
+ * whatever the page does later, twice the best choice is the worst case.
+ */
+#define HOT_AFTER         2    /* dirty cycles in a row */
+#define COLD_AFTER        48   /* clean ones */
 
 #define DEFAULT_SESSIONS  64
 #define DEFAULT_PAGES     (1UL << 20)          /* 4 GiB */
@@ -94,11 +115,30 @@ struct cda_chunk {
     struct cda_chunk *next;       /* hash chain by l1 */
 };
 
+/* Of one chunk, where pages may be left writable.  Under page_lock(). */
+struct cda_heat {
+    unsigned long hot[BITS_TO_LONGS(CHUNK_PAGES)]; /* CDA_L1E_WATCH was set */
+    uint8_t pass[CHUNK_PAGES];    /* when the page was dirty last, mod 256 */
+    uint8_t streak[CHUNK_PAGES];  /* cycles: cold and dirty, or hot and clean */
+};
+
+/* Stores performed by Xen.  Appended to under page_lock() and `lock`. */
+struct cda_words {
+    spinlock_t lock;
+    unsigned int nr, which;
+    struct cda_word {
+        uint64_t entry, value;    /* as in the log */
+    } at[2][MAX_WORDS];
+};
+
 struct cda_range {
     struct rcu_head rcu;
     uint32_t id;
+    uint8_t mode;
+    uint8_t pass;                 /* counts protecting cycles, mod 256 */
     bool active;                  /* a cycle is open */
     bool lost;                    /* a log could not be delivered */
+    bool full;                    /* the log being written is too small */
     uint8_t cont;                 /* operation that was interrupted, or 0 */
     uint64_t ticket;              /* who may continue it */
     unsigned long start, end, pages;
@@ -109,6 +149,8 @@ struct cda_range {
     uint64_t epoch, count, found; /* of the log being written */
     unsigned long *want;          /* expected L2 entries, one a chunk */
     struct cda_chunk *chunk;
+    struct cda_heat *heat;        /* one a chunk, or NULL: all faults */
+    struct cda_words *words;      /* Emulxen */
 };
 
 struct cda_ranges {               /* sorted by address, replaced as a whole */
@@ -126,10 +168,11 @@ struct cda_session {
     struct cda_ranges *ranges;
     uint64_t cookie, id, tag;
     uint64_t max_pages, pages;
-    uint32_t max_ranges, next_id;
+    uint32_t max_ranges, next_id, modes;
     s_time_t born;
     /* An operation on all ranges that was interrupted. */
     uint8_t all_op;
+    bool all_inside;              /* within range `all_next`, not before it */
     uint32_t all_next;            /* index in `ranges` */
     uint64_t all_ticket;
     uint64_t tickets;             /* given out so far */
@@ -147,7 +190,7 @@ struct cda_token {
     uint8_t bytes[CDA_TOKEN_BYTES];
     bool used;
     uint64_t tag, max_pages;
-    uint32_t max_ranges, max_sessions;
+    uint32_t max_ranges, max_sessions, modes;
     s_time_t expires;
 };
 
@@ -159,7 +202,7 @@ struct cda_domain {
     struct cda_token token[MAX_TOKENS];
     uint32_t flags, max_sessions, max_ranges, max_tokens;
     uint64_t max_pages, used_pages;
-    uint32_t used_sessions;
+    uint32_t used_sessions, used_word_logs;
     uint64_t next_session;
     struct cda_counters gone;     /* of sessions that ended */
 };
@@ -192,6 +235,12 @@ static void init_domain(struct cda_domain *cda)
 
 static int __init cf_check cda_init(void)
 {
+    if ( opt_cda && !cda_open_gate() )
+    {
+        printk(XENLOG_WARNING "CDA: no gate with FRED (boot with fred=no); off\n");
+        opt_cda = false;
+    }
+
     if ( opt_cda )
     {
         init_domain(&not_admitted);
@@ -257,7 +306,7 @@ void cda_guest_update(struct domain *d, mfn_t l1mfn, const void *pl1e)
     unsigned int slot = PAGE_OFFSET(pl1e) / sizeof(l1_pgentry_t);
     struct cda_chunk *c;
 
-    if ( likely(!(l1e & (CDA_L1E_RO | CDA_L1E_SEEN))) || !cda ||
+    if ( likely(!(l1e & CDA_L1E_TRACKED)) || !cda ||
          !(l1e & _PAGE_PRESENT) )
         return;
 
@@ -294,21 +343,86 @@ static void l1_gone(struct cda_domain *cda, mfn_t l1mfn)
  */
 
 /*
+ * get_page(), page_lock() and their like with the common case inline, as the
+ * fault path is made of little else.  Debug builds keep Xen's own, which
+ * check more.
+ */
+#ifdef NDEBUG
+#define INLINED true
+#else
+#define INLINED false
+#endif
+
+#define L1_TYPE           (PGT_l1_page_table | PGT_validated)
+#define TYPE_STATE        (PGT_type_mask | PGT_validated | PGT_partial | \
+                           PGT_locked)
+
+static always_inline bool ref_frame(struct page_info *pg,
+                                    const struct domain *d)
+{
+    unsigned long x = ACCESS_ONCE(pg->count_info);
+
+    if ( !INLINED || unlikely(((x + 2) & PGC_count_mask) <= 2) ||
+         unlikely(cmpxchg(&pg->count_info, x, x + 1) != x) )
+        return get_page(pg, d);
+    if ( likely(page_get_owner(pg) == d) )
+        return true;
+    put_page(pg);
+
+    return false;
+}
+
+static always_inline void unref_frame(struct page_info *pg)
+{
+    unsigned long x = ACCESS_ONCE(pg->count_info);
+
+    if ( !INLINED || unlikely((x & PGC_count_mask) < 2) ||
+         unlikely(cmpxchg(&pg->count_info, x, x - 1) != x) )
+        put_page(pg);
+}
+
+static always_inline void *map_table(mfn_t mfn)
+{
+#ifdef NDEBUG
+    if ( likely(mfn_x(mfn) <= PFN_DOWN(__pa(HYPERVISOR_VIRT_END - 1))) )
+        return mfn_to_virt(mfn_x(mfn));
+#endif
+    return map_domain_page(mfn);
+}
+
+static always_inline void unmap_table(const void *table)
+{
+#ifdef NDEBUG
+    if ( likely((unsigned long)table >= DIRECTMAP_VIRT_START) )
+        return;
+#endif
+    unmap_domain_page(table);
+}
+
+/*
  * References and locks frame @mfn, which exists, if it is a validated L1
  * table of @d.
  */
-static l1_pgentry_t *lock_l1(struct domain *d, mfn_t mfn)
+static always_inline l1_pgentry_t *lock_l1(struct domain *d, mfn_t mfn)
 {
     struct page_info *pg = mfn_to_page(mfn);
+    unsigned long x;
 
-    if ( unlikely(!get_page(pg, d)) )
+    if ( unlikely(!ref_frame(pg, d)) )
         return NULL;
+
+    x = ACCESS_ONCE(pg->u.inuse.type_info);
+    if ( INLINED && likely((x & TYPE_STATE) == L1_TYPE) &&
+         likely(x & PGT_count_mask) && likely((x + 1) & PGT_count_mask) &&
+         likely(cmpxchg(&pg->u.inuse.type_info, x,
+                        x + (1 | PGT_locked)) == x) )
+        return map_table(mfn);
 
     if ( likely(page_lock(pg)) )
     {
         if ( likely((pg->u.inuse.type_info & PGT_type_mask) ==
                     PGT_l1_page_table) )
-            return map_domain_page(mfn);
+            return map_table(mfn);
         page_unlock(pg);
     }
     put_page(pg);
@@ -316,13 +430,16 @@ static l1_pgentry_t *lock_l1(struct domain *d, mfn_t mfn)
     return NULL;
 }
 
-static void unlock_l1(const l1_pgentry_t *pl1e, mfn_t mfn)
+static always_inline void unlock_l1(const l1_pgentry_t *pl1e, mfn_t mfn)
 {
     struct page_info *pg = mfn_to_page(mfn);
+    unsigned long x = ACCESS_ONCE(pg->u.inuse.type_info);
 
-    unmap_domain_page(pl1e);
-    page_unlock(pg);
-    put_page(pg);
+    unmap_table(pl1e);
+    if ( !INLINED || unlikely(cmpxchg(&pg->u.inuse.type_info, x,
+                                      x - (1 | PGT_locked)) != x) )
+        page_unlock(pg);
+    unref_frame(pg);
 }
 
 /*
@@ -341,11 +458,10 @@ static struct page_info *get_l2(struct domain *d, unsigned long va)
          (l3e_get_flags(l3e) & (L2E_FLAGS | _PAGE_PSE)) != L2E_FLAGS )
         return NULL;
 
+    /* What a validated entry leads to exists. */
     pg = l3e_get_page(l3e);
-    if ( !mfn_valid(l3e_get_mfn(l3e)) || !get_page(pg, d) )
-        return NULL;
 
-    return pg;
+    return ref_frame(pg, d) ? pg : NULL;
 }
 
 /* The L2 entry for @va under L2E_MASK, 0 if user writes do not get there. */
@@ -385,7 +501,8 @@ static mfn_t l2e_mfn(unsigned long l2e)
  * hold a type reference of the kind put_page_type() drops: foreign and dom_io
  * frames and grants do not.
  */
-static struct page_info *trackable(const struct domain *d, unsigned long l1e)
+static always_inline struct page_info *trackable(const struct domain *d,
+                                                 unsigned long l1e)
 {
     mfn_t mfn = l2e_mfn(l1e);
     struct page_info *pg = mfn_to_page(mfn);
@@ -403,14 +520,12 @@ static struct page_info *trackable(const struct domain *d, unsigned long l1e)
  * case inline: other references exist, so no type changes hands.
  */
 #define WRITABLE          (PGT_writable_page | PGT_validated)
-#define WRITABLE_MASK     (PGT_type_mask | PGT_validated | PGT_partial | \
-                           PGT_locked)
 
-static bool get_writable(struct page_info *pg)
+static always_inline bool get_writable(struct page_info *pg)
 {
     unsigned long x = ACCESS_ONCE(pg->u.inuse.type_info);
 
-    if ( likely((x & WRITABLE_MASK) == WRITABLE) &&
+    if ( likely((x & TYPE_STATE) == WRITABLE) &&
          likely(x & PGT_count_mask) && likely((x + 1) & PGT_count_mask) &&
          likely(cmpxchg(&pg->u.inuse.type_info, x, x + 1) == x) )
         return true;
@@ -418,11 +533,11 @@ static bool get_writable(struct page_info *pg)
     return get_page_type(pg, PGT_writable_page);
 }
 
-static void put_writable(struct page_info *pg)
+static always_inline void put_writable(struct page_info *pg)
 {
     unsigned long x = ACCESS_ONCE(pg->u.inuse.type_info);
 
-    if ( likely((x & WRITABLE_MASK) == WRITABLE) &&
+    if ( likely((x & TYPE_STATE) == WRITABLE) &&
          likely((x & PGT_count_mask) > 1) &&
          likely(cmpxchg(&pg->u.inuse.type_info, x, x - 1) == x) )
         return;
@@ -430,9 +545,15 @@ static void put_writable(struct page_info *pg)
     put_page_type(pg);
 }
 
-enum protect { PROTECTED, UNKNOWN, REFUSED };
+enum protect { PROTECTED, WATCHED, UNKNOWN, REFUSED };
 
-static enum protect protect_entry(const struct domain *d, l1_pgentry_t *pl1e)
+/*
+ * From now on a change to this page is noticed.  An entry with RW which still
+ * carries a bit of ours was looked at before.  With @watch a page which the
+ * guest may write stays so, and D tells.
+ */
+static always_inline enum protect protect_entry(const struct domain *d,
+                                                l1_pgentry_t *pl1e, bool watch)
 {
     unsigned long *p = &l1e_get_intpte(*pl1e), old = ACCESS_ONCE(*p), new;
     struct page_info *pg;
@@ -444,23 +565,37 @@ static enum protect protect_entry(const struct domain *d, l1_pgentry_t *pl1e)
         if ( !(old & _PAGE_PRESENT) )
             return UNKNOWN;
 
-        pg = trackable(d, old);
-        if ( !pg )
-            return (old & _PAGE_RW) ? REFUSED : UNKNOWN;
+        if ( likely(old & _PAGE_RW) &&
+             likely(old & (CDA_L1E_RO | CDA_L1E_WATCH)) )
+            pg = mfn_to_page(l2e_mfn(old));
+        else
+        {
+            pg = trackable(d, old);
+            if ( !pg )
+                return (old & _PAGE_RW) ? REFUSED : UNKNOWN;
+        }
 
-        if ( old & _PAGE_RW )
+        if ( unlikely(!(old & _PAGE_RW)) )
+        {
+            /* Authority left over from elsewhere is not ours to use. */
+            new = (old & ~(CDA_L1E_RO | CDA_L1E_WATCH)) | CDA_L1E_SEEN;
+            if ( new == old )
+                return PROTECTED;
+        }
+        else if ( watch )
+        {
+            new = (old & ~(CDA_L1E_RO | CDA_L1E_SEEN | _PAGE_DIRTY)) |
+                  CDA_L1E_WATCH;
+            if ( new == old )
+                return WATCHED;
+        }
+        else
             /*
              * D makes kernels which skip clean read-only entries when they
              * want a page stable (KSM before Linux 5.19) rewrite this one.
              */
-            new = (old & ~(_PAGE_RW | CDA_L1E_SEEN)) | CDA_L1E_RO | _PAGE_DIRTY;
-        else
-        {
-            /* Authority left over from elsewhere is not ours to use. */
-            new = (old & ~CDA_L1E_RO) | CDA_L1E_SEEN;
-            if ( new == old )
-                return PROTECTED;
-        }
+            new = (old & ~(_PAGE_RW | CDA_L1E_SEEN | CDA_L1E_WATCH)) |
+                  CDA_L1E_RO | _PAGE_DIRTY;
 
         seen = cmpxchg(p, old, new);
         if ( likely(seen == old) )
@@ -468,14 +603,20 @@ static enum protect protect_entry(const struct domain *d, l1_pgentry_t *pl1e)
         old = seen;
     }
 
-    if ( old & _PAGE_RW )
-        put_writable(pg);
+    if ( !(old & _PAGE_RW) )
+        return PROTECTED;
+    if ( watch )
+        return WATCHED;
+    put_writable(pg);
 
     return PROTECTED;
 }
 
-/* Takes back what Xen granted or could grant in this entry. */
-static void take_back_entry(const struct domain *d, l1_pgentry_t *pl1e,
+/*
+ * Takes back what Xen granted or could grant in this entry.  True if D was all
+ * that knew of a change.
+ */
+static bool take_back_entry(const struct domain *d, l1_pgentry_t *pl1e,
                             bool granted, unsigned long mark)
 {
     unsigned long *p = &l1e_get_intpte(*pl1e), old = ACCESS_ONCE(*p), new;
@@ -486,18 +627,19 @@ static void take_back_entry(const struct domain *d, l1_pgentry_t *pl1e,
         unsigned long seen;
 
         if ( !(old & _PAGE_PRESENT) )
-            return;
+            return false;
 
         if ( old & _PAGE_RW )
         {
-            if ( !granted || !(pg = trackable(d, old)) )
-                return;
-            new = (old & ~(_PAGE_RW | CDA_L1E_SEEN)) | mark | _PAGE_DIRTY;
+            if ( !(granted || (old & (CDA_L1E_RO | CDA_L1E_WATCH))) ||
+                 !(pg = trackable(d, old)) )
+                return false;
+            new = (old & ~(_PAGE_RW | CDA_L1E_TRACKED)) | mark | _PAGE_DIRTY;
         }
-        else if ( old & (CDA_L1E_RO | CDA_L1E_SEEN) )
-            new = (old & ~(CDA_L1E_RO | CDA_L1E_SEEN)) | mark;
+        else if ( old & CDA_L1E_TRACKED )
+            new = (old & ~CDA_L1E_TRACKED) | mark;
         else
-            return;
+            return false;
 
         seen = cmpxchg(p, old, new);
         if ( likely(seen == old) )
@@ -507,6 +649,8 @@ static void take_back_entry(const struct domain *d, l1_pgentry_t *pl1e,
 
     if ( old & _PAGE_RW )
         put_writable(pg);
+
+    return (old & CDA_L1E_WATCH) && (old & _PAGE_DIRTY);
 }
 
 /*
@@ -515,16 +659,17 @@ static void take_back_entry(const struct domain *d, l1_pgentry_t *pl1e,
  * write fault on a page which it believes, or not, to be writable.
  * Callers flush TLBs before anything depends on it.
  */
-static void take_back_slots(const struct domain *d, const struct cda_chunk *c,
+static void take_back_slots(const struct domain *d, struct cda_chunk *c,
                             l1_pgentry_t *pl1e, unsigned long mark)
 {
     unsigned int i;
 
     for ( i = c->lo; i < c->hi; ++i )
-        take_back_entry(d, &pl1e[i], test_bit(i, c->dirty), mark);
+        if ( take_back_entry(d, &pl1e[i], test_bit(i, c->dirty), mark) )
+            set_bit(i, c->dirty);
 }
 
-static void take_back_chunk(struct domain *d, const struct cda_chunk *c,
+static void take_back_chunk(struct domain *d, struct cda_chunk *c,
                             unsigned long mark)
 {
     l1_pgentry_t *pl1e;
@@ -673,6 +818,8 @@ static void cf_check free_ranges_rcu(struct rcu_head *head)
 static void free_range(struct cda_range *r)
 {
     xvfree(r->want);
+    xvfree(r->heat);
+    xvfree(r->words);
     xvfree(r->chunk);
     xvfree(r);
 }
@@ -713,8 +860,11 @@ static void unlink_session(struct cda_domain *cda, struct cda_session *s)
     s->dead = true;
 
     for ( i = 0; s->ranges && i < s->ranges->nr; ++i )
+    {
+        cda->used_word_logs -= !!s->ranges->r[i]->words;
         for ( j = 0; j < s->ranges->r[i]->nr_chunks; ++j )
             unbind(cda, &s->ranges->r[i]->chunk[j]);
+    }
 
     cda->used_sessions--;
     cda->used_pages -= s->pages;
@@ -794,8 +944,11 @@ int cda_table_new(const struct domain *d, const struct page_info *l4)
  * Faults.
  */
 
-/* Grants RW again in a CDA_L1E_RO entry.  False: leave it to the guest. */
-static bool regrant(l1_pgentry_t *pl1e, unsigned long old)
+/*
+ * Grants RW again in a CDA_L1E_RO entry, which keeps the bit: as long as it is
+ * there, RW is what Xen granted.  False: leave it to the guest.
+ */
+static always_inline bool regrant(l1_pgentry_t *pl1e, unsigned long old)
 {
     unsigned long *p = &l1e_get_intpte(*pl1e);
     struct page_info *pg = mfn_to_page(l2e_mfn(old));
@@ -806,8 +959,8 @@ static bool regrant(l1_pgentry_t *pl1e, unsigned long old)
 
     for ( ; ; )
     {
-        unsigned long seen = cmpxchg(p, old, (old & ~CDA_L1E_RO) | _PAGE_RW |
-                                             _PAGE_ACCESSED | _PAGE_DIRTY);
+        unsigned long seen = cmpxchg(p, old, old | _PAGE_RW | _PAGE_ACCESSED |
+                                             _PAGE_DIRTY);
 
         if ( likely(seen == old) )
             return true;
@@ -821,7 +974,7 @@ static bool regrant(l1_pgentry_t *pl1e, unsigned long old)
  * Xen's own access may come with locks held: do not wait for the L1 table's
  * for ever.  The access then fails like one to any read-only page.
  */
-static bool l1_stays_locked(mfn_t l1)
+static noinline bool l1_stays_locked(mfn_t l1)
 {
     const struct page_info *pg = mfn_to_page(l1);
     unsigned int tries = 1000;
@@ -837,6 +990,238 @@ static bool l1_stays_locked(mfn_t l1)
 }
 
 /*
+ * Writable: another vCPU was first, and the fault dropped our stale TLB
+ * entry.  Unless the way to table @l1 forbids writes, or leads elsewhere.
+ */
+static noinline bool stale_tlb(struct cda_session *s, unsigned long addr,
+                               unsigned long l1e, mfn_t l1)
+{
+    unsigned long l2e;
+
+    if ( (l1e & (_PAGE_PRESENT | _PAGE_RW)) != (_PAGE_PRESENT | _PAGE_RW) )
+        return false;
+
+    l2e = live_l2e(addr);
+    if ( !l2e_leads(l2e) || !mfn_eq(l2e_mfn(l2e), l1) )
+        return false;
+    COUNT(s, faults_spurious);
+
+    return true;
+}
+
+/* A 32-bit process must not be served: its pointers and registers differ. */
+static bool long_mode_process(const struct cpu_user_regs *regs)
+{
+    unsigned int ar;
+    bool valid;
+
+    /* The guest's own GDT and LDT are loaded, as for its INT. */
+    asm ( "lar %[sel], %[ar]"
+          : [ar] "=r" (ar), "=@ccz" (valid)
+          : [sel] "r" ((unsigned int)regs->cs) );
+
+    return valid && (ar & _SEGMENT_L);
+}
+
+/*
+ * Emulxen.
+ */
+
+struct cda_store {
+    struct cda_session *s;
+    struct cda_range *r;
+    unsigned int chunk;
+    unsigned long page;           /* the one that faulted */
+};
+
+/* The largest part that one entry can hold. */
+static unsigned int part_of(unsigned int bytes)
+{
+    return bytes >= 8 ? 8 : bytes >= 4 ? 4 : bytes >= 2 ? 2 : 1;
+}
+
+static void log_words(const struct cda_store *store, unsigned long va,
+                      const uint8_t *data, unsigned int bytes)
+{
+    struct cda_words *words = store->r->words;
+    unsigned int part;
+
+    for ( va -= store->r->start; bytes; bytes -= part, va += part, data += part )
+    {
+        struct cda_word *w = &words->at[words->which][words->nr++];
+
+        part = part_of(bytes);
+        w->entry = va | ((uint64_t)CDA_ENTRY_WORD << CDA_ENTRY_KIND_SHIFT) |
+                   ((uint64_t)(part - 1) << CDA_ENTRY_SIZE_SHIFT);
+        w->value = 0;
+        memcpy(&w->value, data, part);
+    }
+}
+
+/* As the guest's store would be: in one piece up to eight bytes. */
+static void put_bytes(void *to, const void *from, unsigned int bytes)
+{
+    unsigned int part;
+
+    for ( ; bytes; bytes -= part, to += part, from += part )
+    {
+        part = part_of(bytes);
+        switch ( part )
+        {
+        case 8: *(volatile uint64_t *)to = *(const uint64_t *)from; break;
+        case 4: *(volatile uint32_t *)to = *(const uint32_t *)from; break;
+        case 2: *(volatile uint16_t *)to = *(const uint16_t *)from; break;
+        case 1: *(volatile uint8_t *)to = *(const uint8_t *)from; break;
+        }
+    }
+}
+
+/* False: *@old is what memory holds. */
+static bool exchange(void *to, void *old, const void *new, unsigned int bytes)
+{
+#define EXCHANGE(type) ({                                                   \
+    type was_ = *(type *)old, seen_ = cmpxchg((type *)to, was_,             \
+                                              *(const type *)new);          \
+    *(type *)old = seen_;                                                   \
+    seen_ == was_; })
+
+    switch ( bytes )
+    {
+    case 1: return EXCHANGE(uint8_t);
+    case 2: return EXCHANGE(uint16_t);
+    case 4: return EXCHANGE(uint32_t);
+    case 8: return EXCHANGE(uint64_t);
+    case 16:
+    {
+        __uint128_t was = *(__uint128_t *)old;
+        __uint128_t seen = __cmpxchg16b(to, old, (void *)new);
+
+        *(__uint128_t *)old = seen;
+        return seen == was;
+    }
+#undef EXCHANGE
+    }
+
+    ASSERT_UNREACHABLE();
+    return false;
+}
+
+/*
+ * Performs a store of the process, as if it had happened just now: where its
+ * address leads now, and only while Xen could grant the page RW as well.
+ */
+static enum cda_stored store(struct cda_store *store, unsigned long va,
+                             void *old, const void *new, unsigned int bytes)
+{
+    struct domain *d = current->domain;
+    struct cda_session *s = store->s;
+    struct cda_chunk *c = &store->r->chunk[store->chunk];
+    struct cda_words *words = store->r->words;
+    enum cda_stored rc = CDA_REFUSED;
+    struct page_info *pg;
+    unsigned long l1e, l2e;
+    l1_pgentry_t *pl1e;
+    uint8_t *to;
+    mfn_t l1 = c->l1;
+
+    barrier(); /* one look, until page_lock() allows a second */
+    if ( !bytes || bytes > 16 || (va & PAGE_MASK) != store->page ||
+         ((va + bytes - 1) & PAGE_MASK) != store->page ||
+         mfn_eq(l1, INVALID_MFN) || (pl1e = lock_l1(d, l1)) == NULL )
+        return CDA_REFUSED;
+
+    l1e = ACCESS_ONCE(l1e_get_intpte(pl1e[l1_table_offset(va)]));
+    if ( !(l1e & _PAGE_PRESENT) || !mfn_eq(c->l1, l1) || s->forward ||
+         s->revoked || paging_mode_enabled(d) )
+        goto out;
+
+    /* Unlike a grant, the store must reach the page that is mapped there. */
+    l2e = live_l2e(va);
+    if ( !l2e_leads(l2e) || !mfn_eq(l2e_mfn(l2e), l1) )
+        goto out;
+
+    if ( l1e & _PAGE_RW )
+        rc = CDA_AGAIN;
+    if ( (l1e & (_PAGE_RW | CDA_L1E_RO)) != CDA_L1E_RO )
+        goto out;
+
+    /* Not into what has become a page table, nor while it becomes one. */
+    pg = mfn_to_page(l2e_mfn(l1e));
+    if ( !get_writable(pg) )
+        goto out;
+
+    to = (uint8_t *)map_table(l2e_mfn(l1e)) + PAGE_OFFSET(va);
+    spin_lock(&words->lock);
+    if ( words->nr + 2 + bytes / 8 <= MAX_WORDS )
+    {
+        rc = CDA_STORED;
+        if ( !old )
+            put_bytes(to, new, bytes);
+        else if ( !exchange(to, old, new, bytes) )
+            rc = CDA_DIFFERS;
+        if ( rc == CDA_STORED )
+            log_words(store, va, new, bytes);
+    }
+    spin_unlock(&words->lock);
+    unmap_table(to);
+    put_writable(pg);
+
+ out:
+    unlock_l1(pl1e, l1);
+
+    return rc;
+}
+
+enum cda_stored cda_store_write(struct cda_store *st, unsigned long va,
+                                const void *data, unsigned int bytes)
+{
+    return store(st, va, NULL, data, bytes);
+}
+
+enum cda_stored cda_store_cmpxchg(struct cda_store *st, unsigned long va,
+                                  void *old, const void *new,
+                                  unsigned int bytes)
+{
+    if ( (bytes & (bytes - 1)) || (va & (bytes - 1)) )
+        return CDA_REFUSED;
+
+    return store(st, va, old, new, bytes);
+}
+
+/*
+ * The process's own store to a protected page.  False: the page is to become
+ * writable.
+ */
+static noinline bool emulated(struct cda_session *s, struct cda_range *r,
+                              unsigned int chunk, unsigned long addr,
+                              struct cpu_user_regs *regs)
+{
+    struct cda_store st = {
+        .s = s, .r = r, .chunk = chunk, .page = addr & PAGE_MASK,
+    };
+
+    /* Instructions cannot be longer than 15 bytes; Xen is out of reach. */
+    if ( !guest_kernel_mode(current, regs) && regs->rip < VA_END &&
+         long_mode_process(regs) && cda_emulate(&st, regs) )
+    {
+        COUNT(s, emulated);
+        return true;
+    }
+    COUNT(s, degraded);
+
+    return false;
+}
+
+/* Nothing runs softirqs below the fault handler, so RCU needs no counting. */
+#ifdef NDEBUG
+#define fault_read_lock()   barrier()
+#define fault_read_unlock() barrier()
+#else
+#define fault_read_lock()   rcu_read_lock(&cda_rcu)
+#define fault_read_unlock() rcu_read_unlock(&cda_rcu)
+#endif
+
+/*
  * Write to a present page below 2^47 (see cda_may_fix()) by the guest's user,
  * its kernel or Xen.  True if the access shall be tried again.
  */
@@ -844,30 +1229,44 @@ bool cda_fixup_fault(unsigned long addr, struct cpu_user_regs *regs)
 {
     struct vcpu *curr = current;
     struct domain *d = curr->domain;
-    struct cda_domain *cda = d->arch.pv.cda;
-    bool from_xen = !(regs->error_code & PFEC_user_mode), fixed = false;
     struct cda_session *s;
     struct cda_range *r;
     struct cda_chunk *c;
-    unsigned long l2e, l1e;
-    unsigned int slot;
+    unsigned long l1e;
+    unsigned int n, slot;
     l1_pgentry_t *pl1e;
+    bool fixed = false;
     mfn_t l1;
 
-    rcu_read_lock(&cda_rcu);
+    /* No fixups for Xen in interrupt context or with interrupts disabled. */
+    if ( unlikely(!(regs->error_code & PFEC_user_mode)) &&
+         (in_irq() || !(regs->eflags & X86_EFLAGS_IF)) )
+        return false;
 
-    s = find_session(cda, pagetable_get_mfn(curr->arch.guest_table_user));
+    fault_read_lock();
+
+    s = find_session(d->arch.pv.cda,
+                     pagetable_get_mfn(curr->arch.guest_table_user));
     if ( !s || (r = find_range(s, addr)) == NULL )
         goto out;
 
-    c = &r->chunk[(addr - r->base) >> CHUNK_SHIFT];
+    n = (addr - r->base) >> CHUNK_SHIFT;
+    c = &r->chunk[n];
     l1 = c->l1;
     barrier(); /* one look, until page_lock() allows a second */
     if ( unlikely(mfn_eq(l1, INVALID_MFN)) )
         goto forward;
 
-    if ( unlikely(from_xen) && l1_stays_locked(l1) )
+    if ( unlikely(!(regs->error_code & PFEC_user_mode)) )
+    {
+        if ( l1_stays_locked(l1) )
+            goto out;
+    }
+    else if ( unlikely(r->words) && emulated(s, r, n, addr, regs) )
+    {
+        fixed = true;
         goto out;
+    }
 
     pl1e = lock_l1(d, l1);
     if ( unlikely(!pl1e) )
@@ -875,7 +1274,7 @@ bool cda_fixup_fault(unsigned long addr, struct cpu_user_regs *regs)
 
     slot = l1_table_offset(addr);
     l1e = ACCESS_ONCE(l1e_get_intpte(pl1e[slot]));
-    if ( likely((l1e & (_PAGE_PRESENT | CDA_L1E_RO)) ==
+    if ( likely((l1e & (_PAGE_PRESENT | _PAGE_RW | CDA_L1E_RO)) ==
                 (_PAGE_PRESENT | CDA_L1E_RO)) &&
          likely(mfn_eq(c->l1, l1)) &&
          !s->forward && !s->revoked && !unlikely(paging_mode_enabled(d)) )
@@ -885,7 +1284,7 @@ bool cda_fixup_fault(unsigned long addr, struct cpu_user_regs *regs)
          * that, and then commits, must find the chunk touched.
          */
         set_bit(slot, c->dirty);
-        set_bit(__builtin_ctzl(WANT_TOUCHED), &r->want[c - r->chunk]);
+        set_bit(__builtin_ctzl(WANT_TOUCHED), &r->want[n]);
 
         /*
          * Whether this table is the one in use at @addr does not matter for
@@ -895,22 +1294,12 @@ bool cda_fixup_fault(unsigned long addr, struct cpu_user_regs *regs)
         if ( likely(fixed) )
         {
             COUNT(s, faults_fixed);
-            if ( unlikely(from_xen) )
+            if ( unlikely(!(regs->error_code & PFEC_user_mode)) )
                 COUNT(s, faults_xen);
         }
     }
-    else if ( (l1e & (_PAGE_PRESENT | _PAGE_RW)) ==
-              (_PAGE_PRESENT | _PAGE_RW) )
-    {
-        /*
-         * Writable: another vCPU was first, and the fault dropped our stale
-         * TLB entry.  Unless the way here forbids writes, or leads elsewhere.
-         */
-        l2e = live_l2e(addr);
-        fixed = l2e_leads(l2e) && mfn_eq(l2e_mfn(l2e), l1);
-        if ( fixed )
-            COUNT(s, faults_spurious);
-    }
+    else
+        fixed = stale_tlb(s, addr, l1e, l1);
     unlock_l1(pl1e, l1);
 
     if ( likely(fixed) )
@@ -919,7 +1308,7 @@ bool cda_fixup_fault(unsigned long addr, struct cpu_user_regs *regs)
  forward:
     COUNT(s, faults_forwarded);
  out:
-    rcu_read_unlock(&cda_rcu);
+    fault_read_unlock();
 
     return fixed;
 }
@@ -934,42 +1323,84 @@ static void __user *log_at(const struct cda_range *r, uint64_t entry)
                            entry * sizeof(uint64_t));
 }
 
+static void flush_entries(struct cda_range *r, const uint64_t *buf,
+                          unsigned int n)
+{
+    if ( n && copy_to_guest_pv(log_at(r, r->count), buf, n * sizeof(*buf)) )
+        r->lost = true;
+    r->count += n;
+}
+
+/*
+ * Appends the stores which Xen performed.  With @keep they stay: entries do
+ * not change once they are there, so the copy needs no lock.
+ */
+static void emit_words(struct cda_range *r, bool keep)
+{
+    struct cda_words *words = r->words;
+    uint64_t room = (r->log_entries - r->count) / 2;
+    const struct cda_word *from;
+    unsigned int nr;
+
+    spin_lock(&words->lock);
+    from = words->at[words->which];
+    nr = words->nr;
+    if ( !keep )
+    {
+        words->which ^= 1;
+        words->nr = 0;
+    }
+    spin_unlock(&words->lock);
+
+    r->found += nr;
+    if ( nr > room )
+    {
+        r->full = true;
+        nr = room;
+    }
+    if ( nr && copy_to_guest_pv(log_at(r, r->count), from, nr * sizeof(*from)) )
+        r->lost = true;
+    r->count += 2 * nr;
+}
+
 /* Appends the pages in @map to the log of @r, without any lock but s->lock. */
 static void emit(struct cda_range *r, unsigned int chunk,
                  const unsigned long *map)
 {
-    uint64_t buf[EMIT_BATCH];
-    unsigned long first = ((unsigned long)chunk << CHUNK_SHIFT >> PAGE_SHIFT) -
-                          ((r->start - r->base) >> PAGE_SHIFT);
+    uint64_t buf[EMIT_BATCH], room = r->log_entries - r->count;
+    unsigned long page = ((unsigned long)chunk << CHUNK_SHIFT >> PAGE_SHIFT) -
+                         ((r->start - r->base) >> PAGE_SHIFT);
     unsigned int w, n = 0;
 
-    for ( w = 0; w < BITS_TO_LONGS(CHUNK_PAGES); ++w )
+    for ( w = 0; w < BITS_TO_LONGS(CHUNK_PAGES); ++w, page += BITS_PER_LONG )
     {
         unsigned long bits = map[w];
+        unsigned int first = n, found;
 
-        while ( bits )
+        if ( !bits )
+            continue;
+
+        for ( ; bits; bits &= bits - 1 )
+            buf[n++] = page + __builtin_ctzl(bits);
+
+        /* What does not fit is counted all the same. */
+        found = n - first;
+        r->found += found;
+        if ( unlikely(found > room) )
         {
-            r->found++;
-            if ( r->count + n < r->log_entries )
-                buf[n++] = first + w * BITS_PER_LONG + __builtin_ctzl(bits);
-            bits &= bits - 1;
+            r->full = true;
+            n = first + room;
+        }
+        room -= n - first;
 
-            if ( n == EMIT_BATCH )
-            {
-                if ( copy_to_guest_pv(log_at(r, r->count), buf, sizeof(buf)) )
-                    r->lost = true;
-                r->count += n;
-                n = 0;
-            }
+        if ( n > EMIT_BATCH - BITS_PER_LONG )
+        {
+            flush_entries(r, buf, n);
+            n = 0;
         }
     }
 
-    if ( n )
-    {
-        if ( copy_to_guest_pv(log_at(r, r->count), buf, n * sizeof(*buf)) )
-            r->lost = true;
-        r->count += n;
-    }
+    flush_entries(r, buf, n);
 }
 
 /*
@@ -1004,7 +1435,7 @@ static bool sync_replaced(struct cda_session *s, struct domain *d,
 {
     struct cda_domain *cda = d->arch.pv.cda;
     struct cda_chunk *c = &r->chunk[n];
-    bool unknown = false, flushed;
+    bool unknown = false, watched = false, flushed;
     l1_pgentry_t *pl1e;
     unsigned int i;
 
@@ -1029,11 +1460,17 @@ static bool sync_replaced(struct cda_session *s, struct domain *d,
      */
     COUNT(s, walks);
     memset(c->dirty, 0, sizeof(c->dirty));
+    if ( r->heat )
+        memset(&r->heat[n], 0, sizeof(*r->heat));
     bind(cda, c, l2e_mfn(l2e));
     evict(cda, d, c, pl1e, l2e_mfn(l2e));
     for ( i = c->lo; i < c->hi; ++i )
-        switch ( protect_entry(d, &pl1e[i]) )
+        switch ( protect_entry(d, &pl1e[i], r->mode == CDA_MODE_SCANXEN) )
         {
+        case WATCHED:
+            __set_bit(i, r->heat[n].hot);
+            watched = true;
+            break;
         case REFUSED:
             *refused = true;
             /* fall through */
@@ -1045,10 +1482,88 @@ static bool sync_replaced(struct cda_session *s, struct domain *d,
             break;
         }
     COUNT_N(s, write_protected, c->hi - c->lo);
-    r->want[n] = l2e | (unknown ? WANT_TOUCHED : 0);
+    r->want[n] = l2e | (unknown || watched ? WANT_TOUCHED : 0);
     unlock_l1(pl1e, l2e_mfn(l2e));
 
     return true;
+}
+
+/* Shall the page in @slot, dirty in this cycle, be watched from now on? */
+static bool runs_hot(const struct cda_range *r, struct cda_heat *h,
+                     unsigned int slot)
+{
+    if ( r->mode == CDA_MODE_SCANXEN )
+        return true;
+
+    if ( test_bit(slot, h->hot) )
+    {
+        h->streak[slot] = 0;
+        return true;
+    }
+
+    h->streak[slot] = h->pass[slot] == (uint8_t)(r->pass - 1)
+                      ? h->streak[slot] + 1 : 1;
+    h->pass[slot] = r->pass;
+    if ( h->streak[slot] < HOT_AFTER )
+        return false;
+    h->streak[slot] = 0;
+
+    return true;
+}
+
+/*
+ * Protects a watched page whose entry is @old, with D clear.  False if it is
+ * not any more: a write which came in between must be found in D.
+ */
+static bool cool(l1_pgentry_t *pl1e, unsigned long old)
+{
+    unsigned long new = (old & ~(_PAGE_RW | CDA_L1E_WATCH)) | CDA_L1E_RO |
+                        _PAGE_DIRTY;
+
+    if ( cmpxchg(&l1e_get_intpte(*pl1e), old, new) != old )
+        return false;
+    put_writable(mfn_to_page(l2e_mfn(old)));
+
+    return true;
+}
+
+/*
+ * Word @w of the watched pages of a chunk: which were written.  With @protect
+ * those which stayed clean for long are protected instead.
+ */
+static unsigned long sync_watched(struct cda_session *s, const struct domain *d,
+                                  const struct cda_range *r, struct cda_heat *h,
+                                  l1_pgentry_t *pl1e, unsigned int w,
+                                  bool protect, bool *changed)
+{
+    unsigned long bits = h->hot[w], written = 0;
+
+    pl1e += w * BITS_PER_LONG;
+    for ( ; bits; bits &= bits - 1 )
+    {
+        unsigned int b = __builtin_ctzl(bits);
+        unsigned long l1e = ACCESS_ONCE(l1e_get_intpte(pl1e[b]));
+        uint8_t *streak = &h->streak[w * BITS_PER_LONG + b];
+
+        if ( unlikely(!(l1e & CDA_L1E_WATCH)) )
+        {
+            /* Rewritten by the guest, or taken back: `dirty` knows. */
+            if ( protect )
+                __clear_bit(b, &h->hot[w]);
+        }
+        else if ( l1e & _PAGE_DIRTY )
+            written |= 1UL << b;
+        else if ( protect && r->mode == CDA_MODE_AUTOXEN &&
+                  ++*streak >= COLD_AFTER && cool(&pl1e[b], l1e) )
+        {
+            *streak = 0;
+            __clear_bit(b, &h->hot[w]);
+            *changed = true;
+            COUNT(s, cooled);
+        }
+    }
+
+    return written;
 }
 
 /* A chunk in place, some of whose entries were written or rewritten. */
@@ -1058,9 +1573,11 @@ static bool sync_touched(struct cda_session *s, struct domain *d,
                          unsigned long *map)
 {
     struct cda_chunk *c = &r->chunk[n];
+    struct cda_heat *h = r->heat ? &r->heat[n] : NULL;
     l1_pgentry_t *pl1e = lock_l1(d, l2e_mfn(l2e));
-    unsigned long unknown = 0;
-    unsigned int w, count = 0;
+    unsigned long look_again = 0;
+    unsigned int w, protected = 0, watched = 0;
+    bool changed = false;
 
     if ( unlikely(!pl1e) || unlikely(!mfn_eq(c->l1, l2e_mfn(l2e))) )
     {
@@ -1076,26 +1593,59 @@ static bool sync_touched(struct cda_session *s, struct domain *d,
         unsigned long bits = c->dirty[w], keep = 0;
 
         map[w] = bits;
-        if ( !bits || !(what & DO_PROTECT) )
+        if ( !bits && !(h && h->hot[w]) )
             continue;
 
-        for ( ; bits; bits &= bits - 1, ++count )
+        if ( h && h->hot[w] )
+            bits |= sync_watched(s, d, r, h, pl1e, w, what & DO_PROTECT,
+                                 &changed);
+
+        map[w] = bits;
+        if ( !(what & DO_PROTECT) )
+            continue;
+
+        for ( ; bits; bits &= bits - 1 )
         {
             unsigned int b = __builtin_ctzl(bits);
+            unsigned int slot = w * BITS_PER_LONG + b;
+            bool watch = h && runs_hot(r, h, slot);
 
-            if ( protect_entry(d, &pl1e[w * BITS_PER_LONG + b]) != PROTECTED )
+            switch ( protect_entry(d, &pl1e[slot], watch) )
+            {
+            case PROTECTED:
+                protected++;
+                if ( h )
+                    __clear_bit(slot, h->hot);
+                break;
+            case WATCHED:
+                watched++;
+                if ( !test_bit(slot, h->hot) )
+                {
+                    __set_bit(slot, h->hot);
+                    if ( r->mode == CDA_MODE_AUTOXEN )
+                        COUNT(s, heated);
+                }
+                break;
+            default:
                 keep |= 1UL << b;
+                break;
+            }
         }
         c->dirty[w] = keep;
-        unknown |= keep;
+        look_again |= keep;
+        if ( h )
+            look_again |= h->hot[w];
     }
 
     if ( what & DO_PROTECT )
-        r->want[n] = l2e | (unknown ? WANT_TOUCHED : 0);
+        r->want[n] = l2e | (look_again ? WANT_TOUCHED : 0);
     unlock_l1(pl1e, l2e_mfn(l2e));
-    COUNT_N(s, write_protected, count);
+    if ( protected )
+        COUNT_N(s, write_protected, protected);
+    if ( watched )
+        COUNT_N(s, watched, watched);
 
-    return count;
+    return protected || watched || changed;
 }
 
 /*
@@ -1130,6 +1680,9 @@ static int do_cycle(struct cda_session *s, struct domain *d,
         r->cont = op;
         r->cursor = 0;
         r->count = r->found = 0;
+        r->full = false;
+        if ( what & DO_PROTECT )
+            r->pass++;
     }
 
     for ( n = r->cursor; n < r->nr_chunks; ++n )
@@ -1141,11 +1694,11 @@ static int do_cycle(struct cda_session *s, struct domain *d,
         {
             if ( l2pg )
             {
-                unmap_domain_page(l2t);
-                put_page(l2pg);
+                unmap_table(l2t);
+                unref_frame(l2pg);
             }
             l2pg = get_l2(d, va);
-            l2t = l2pg ? __map_domain_page(l2pg) : NULL;
+            l2t = l2pg ? map_table(page_to_mfn(l2pg)) : NULL;
         }
 
         if ( likely(l2t) )
@@ -1197,8 +1750,8 @@ static int do_cycle(struct cda_session *s, struct domain *d,
 
     if ( l2pg )
     {
-        unmap_domain_page(l2t);
-        put_page(l2pg);
+        unmap_table(l2t);
+        unref_frame(l2pg);
     }
 
     /*
@@ -1215,13 +1768,26 @@ static int do_cycle(struct cda_session *s, struct domain *d,
     if ( rc )
         return rc;
 
+    if ( unlikely(r->words) )
+    {
+        if ( what & DO_REPORT )
+            emit_words(r, op == CDA_OP_peek);
+        else
+        {
+            /* Stores before the cycle began. */
+            spin_lock(&r->words->lock);
+            r->words->nr = 0;
+            spin_unlock(&r->words->lock);
+        }
+    }
+
     if ( what & DO_REPORT )
     {
         struct cda_log h = {
             .epoch = r->epoch + (op != CDA_OP_peek),
             .count = r->count,
             .dirty = r->found,
-            .flags = r->lost || r->found != r->count ? CDA_LOG_LOST : 0,
+            .flags = r->lost || r->full ? CDA_LOG_LOST : 0,
             .entry_bytes = sizeof(uint64_t),
         };
 
@@ -1316,14 +1882,16 @@ static long op_cycle(struct cda_session *s, struct domain *d, unsigned int op,
     {
         abandon_all(s);
         s->all_op = op;
+        s->all_inside = false;
         s->all_next = 0;
         s->all_total = 0;
     }
 
-    for ( rc = 0; s->ranges && s->all_next < s->ranges->nr; resume = false )
+    for ( rc = 0; s->ranges && s->all_next < s->ranges->nr; )
     {
         r = s->ranges->r[s->all_next];
-        rc = do_cycle(s, d, r, op, resume);
+        rc = do_cycle(s, d, r, op, s->all_inside);
+        s->all_inside = rc == -ERESTART;
         if ( rc )
             break;
         if ( op_does[op] & DO_REPORT )
@@ -1365,14 +1933,17 @@ static long op_register(struct cda_session *s, struct domain *d,
     struct cda_range *r;
     unsigned int i, nr = tab ? tab->nr : 0;
     unsigned long end, log_end;
+    bool words, heat;
     long rc;
 
     if ( copy_from_guest_pv(&reg, (void __user *)uarg, sizeof(reg)) )
         return -EFAULT;
 
     if ( reg.size != sizeof(reg) || reg.flags || reg.reserved[0] ||
-         reg.reserved[1] || reg.mode != CDA_MODE_PTXEN )
+         reg.reserved[1] || reg.mode >= 32 || !(CDA_MODES & (1u << reg.mode)) )
         return -EINVAL;
+    if ( !(s->modes & (1u << reg.mode)) )
+        return -EPERM;
 
     /* Compare before adding: nothing here may wrap. */
     if ( !reg.pages || (reg.start & ~PAGE_MASK) || reg.start >= VA_END ||
@@ -1402,14 +1973,19 @@ static long op_register(struct cda_session *s, struct domain *d,
     if ( nr >= s->max_ranges || s->next_id == ~0u )
         return -ENOSPC;
 
+    words = reg.mode == CDA_MODE_EMULXEN;
+    heat = reg.mode == CDA_MODE_SCANXEN || reg.mode == CDA_MODE_AUTOXEN;
+
     /* Charge first, so that no allocation happens beyond the quota. */
     spin_lock(&cda->lock);
     rc = -ENOSPC;
     if ( reg.pages <= s->max_pages - s->pages &&
          cda->used_pages <= cda->max_pages &&
-         reg.pages <= cda->max_pages - cda->used_pages )
+         reg.pages <= cda->max_pages - cda->used_pages &&
+         cda->used_word_logs + words <= MAX_WORD_LOGS )
     {
         cda->used_pages += reg.pages;
+        cda->used_word_logs += words;
         s->pages += reg.pages;
         rc = 0;
     }
@@ -1431,10 +2007,17 @@ static long op_register(struct cda_session *s, struct domain *d,
     r->log = reg.log;
     r->log_entries = (reg.log_bytes - sizeof(struct cda_log)) /
                      sizeof(uint64_t);
+    r->mode = reg.mode;
     r->want = xvzalloc_array(unsigned long, r->nr_chunks);
     r->chunk = xvzalloc_array(struct cda_chunk, r->nr_chunks);
-    if ( !r->want || !r->chunk )
+    if ( heat )
+        r->heat = xvzalloc_array(struct cda_heat, r->nr_chunks);
+    if ( words )
+        r->words = xvzalloc(struct cda_words);
+    if ( !r->want || !r->chunk || (heat && !r->heat) || (words && !r->words) )
         goto nomem;
+    if ( words )
+        spin_lock_init(&r->words->lock);
 
     for ( i = 0; i < r->nr_chunks; ++i )
     {
@@ -1469,6 +2052,7 @@ static long op_register(struct cda_session *s, struct domain *d,
     xvfree(grown);
     spin_lock(&cda->lock);
     cda->used_pages -= reg.pages;
+    cda->used_word_logs -= words;
     s->pages -= reg.pages;
     spin_unlock(&cda->lock);
 
@@ -1522,6 +2106,7 @@ static long drop_range(struct cda_session *s, struct domain *d,
 
     spin_lock(&cda->lock);
     cda->used_pages -= r->pages;
+    cda->used_word_logs -= !!r->words;
     s->pages -= r->pages;
     spin_unlock(&cda->lock);
 
@@ -1552,6 +2137,8 @@ static long drop_all(struct cda_session *s, struct domain *d)
 
     spin_lock(&cda->lock);
     cda->used_pages -= s->pages;
+    for ( i = 0; i < tab->nr; ++i )
+        cda->used_word_logs -= !!tab->r[i]->words;
     s->pages = 0;
     spin_unlock(&cda->lock);
 
@@ -1644,6 +2231,7 @@ static long op_attach(struct vcpu *curr, unsigned long uarg)
 
         s->id = ++cda->next_session;
         s->tag = t->tag;
+        s->modes = t->modes ?: CDA_MODES;
         s->forward = cda->flags & CDA_LIMIT_FORWARD;
         s->max_pages = t->max_pages ? min(t->max_pages, cda->max_pages)
                                     : cda->max_pages;
@@ -1704,20 +2292,6 @@ static long op_query(struct cda_session *s, struct domain *d,
  * The gate.
  */
 
-/* A 32-bit process must not be served: its pointers and registers differ. */
-static bool long_mode_process(const struct cpu_user_regs *regs)
-{
-    unsigned int ar;
-    bool valid;
-
-    /* The guest's own GDT and LDT are loaded, as for its INT. */
-    asm ( "lar %[sel], %[ar]"
-          : [ar] "=r" (ar), "=@ccz" (valid)
-          : [sel] "r" ((unsigned int)regs->cs) );
-
-    return valid && (ar & _SEGMENT_L);
-}
-
 static long session_op(struct vcpu *curr, struct cpu_user_regs *regs,
                        struct cda_session *s)
 {
@@ -1776,6 +2350,15 @@ static long session_op(struct vcpu *curr, struct cpu_user_regs *regs,
     return -ENOSYS;
 }
 
+static long op_version(const struct cpu_user_regs *regs)
+{
+    if ( unlikely(!long_mode_process(regs)) )
+        return -EOPNOTSUPP;
+
+    return (regs->rdi | regs->rsi | regs->rdx | regs->r10 | regs->r8)
+           ? -EINVAL : CDA_CAPS;
+}
+
 static long do_gate(struct vcpu *curr, struct cpu_user_regs *regs)
 {
     struct cda_domain *cda = curr->domain->arch.pv.cda;
@@ -1786,14 +2369,12 @@ static long do_gate(struct vcpu *curr, struct cpu_user_regs *regs)
     if ( regs->rax > CDA_OP_query )
         return -ENOSYS;
 
-    if ( regs->rax <= CDA_OP_attach )
+    if ( regs->rax == CDA_OP_attach )
     {
         if ( !long_mode_process(regs) )
             return -EOPNOTSUPP;
         if ( regs->rsi | regs->rdx | regs->r10 | regs->r8 )
             return -EINVAL;
-        if ( regs->rax == CDA_OP_version )
-            return regs->rdi ? -EINVAL : CDA_CAPS;
         return cda ? op_attach(curr, regs->rdi) : -EACCES;
     }
 
@@ -1821,37 +2402,46 @@ static long do_gate(struct vcpu *curr, struct cpu_user_regs *regs)
     return rc;
 }
 
-void asmlinkage do_entry_int84(struct cpu_user_regs *regs)
+static noinline void serve(struct vcpu *curr, struct cpu_user_regs *regs)
 {
-    struct vcpu *curr = current;
+    bool ticketed = regs->rax >= CDA_OP_begin && regs->rax <= CDA_OP_peek;
+    long rc = do_gate(curr, regs);
 
-    /* A kernel that installed the vector for itself goes first. */
-    if ( likely(opt_cda) && !is_pv_32bit_vcpu(curr) &&
-         !guest_kernel_mode(curr, regs) &&
-         !curr->arch.pv.trap_ctxt[CDA_VECTOR].address &&
-         !pagetable_is_null(curr->arch.guest_table_user) )
+    if ( unlikely(rc == -ERESTART) )
+        regs->rip -= 2;
+    else
     {
-        bool ticketed = regs->rax >= CDA_OP_begin && regs->rax <= CDA_OP_peek;
-        long rc = do_gate(curr, regs);
-
-        if ( unlikely(rc == -ERESTART) )
-            regs->rip -= 2;
-        else
-        {
-            regs->rax = rc;
-            /* However it ends, the caller gets back the zero it passed. */
-            if ( ticketed )
-                regs->r8 = 0;
-        }
-        return;
+        regs->rax = rc;
+        /* However it ends, the caller gets back the zero it passed. */
+        if ( ticketed )
+            regs->r8 = 0;
     }
+}
 
-    /* As if the gate had DPL 0. */
+/* As if the gate had DPL 0. */
+static noinline void impersonate(struct cpu_user_regs *regs)
+{
     regs->rip -= 2;
     regs->eflags |= X86_EFLAGS_RF;
     regs->error_code = (CDA_VECTOR << 3) | X86_XEC_IDT;
     regs->entry_vector = X86_EXC_GP;
     do_general_protection(regs);
+}
+
+void asmlinkage do_entry_int84(struct cpu_user_regs *regs)
+{
+    struct vcpu *curr = current;
+
+    /* A kernel that installed the vector for itself goes first. */
+    if ( unlikely(!opt_cda) || is_pv_32bit_vcpu(curr) ||
+         guest_kernel_mode(curr, regs) ||
+         curr->arch.pv.trap_ctxt[CDA_VECTOR].address ||
+         pagetable_is_null(curr->arch.guest_table_user) )
+        impersonate(regs);
+    else if ( regs->rax == CDA_OP_version )
+        regs->rax = op_version(regs);
+    else
+        serve(curr, regs);
 }
 
 /*
@@ -1930,7 +2520,8 @@ static int ctl_add_token(struct cda_domain *cda, const struct cda_ctl_token *t)
     int rc = -ENOSPC;
 
     if ( !t->tag || !t->lifetime_ms || t->lifetime_ms > 3600000 ||
-         t->reserved || !memcmp(t->token, none, sizeof(none)) )
+         (t->modes & ~CDA_MODES) ||
+         !memcmp(t->token, none, sizeof(none)) )
         return -EINVAL;
 
     spin_lock(&cda->lock);
@@ -1950,6 +2541,7 @@ static int ctl_add_token(struct cda_domain *cda, const struct cda_ctl_token *t)
             slot->max_pages = t->max_pages;
             slot->max_ranges = t->max_ranges;
             slot->max_sessions = t->max_sessions;
+            slot->modes = t->modes;
             slot->expires = NOW() + MILLISECS(t->lifetime_ms);
             slot->used = true;
             rc = 0;

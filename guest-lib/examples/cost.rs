@@ -15,7 +15,7 @@ use hvckpt::{CycleError, LockPolicy, Region, TrackerKind, abi, sys::gate};
 /// Measures transactions which dirty K pages each.
 #[derive(Parser, Debug)]
 struct Args {
-    /// Tracker: ptxen, pagemap-scan, pt, sim.
+    /// Tracker, by the name which `hvckpt doctor` prints.
     #[arg(long, default_value = "ptxen")]
     tracker: TrackerKind,
     /// Pages in the area.
@@ -191,6 +191,11 @@ fn counters(before: abi::cda_counters, after: abi::cda_counters) -> serde_json::
         "forks": after.forks - before.forks,
         "flushes": after.flushes - before.flushes,
         "cycles": after.cycles - before.cycles,
+        "watched": after.watched - before.watched,
+        "heated": after.heated - before.heated,
+        "cooled": after.cooled - before.cooled,
+        "emulated": after.emulated - before.emulated,
+        "degraded": after.degraded - before.degraded,
     })
 }
 

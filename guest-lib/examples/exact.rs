@@ -21,7 +21,7 @@ use writers::{Hand, Writer};
 /// Checks that every changed page is reported.
 #[derive(Parser, Debug)]
 struct Args {
-    /// Tracker: ptxen, pagemap-scan, pt, sim.
+    /// Tracker, by the name which `hvckpt doctor` prints.
     #[arg(long)]
     tracker: TrackerKind,
     /// Pages in the area.
@@ -227,6 +227,7 @@ fn main() {
     let coverage = match args.writer {
         Writer::Mem => Coverage::Reported,
         Writer::Ptrace => limits.forced_writes,
+        Writer::VmWritev => limits.remote_writes,
         _ => limits.kernel_writes,
     };
     if coverage == Coverage::Missed && !args.force {

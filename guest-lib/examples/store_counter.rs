@@ -2,6 +2,7 @@
 //! stable storage.  Kill it whenever you like, and start it again.
 //!
 //! Usage: store_counter DIRECTORY [TRACKER]
+//! HVCKPT_STORE_KEY names the key file of an encrypted store.
 
 #![allow(clippy::cast_possible_truncation)] // 64-bit only
 
@@ -10,7 +11,7 @@ use std::path::Path;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
-use hvckpt::store::{Durability, Durable, StoreOptions};
+use hvckpt::store::{Durability, Durable, StoreKey, StoreOptions};
 use hvckpt::{LockPolicy, TrackerKind};
 
 /// Size of the region.
@@ -33,6 +34,9 @@ pub fn run(directory: &Path, tracker: TrackerKind) -> Result<(), Box<dyn std::er
     options.image_bytes = 64 << 10;
     options.compact_bytes = 256 << 10;
     options.interval = Duration::from_millis(1);
+    if let Some(file) = std::env::var_os("HVCKPT_STORE_KEY") {
+        options.key = Some(StoreKey::load(file)?);
+    }
     let region = Durable::builder("counter")
         .pages(PAGES)
         .tracker(tracker)

@@ -52,14 +52,26 @@ pub const CDA_EKEYREVOKED: i64 = 128;
 pub const CDA_TOKEN_BYTES: usize = 16;
 /// Mode of a range: protection by page-table entries.
 pub const CDA_MODE_PTXEN: u32 = 1;
+/// Mode of a range: stores are performed by the hypervisor and logged.
+pub const CDA_MODE_EMULXEN: u32 = 2;
+/// Mode of a range: dirty bits are cleared and scanned.
+pub const CDA_MODE_SCANXEN: u32 = 3;
+/// Mode of a range: hot pages scanned, cold pages protected.
+pub const CDA_MODE_AUTOXEN: u32 = 4;
 /// Log flag: the list is incomplete, every page counts as dirty.
 pub const CDA_LOG_LOST: u32 = 1;
 /// Bits of a log entry which hold the page index.
 pub const CDA_ENTRY_INDEX: u64 = (1 << 52) - 1;
 /// Position of the kind of a log entry.
 pub const CDA_ENTRY_KIND_SHIFT: u32 = 52;
+/// Mask of the kind, once shifted down.
+pub const CDA_ENTRY_KIND_MASK: u64 = 15;
+/// Position of a word entry's size, less one.
+pub const CDA_ENTRY_SIZE_SHIFT: u32 = 56;
 /// Kind of a log entry: a dirty page.
 pub const CDA_ENTRY_PAGE: u64 = 0;
+/// Kind of a log entry: a store; its value follows.
+pub const CDA_ENTRY_WORD: u64 = 1;
 
 /// Argument of [`CDA_OP_ATTACH`].
 #[repr(C)]
@@ -101,15 +113,15 @@ pub struct cda_register {
     pub reserved: [u64; 2],
 }
 
-/// Header of a log; `count` entries of eight bytes follow.
+/// Header of a log; `count` times eight bytes of entries follow.
 #[repr(C)]
 #[derive(Debug, Clone, Copy, Default)]
 pub struct cda_log {
     /// Cycles finished on this range.
     pub epoch: u64,
-    /// Entries that follow.
+    /// Units of eight bytes that follow.
     pub count: u64,
-    /// Dirty pages found; more than `count` if the log was full.
+    /// Entries found; more than there are if the log was full.
     pub dirty: u64,
     /// `CDA_LOG_*`.
     pub flags: u32,
@@ -147,6 +159,18 @@ pub struct cda_counters {
     pub flushes: u64,
     /// Ends and commits.
     pub cycles: u64,
+    /// Writes found in D instead of a fault.
+    pub watched: u64,
+    /// Autoxen: pages left writable from now on.
+    pub heated: u64,
+    /// Autoxen: pages protected again.
+    pub cooled: u64,
+    /// Stores performed by the hypervisor.
+    pub emulated: u64,
+    /// Stores which could not be performed: a page entry instead.
+    pub degraded: u64,
+    /// Zero.
+    pub reserved: u64,
 }
 
 /// Argument of [`CDA_OP_QUERY`].
@@ -188,6 +212,6 @@ const _: () = {
     assert!(size_of::<cda_attach>() == 64);
     assert!(size_of::<cda_register>() == 64);
     assert!(size_of::<cda_log>() == 64);
-    assert!(size_of::<cda_counters>() == 96);
-    assert!(size_of::<cda_query>() == 152);
+    assert!(size_of::<cda_counters>() == 144);
+    assert!(size_of::<cda_query>() == 200);
 };

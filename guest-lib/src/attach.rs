@@ -295,6 +295,27 @@ pub(crate) fn current(attach: &Attach, capability: u64) -> Result<SessionRef, At
     Ok(SessionRef(Some(session)))
 }
 
+/// A session instead of `old`: the one which another region opened since, or,
+/// if the hypervisor says that `old` has ended, a new one.
+pub(crate) fn renewed(
+    attach: &Attach,
+    capability: u64,
+    old: &SessionRef,
+    ended: bool,
+) -> Result<SessionRef, AttachError> {
+    {
+        let mut current = SESSION.lock().unwrap_or_else(PoisonError::into_inner);
+        let same = |session: &Arc<Session>| core::ptr::eq(&raw const **session, &raw const **old);
+        if current.upgrade().is_none_or(|session| same(&session)) {
+            if !ended {
+                return Err(AttachError::ForeignSession);
+            }
+            *current = Weak::new();
+        }
+    }
+    self::current(attach, capability)
+}
+
 /// A session of its own with a simulated hypervisor.
 pub(crate) fn simulated(gate: SimGate) -> Result<SessionRef, AttachError> {
     fork::arm().map_err(AttachError::Os)?;

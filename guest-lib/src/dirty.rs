@@ -3,7 +3,7 @@
 use core::ops::Range;
 
 use crate::abi;
-use crate::tracker::SlotGuard;
+use crate::tracker::{SlotGuard, Written};
 
 /// The dirty pages of a cycle, read where the tracker wrote them.
 ///
@@ -70,6 +70,16 @@ impl<'r> DirtyPages<'r> {
     #[must_use]
     pub fn to_vec(&self) -> Vec<usize> {
         self.iter().collect()
+    }
+
+    /// The single writes behind the list, if the tracker knows them
+    /// ([`crate::TrackerKind::Emul`], [`crate::TrackerKind::EmulXen`]) and its log had room for all: where, and
+    /// how many bytes.  In the order of the log, repeated if they repeated.
+    /// Their bytes are in the region; the content of every other byte is as
+    /// it was before the cycle, but for writes which raced with its end.
+    #[must_use]
+    pub fn written(&self) -> Option<&[Written]> {
+        self.guard.written()
     }
 
     /// The list as it lies in memory: page indices; empty if

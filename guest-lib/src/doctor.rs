@@ -62,6 +62,7 @@ fn try_out(kind: TrackerKind) -> Result<(), String> {
     let region = register_cda()
         .pages(PAGES)
         .tracker(kind)
+        // Some need it, and eight pages are within every usual limit.
         .lock(LockPolicy::IfAllowed)
         .register()
         .map_err(|error| match error {

@@ -2,8 +2,10 @@
 
 use core::fmt::Write;
 
+use crate::arena::ArenaError;
 use crate::attach::AttachError;
 use crate::region::RegionError;
+use crate::store::{DurableError, StoreError};
 use crate::tracker::CycleError;
 
 /// Everything that can go wrong.
@@ -19,6 +21,15 @@ pub enum Error {
     /// There is no session.
     #[error(transparent)]
     Attach(#[from] AttachError),
+    /// The store.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// A durable region.
+    #[error(transparent)]
+    Durable(#[from] DurableError),
+    /// An arena.
+    #[error(transparent)]
+    Arena(#[from] ArenaError),
 }
 
 /// An error and everything behind it, in one line.

@@ -39,10 +39,12 @@ compile_error!("hvckpt runs on 64-bit x86 Linux");
 pub mod abi;
 pub mod arena;
 mod attach;
+pub mod backup;
 mod dirty;
 pub mod doctor;
 mod error;
 mod ffi;
+pub mod metrics;
 mod region;
 pub mod store;
 pub mod sys;
@@ -58,10 +60,11 @@ pub use sys::gate::GateError;
 pub use sys::memory::{LockPolicy, MemoryError, RawPages};
 pub use sys::session::SessionError;
 pub use sys::signal::HandlerReplaced;
+pub use sys::soft_dirty::SoftDirtyError;
 pub use sys::uffd::UffdError;
 pub use tracker::{
     Count, Counters, Coverage, CycleError, Limits, Log, SimGate, TrackError, Tracker, TrackerKind,
-    UnknownTracker,
+    UnknownTracker, Written,
 };
 pub use txn::Transaction;
 

@@ -189,22 +189,34 @@ impl RegionBuilder {
         } else {
             self.trackers.clone()
         };
-        let mut memory = self.memory()?;
-        memory.prepare()?;
-        memory.lock(self.lock)?;
+        let mut memory = None;
         let mut attempts = Vec::new();
         for kind in kinds {
+            let (twice, mapping) = match memory.take() {
+                // A tracker before this one wanted the same.
+                Some((twice, mapping)) if twice == kind.needs_alias() => (twice, mapping),
+                _ => match self.prepared(kind.needs_alias()) {
+                    Ok(mapping) => (kind.needs_alias(), mapping),
+                    Err(RegionError::Memory(error)) if kind.needs_alias() => {
+                        let error = TrackError::Memory(error);
+                        attempts.push(Attempt { kind, error });
+                        continue;
+                    }
+                    Err(error) => return Err(error),
+                },
+            };
             let request = Request {
-                memory: &memory,
-                log_entries: self.log_entries.unwrap_or(memory.pages()),
+                memory: &mapping,
+                log_entries: self.log_entries.unwrap_or(mapping.pages()),
                 lock: self.lock,
                 attach: &self.attach,
                 sim: self.sim.clone(),
             };
             match tracker::create(kind, &request) {
-                Ok(tracker) => return Ok(Region::new(tracker, memory, attempts)),
+                Ok(tracker) => return Ok(Region::new(tracker, mapping, attempts)),
                 Err(error) => attempts.push(Attempt { kind, error }),
             }
+            memory = Some((twice, mapping));
         }
         Err(match attempts.len() {
             1 => match attempts.pop() {
@@ -218,7 +230,15 @@ impl RegionBuilder {
         })
     }
 
-    fn memory(&self) -> Result<Mapping, RegionError> {
+    /// Memory which is present and locked, mapped twice if asked and ours.
+    fn prepared(&self, twice: bool) -> Result<Mapping, RegionError> {
+        let mut memory = self.memory(twice)?;
+        memory.prepare()?;
+        memory.lock(self.lock)?;
+        Ok(memory)
+    }
+
+    fn memory(&self, twice: bool) -> Result<Mapping, RegionError> {
         let (start, bytes) = self
             .adopted
             .as_ref()
@@ -234,12 +254,13 @@ impl RegionBuilder {
         }
         Ok(match self.adopted {
             Some(_) => Mapping::adopt(start, bytes),
+            None if twice => Mapping::aliased(bytes)?,
             None => Mapping::new(bytes)?,
         })
     }
 }
 
-/// A critical data area: page-aligned private memory with a tracker.
+/// A critical data area: page-aligned memory of this process with a tracker.
 ///
 /// Threads may write to it whenever they like; what is written inside a
 /// transaction is reported when it commits.  Dropping the region unmaps its
@@ -334,8 +355,11 @@ impl Region {
             self.bytes()
         );
         if !bytes.is_empty() {
-            (bytes.start / PAGE_SIZE..bytes.end.div_ceil(PAGE_SIZE))
-                .for_each(|page| self.memory.touch(page));
+            for page in bytes.start / PAGE_SIZE..bytes.end.div_ceil(PAGE_SIZE) {
+                if !self.count.open(page) {
+                    self.memory.touch(page);
+                }
+            }
         }
     }
 

@@ -86,7 +86,7 @@ fn series(s: &Session, area: &Area, range: i64, forks: usize, cycling: bool) -> 
             thread::yield_now();
         }
         for number in 0..forks {
-            let pause = Duration::from_millis(1 + (number % 5) as u64);
+            let pause = Duration::from_micros(500 * (1 + (number % 5) as u64));
             match in_child(|| child(area, pause, &mut looks)) {
                 0 => {}
                 status @ 1..=3 => found.leaks += usize::from(status != 0),
@@ -150,7 +150,8 @@ fn private_log(area: &Area) -> Area {
 }
 
 fn forks(c: &mut Checks, s: &Session, forks: usize) {
-    let area = Area::chunks(2);
+    // Few pages, so that a fork is cheap and they are written again and again.
+    let area = Area::across_chunks(64);
     let log = private_log(&area);
     let range = s.register(&area.registration(&log));
     c.check("register", range >= 0, || format!("{range}"));

@@ -280,7 +280,7 @@ fn with_session(c: &mut Checks, s: &Session) {
         no(libc::EINVAL),
     );
     query = cda_query {
-        size: 152,
+        size: 200,
         flags: 1,
         ..cda_query::default()
     };
@@ -290,7 +290,7 @@ fn with_session(c: &mut Checks, s: &Session) {
         no(libc::EINVAL),
     );
     query = cda_query {
-        size: 152,
+        size: 200,
         reserved: [0, 1],
         ..cda_query::default()
     };

@@ -92,10 +92,16 @@ fn constants_agree_and_none_is_forgotten() {
         ("CDA_EKEYREVOKED", CDA_EKEYREVOKED.cast_unsigned()),
         ("CDA_TOKEN_BYTES", CDA_TOKEN_BYTES as u64),
         ("CDA_MODE_PTXEN", u64::from(CDA_MODE_PTXEN)),
+        ("CDA_MODE_EMULXEN", u64::from(CDA_MODE_EMULXEN)),
+        ("CDA_MODE_SCANXEN", u64::from(CDA_MODE_SCANXEN)),
+        ("CDA_MODE_AUTOXEN", u64::from(CDA_MODE_AUTOXEN)),
         ("CDA_LOG_LOST", u64::from(CDA_LOG_LOST)),
         ("CDA_ENTRY_INDEX", CDA_ENTRY_INDEX),
         ("CDA_ENTRY_KIND_SHIFT", u64::from(CDA_ENTRY_KIND_SHIFT)),
+        ("CDA_ENTRY_KIND_MASK", CDA_ENTRY_KIND_MASK),
+        ("CDA_ENTRY_SIZE_SHIFT", u64::from(CDA_ENTRY_SIZE_SHIFT)),
         ("CDA_ENTRY_PAGE", CDA_ENTRY_PAGE),
+        ("CDA_ENTRY_WORD", CDA_ENTRY_WORD),
     ]
     .map(|(name, value)| (name.to_owned(), value))
     .into();
@@ -186,6 +192,12 @@ fn structures_agree() {
             forks,
             flushes,
             cycles,
+            watched,
+            heated,
+            cooled,
+            emulated,
+            degraded,
+            reserved,
         }
     );
     layout!(

@@ -387,9 +387,48 @@ fn random_programs_against_a_byte_comparison() {
     });
 }
 
+/// Those which take memory of the program; the others must say why not.
+fn adopting() -> Vec<TrackerKind> {
+    let mut kinds = trackers();
+    kinds.retain(|&kind| kind != TrackerKind::Emul);
+    kinds
+}
+
+#[test]
+fn emul_refuses_adopted_memory() {
+    let bytes = 2 * PAGE_SIZE;
+    // SAFETY: a fresh private mapping.
+    let start: *mut u8 = unsafe {
+        let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
+        let prot = libc::PROT_READ | libc::PROT_WRITE;
+        libc::mmap(std::ptr::null_mut(), bytes, prot, flags, -1, 0).cast()
+    };
+    let build = |kinds: &[TrackerKind]| {
+        // SAFETY: private, anonymous, and mapped until the end of the test.
+        let memory = unsafe { RawPages::from_raw(start, bytes) };
+        let builder = hvckpt::register_cda().adopt(memory);
+        let builder = builder.trackers(kinds.iter().copied());
+        builder.lock(hvckpt::LockPolicy::IfAllowed).register()
+    };
+    assert!(matches!(
+        build(&[TrackerKind::Emul]),
+        Err(RegionError::Tracker {
+            kind: TrackerKind::Emul,
+            source: hvckpt::TrackError::NoAlias
+        })
+    ));
+    // The next of a list gets the memory as it is.
+    let region = build(&[TrackerKind::Emul, TrackerKind::Pt]).unwrap();
+    assert_eq!(region.tracker(), TrackerKind::Pt);
+    assert_eq!(region.as_ptr(), start);
+    drop(region);
+    // SAFETY: nobody uses it any more.
+    unsafe { libc::munmap(start.cast(), bytes) };
+}
+
 #[test]
 fn adopted_memory_keeps_its_contents_and_stays() {
-    for kind in trackers() {
+    for kind in adopting() {
         let bytes = 8 * PAGE_SIZE;
         // SAFETY: a fresh private mapping.
         let start: *mut u8 = unsafe {
@@ -426,7 +465,7 @@ fn adopted_memory_keeps_its_contents_and_stays() {
 /// Writers go on while adopted memory is registered and unregistered.
 #[test]
 fn adopted_memory_under_fire() {
-    for kind in trackers() {
+    for kind in adopting() {
         // A session ends with its last region; this one keeps it.
         let _kept = region(kind, 1);
         let bytes = 32 * PAGE_SIZE;

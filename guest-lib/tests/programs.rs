@@ -6,7 +6,7 @@ mod common;
 use std::path::Path;
 use std::process::{Command, Output};
 
-use common::{example, profile_dir, skipped, trackers};
+use common::{build_libraries, compile, example, profile_dir, skipped, trackers};
 use hvckpt::{Coverage, TrackerKind};
 use serde_json::Value;
 
@@ -161,22 +161,6 @@ fn doctor_tells_the_truth() {
         run(Path::new(hvckpt), &["no-such-command"]).status.code(),
         Some(2)
     );
-}
-
-fn compile(compiler: &str, args: &[&str]) -> Option<Output> {
-    Command::new(compiler).args(args).output().ok()
-}
-
-/// `cargo test` leaves out the libraries which C programs link with.
-fn build_libraries(profile: &Path) {
-    let mut cargo = Command::new(env!("CARGO"));
-    cargo.args(["build", "--quiet", "--package", "hvckpt", "--lib"]);
-    if profile.ends_with("release") {
-        cargo.arg("--release");
-    }
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let status = cargo.current_dir(root).status().expect("cargo runs");
-    assert!(status.success(), "cargo build failed: {status}");
 }
 
 #[test]

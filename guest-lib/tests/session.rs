@@ -75,7 +75,7 @@ fn refusals_at_registration() {
     );
     let register = |errno| refused(abi::CDA_OP_REGISTER, errno);
     assert!(matches!(register(libc::EEXIST), TrackError::Overlap));
-    assert!(matches!(register(libc::EPERM), TrackError::Untrackable));
+    assert!(matches!(register(libc::EPERM), TrackError::Mode));
     assert!(matches!(
         register(libc::ENOSPC),
         TrackError::Quota { pages: PAGES }
@@ -134,10 +134,30 @@ fn resumed_on_another_host() {
         matches!(error, CycleError::Session(SessionError::NotAttached)),
         "{error}"
     );
-    assert!(matches!(
-        region.begin(),
-        Err(CycleError::Session(SessionError::NotAttached))
-    ));
+    // The next transaction attaches anew, and all is as before.
+    let transaction = region.begin().unwrap();
+    assert!(gate.attached() && gate.ranges() == 1);
+    write(&region, 2);
+    assert_eq!(transaction.commit().unwrap().to_vec(), [2]);
+    assert!(region.counters().hypervisor.is_some());
+
+    // Or tells why not, and tries again the next time.
+    gate.forget_session();
+    gate.fail_next(abi::CDA_OP_ATTACH, libc::EACCES);
+    match region.begin() {
+        Err(error @ CycleError::Attach(_)) => {
+            let text = hvckpt::explain(&error);
+            assert!(text.contains("refuses the token"), "{text}");
+        }
+        other => panic!("{other:?}"),
+    }
+    gate.fail_next(abi::CDA_OP_REGISTER, libc::ENOSPC);
+    assert!(matches!(region.begin(), Err(CycleError::Attach(_))));
+    let transaction = region.begin().unwrap();
+    write(&region, 3);
+    assert_eq!(transaction.commit().unwrap().to_vec(), [3]);
+    drop(region);
+    assert!(!gate.attached() && gate.ranges() == 0);
 }
 
 #[test]

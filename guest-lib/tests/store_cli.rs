@@ -8,7 +8,7 @@ use std::fs;
 use std::path::Path;
 use std::process::{Command, Output};
 
-use hvckpt::store::{Durability, Page, PageWrite, Store, StoreOptions};
+use hvckpt::store::{Durability, Page, PageWrite, Store, StoreKey, StoreOptions};
 use serde_json::Value;
 use store_common::Scratch;
 
@@ -114,4 +114,50 @@ fn damage_and_absence_have_their_exit_status() {
         hvckpt(&["compact", absent.to_str().unwrap()]).status.code(),
         Some(2)
     );
+}
+
+#[test]
+fn keys_are_made_needed_and_named() {
+    let scratch = Scratch::new("cli-key");
+    let path = |name: &str| scratch.path().join(name).to_str().unwrap().to_owned();
+    let (store, key, other) = (path("store"), path("key"), path("other"));
+    let made = hvckpt(&["keygen", &key]);
+    assert_eq!(made.status.code(), Some(0));
+    let id = String::from_utf8(made.stdout).unwrap().trim().to_owned();
+    assert_eq!(
+        hvckpt(&["keygen", &key]).status.code(),
+        Some(2),
+        "it exists"
+    );
+    hvckpt(&["keygen", &other]);
+    let mut options = StoreOptions::default();
+    options.key = Some(StoreKey::load(&key).unwrap());
+    let page = Page([3; 512]);
+    let open = Store::open(&store, options).unwrap();
+    let area = open.area("main", 0x10_0000, 2).unwrap();
+    let write = PageWrite::new(area, 1, &page);
+    open.commit(&[write], Durability::Sync).unwrap();
+    drop(open);
+    let shown = json(&hvckpt(&["inspect", &store, "--key", &key, "--json"]));
+    assert_eq!(shown["images"][0]["key"], *id);
+    for (arguments, what) in [
+        (vec!["verify", &store], "no key was given"),
+        (vec!["verify", &store, "--key", &other], &id[..]),
+        (vec!["verify", &store, "--key", "/nothing"], "cannot read"),
+    ] {
+        let refused = hvckpt(&arguments);
+        let text = String::from_utf8(refused.stderr).unwrap();
+        assert_eq!(refused.status.code(), Some(2), "{text}");
+        assert!(text.contains(what), "{text}");
+    }
+    let compacted = Command::new(env!("CARGO_BIN_EXE_hvckpt"))
+        .args(["compact", &store])
+        .env("HVCKPT_STORE_KEY", &key)
+        .output()
+        .unwrap();
+    assert_eq!(compacted.status.code(), Some(0), "{compacted:?}");
+    let file = path("out");
+    let restored = hvckpt(&["restore", &store, "--key", &key, "--output", &file]);
+    assert_eq!(restored.status.code(), Some(0), "{restored:?}");
+    assert_eq!(fs::read(file).unwrap()[4096], 3);
 }

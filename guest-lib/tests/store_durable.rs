@@ -8,11 +8,11 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
-use hvckpt::TrackerKind;
 use hvckpt::store::backend::CrashDisk;
 use hvckpt::store::{
     Durability, Durable, DurableError, MapError, Page, PageWrite, Store, StoreError, StoreOptions,
 };
+use hvckpt::{SimGate, TrackerKind};
 use proptest::prelude::*;
 use store_common::{Scratch, builder, trackers};
 
@@ -263,6 +263,122 @@ fn group_commits_share_syncs() {
         operations < 3 * 80 / 2,
         "{operations} operations for 80 commits"
     );
+}
+
+/// The domain is resumed elsewhere in the middle of things.
+#[test]
+fn a_lost_session_loses_nothing() {
+    let gate = SimGate::default();
+    let disk = CrashDisk::new();
+    let store = Arc::new(Store::open_on(Arc::new(disk.clone()), StoreOptions::default()).unwrap());
+    let region = builder("main", TrackerKind::Sim)
+        .sim(gate.clone())
+        .pages(4)
+        .open_in(&store)
+        .unwrap();
+    let commit = |region: &Durable, at: usize, value: u64| {
+        let transaction = region.begin().unwrap();
+        set(region, at, value);
+        transaction.commit(Durability::Sync).unwrap()
+    };
+    commit(&region, 0, 1);
+    // Inside a transaction: the list is lost, every page is compared.
+    let transaction = region.begin().unwrap();
+    set(&region, 600, 2);
+    gate.forget_session();
+    set(&region, 1200, 3);
+    transaction.commit(Durability::Sync).unwrap();
+    // Between two: nobody watches until the next begins, which attaches anew.
+    set(&region, 1800, 4);
+    commit(&region, 1, 5);
+    assert!(gate.attached());
+    // Inside one which is aborted.
+    let transaction = region.begin().unwrap();
+    set(&region, 600, 9);
+    gate.forget_session();
+    set(&region, 1201, 9);
+    transaction.abort();
+    let version = commit(&region, 2, 6);
+    let expected = [
+        (0, 1),
+        (600, 2),
+        (1200, 3),
+        (1800, 4),
+        (1, 5),
+        (2, 6),
+        (1201, 0),
+    ];
+    for (at, value) in expected {
+        assert_eq!(word(&region, at), value, "word {at}");
+    }
+    // From then on lists are short again: one page, not four.
+    let pages = store.versions().last().unwrap().records;
+    assert_eq!((pages, version), (1, region.version()));
+    drop((region, store));
+    let store = Arc::new(Store::open_on(Arc::new(disk), StoreOptions::default()).unwrap());
+    let region = builder("main", TrackerKind::Sim).open_in(&store).unwrap();
+    for (at, value) in expected {
+        assert_eq!(word(&region, at), value, "word {at} after recovery");
+    }
+}
+
+#[test]
+fn what_happens_is_counted() {
+    let disk = CrashDisk::new();
+    let mut options = StoreOptions::default();
+    options.interval = std::time::Duration::from_secs(100);
+    options.queue_bytes = 3 * 4096;
+    let store = Store::open_on(Arc::new(disk.clone()), options).unwrap();
+    let metrics = store.metrics();
+    let area = store.area("main", 0, 8).unwrap();
+    let page = Page([7; 512]);
+    let commit = |durability| store.commit(&[PageWrite::new(area, 3, &page)], durability);
+    commit(Durability::Sync).unwrap();
+    let written = metrics.bytes();
+    assert!(written > 128 + 4096 / 8);
+    commit(Durability::Async).unwrap();
+    commit(Durability::Async).unwrap();
+    assert_eq!((metrics.lag(), metrics.bytes()), (2, written));
+    // The queue is full: this one writes.
+    commit(Durability::Async).unwrap();
+    assert_eq!(metrics.lag(), 0);
+    assert!(metrics.bytes() > written);
+    disk.space(Some(0));
+    commit(Durability::Group).unwrap_err();
+    let count = |durability| metrics.commits(durability).count();
+    let counts = [Durability::Sync, Durability::Group, Durability::Async].map(count);
+    assert_eq!(counts, [1, 0, 3]);
+    let registry = hvckpt::metrics::Registry::new();
+    registry.add("main", metrics);
+    let text = registry.prometheus();
+    for line in [
+        "hvckpt_store_commit_seconds_count{source=\"main\",durability=\"async\"} 3",
+        "hvckpt_store_commits_failed_total{source=\"main\"} 1",
+        "hvckpt_store_backpressure_total{source=\"main\"} 1",
+        "hvckpt_store_written_pages_total{source=\"main\"} 4",
+    ] {
+        assert!(text.contains(line), "{line} is not in\n{text}");
+    }
+}
+
+/// As docs/spec-image.md says.
+#[test]
+fn one_word_of_a_gibibyte_takes_424_bytes() {
+    let store = Store::open_on(Arc::new(CrashDisk::new()), StoreOptions::default()).unwrap();
+    let area = store.area("main", 0, 1 << 18).unwrap();
+    let mut page = Page([1; 512]);
+    for n in 0..40_u64 {
+        let old = page;
+        page.0[n as usize] = n + 2;
+        let write = PageWrite::new(area, 100_000, &page);
+        let write = if n == 0 { write } else { write.old(&old) };
+        store.commit(&[write], Durability::Sync).unwrap();
+        let bytes = store.versions().last().unwrap().bytes;
+        let most = 128 + 48 + 3 * 48 + 104;
+        // Every ninth starts the nodes anew, every seventeenth the page.
+        assert!(n % 9 == 0 || n % 17 == 0 || bytes == most, "{n}: {bytes}");
+    }
+    assert!(store.view(None).unwrap().page(0, 100_000).unwrap() == page);
 }
 
 #[derive(Debug, Clone)]

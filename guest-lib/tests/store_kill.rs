@@ -1,4 +1,4 @@
-//! A program which commits is killed at random instants, a hundred times;
+//! A program which commits is killed at random instants, 120 times;
 //! what is found is compared with what it had acknowledged.
 
 #![allow(clippy::cast_possible_truncation)] // 64-bit only
@@ -15,10 +15,10 @@ use std::time::Duration;
 
 use hvckpt::TrackerKind;
 use hvckpt::store::backend::{Backend, Directory};
-use hvckpt::store::{Store, StoreOptions, verify};
+use hvckpt::store::{Store, StoreKey, StoreOptions, verify};
 use store_common::Scratch;
 
-const KILLS: u64 = 110;
+const KILLS: u64 = 60;
 const DIRECTORY: &str = "HVCKPT_TEST_VICTIM";
 
 /// Does nothing unless the other test starts it as another process.
@@ -29,15 +29,34 @@ fn victim() {
     }
 }
 
+/// HVCKPT_KILLS makes it longer.
+fn kills() -> u64 {
+    std::env::var("HVCKPT_KILLS").map_or(KILLS, |text| text.parse().unwrap())
+}
+
 #[test]
-fn killed_a_hundred_times_it_keeps_what_it_acknowledged() {
-    let scratch = Scratch::new("kill");
+fn killed_at_any_instant_it_keeps_what_it_acknowledged() {
+    killed("kill", None);
+}
+
+#[test]
+fn killed_at_any_instant_an_encrypted_store_keeps_what_it_acknowledged() {
+    killed("kill-sealed", Some(&StoreKey::generate().unwrap()));
+}
+
+fn killed(name: &str, key: Option<&StoreKey>) {
+    let scratch = Scratch::new(name);
+    let (directory, file) = (scratch.path().join("store"), scratch.path().join("key"));
+    if let Some(key) = key {
+        key.save(&file).unwrap();
+    }
     let mut model = vec![0_u64; store_counter::PAGES * 512];
     let mut now = 0;
-    for kill in 0..KILLS {
+    for kill in 0..kills() {
         let mut child = Command::new(std::env::current_exe().unwrap())
             .args(["--exact", "victim", "--nocapture", "--test-threads=1"])
-            .env(DIRECTORY, scratch.path())
+            .env(DIRECTORY, &directory)
+            .envs(key.map(|_| ("HVCKPT_STORE_KEY", &file)))
             .stdout(Stdio::piped())
             .spawn()
             .unwrap();
@@ -58,7 +77,8 @@ fn killed_a_hundred_times_it_keeps_what_it_acknowledged() {
 
         let mut options = StoreOptions::default();
         options.read_only = true;
-        let store = match Store::open(scratch.path(), options) {
+        options.key = key.cloned();
+        let store = match Store::open(&directory, options) {
             Ok(store) => store,
             // Killed before there was anything.
             Err(_) if now == 0 && acknowledged == 0 => continue,
@@ -85,8 +105,8 @@ fn killed_a_hundred_times_it_keeps_what_it_acknowledged() {
             );
         }
     }
-    assert!(now > KILLS, "only {now} transactions");
-    let backend: Arc<dyn Backend> = Arc::new(Directory::new(scratch.path()));
-    let examined = verify(&backend, |_| {}).unwrap();
+    assert!(now > kills(), "only {now} transactions");
+    let backend: Arc<dyn Backend> = Arc::new(Directory::new(&directory));
+    let examined = verify(&backend, key, |_| {}).unwrap();
     assert!(examined.sound(), "{:?}", examined.problems);
 }

@@ -111,6 +111,8 @@ job_begin() {
     for f in dom0-init teardown vif; do cp "$HVCKPT_ROOT/scripts/lab/$f" "$JOB/dom0/lab/"; done
     for f in lab-domu lab-key poweroff; do cp "$HVCKPT_ROOT/scripts/lab/$f" "$JOB/dom0/lab/bin/"; done
     cp "$LABAGENT" "$JOB/dom0/lab/bin/"
+    # Takes the place of the disk's, which is Dom0's own.
+    [ -z "${GUEST_VMLINUX:-}" ] || cp "$GUEST_VMLINUX" "$JOB/dom0/lab/vmlinux"
     cp "$LABAGENT" "$JOB/domu/lab/bin/"
     cp "$HVCKPT_ROOT/scripts/lab/domu-init" "$JOB/domu/init"
     sed -i 's/^labagent /\/lab\/bin\/labagent /' "$JOB/domu/init"
@@ -130,7 +132,7 @@ job_end() {
     cp "$HVCKPT_ROOT/scripts/lab/first-init" "$JOB/first/init"
     chmod -R u=rwX,go=rX "$JOB/first" "$JOB"/dom0/lab "$JOB"/domu/lab "$JOB"/domu/etc "$JOB"/domu/init
     { cat "$IMAGE/first.cpio"; cpio_of "$JOB/first"; } >"$RUN/dom0.initrd"
-    { cat "$IMAGE/domu.cpio"; cpio_of "$JOB/domu"; } >"$JOB/dom0/lab/domu.initrd"
+    { cat "${GUEST_CPIO:-$IMAGE/domu.cpio}"; cpio_of "$JOB/domu"; } >"$JOB/dom0/lab/domu.initrd"
     tar -C "$JOB/dom0" --owner=0 --group=0 --sort=name --mtime=@0 -cf "$RUN/job.tar" .
     rm -rf -- "$JOB"
 }

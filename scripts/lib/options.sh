@@ -1,8 +1,9 @@
 # shellcheck shell=bash
 # Options which guest-run and boot have in common.
 
-LAB_TYPE=pv LAB_VCPUS=1 LAB_MEM=512 LAB_ICOUNT=0 LAB_XEN='' LAB_XEN_ARGS='' LAB_DEBUG=0
-LAB_KEY=1 LAB_ADDS=()
+LAB_TYPE=pv LAB_VCPUS=1 LAB_MEM=512 LAB_ICOUNT=0 LAB_XEN='' LAB_XEN_ARGS='' LAB_DEBUG=0 LAB_BASE=4.20
+LAB_GUEST_KERNEL=6.12
+LAB_KEY=1 LAB_ADDS=() LAB_DISK=''
 
 need_value() { [ "$2" -ge 2 ] || die "$1 needs a value" "$HVCKPT_PROG --help"; }
 need_number() { case $2 in ''|*[!0-9]*) die "$1 needs a number, not '$2'" ;; esac; }
@@ -12,7 +13,7 @@ need_number() { case $2 in ''|*[!0-9]*) die "$1 needs a number, not '$2'" ;; esa
 lab_option() {
     TAKEN=0
     case $1 in
-    --type|--vcpus|--mem|--xen|--xen-args|--add) need_value "$1" $#; TAKEN=2 ;;
+    --type|--vcpus|--mem|--xen|--base|--guest-kernel|--xen-args|--add|--disk) need_value "$1" $#; TAKEN=2 ;;
     --icount|--debug-xen|--no-key) TAKEN=1 ;;
     *) return 0 ;;
     esac
@@ -21,8 +22,13 @@ lab_option() {
     --vcpus) need_number "$1" "$2"; LAB_VCPUS=$2 ;;
     --mem) need_number "$1" "$2"; LAB_MEM=$2 ;;
     --xen) LAB_XEN=$2 ;;
+    --base) LAB_BASE=$2 ;;
+    --guest-kernel) _guest_kernel_suites "$2" >/dev/null; LAB_GUEST_KERNEL=$2 ;;
     --xen-args) LAB_XEN_ARGS+=" $2" ;;
     --add) LAB_ADDS+=("$2") ;;
+    --disk)
+        [ -f "$2" ] && [ -w "$2" ] || die "no writable disk image $2" "make one: truncate -s 64M FILE; mke2fs -t ext4 FILE"
+        LAB_DISK=$(readlink -f "$2") ;;
     --icount) LAB_ICOUNT=1 ;;
     --debug-xen) LAB_DEBUG=1 ;;
     --no-key) LAB_KEY=0 ;;

@@ -13,9 +13,10 @@ lab_prepare() {
             XEN_IMAGE=$RUN/xen
         fi
     else
-        xen_build "${LAB_BASE:-4.20}" 1 "${LAB_DEBUG:-0}"
+        xen_build "$LAB_BASE" 1 "${LAB_DEBUG:-0}"
     fi
     image_build "$(_lab_series)"
+    guest_kernel_build "$LAB_GUEST_KERNEL"
     agent_build
     crates_build
 }
@@ -53,6 +54,8 @@ lab_qemu_args() {
         -initrd "$IMAGE/vmlinux console=hvc0 loglevel=5 panic=-1 watchdog_thresh=60,$RUN/dom0.initrd"
         -drive "file=$IMAGE/dom0.img,format=raw,if=virtio,snapshot=on"
         -drive "file=$RUN/job.tar,format=raw,if=virtio,readonly=on")
+    # Not a snapshot: it outlives the machine, also when that is killed.
+    [ -z "${LAB_DISK:-}" ] || QEMU_ARGS+=(-drive "file=$LAB_DISK,format=raw,if=virtio,cache=writeback")
     if [ "${LAB_ICOUNT:-0}" = 1 ]; then
         QEMU_ARGS+=(-accel tcg,thread=single -icount shift=0,sleep=off -smp 1)
     else

@@ -12,33 +12,41 @@ _xen_stage() {
     local stage
     [ -d "$XEN_PATCH_DIR" ] || return 0
     make_tmpdir stage
-    ( cd "$XEN_PATCH_DIR" && find . \( -name series -o -name '*.patch' -o -name 'pagefault_cda.c' -o -name cda.h \) \
+    ( cd "$XEN_PATCH_DIR" && find . \( -name series -o -name '*.patch' -o -name 'pagefault_cda*.c' -o -name 'cda*.h' \) \
         -type f -print0 | xargs -0 -r cp -p --parents -t "$stage" )
     XEN_PATCH_DIR=$stage
 }
 
-# xen_series: absolute names of the patches in order, one per line.
+# xen_series: absolute names of the patches in order, one per line. A release
+# whose own files differ has a series of its own, in a directory of its name.
 xen_series() {
-    local name
-    [ -e "$XEN_PATCH_DIR/series" ] || return 0
+    local name dir=$XEN_PATCH_DIR
+    [ ! -e "$dir/$XEN_RELEASE/series" ] || dir=$dir/$XEN_RELEASE
+    [ -e "$dir/series" ] || return 0
     while read -r name _; do
         case $name in ''|'#'*) continue ;; esac
-        [ -e "$XEN_PATCH_DIR/$name" ] ||
-            die "xen-patch/series names '$name', which does not exist" "fix xen-patch/series"
-        printf '%s\n' "$XEN_PATCH_DIR/$name"
-    done <"$XEN_PATCH_DIR/series"
+        [ -e "$dir/$name" ] ||
+            die "xen-patch/${dir#"$XEN_PATCH_DIR"}/series names '$name', which does not exist" "fix that file"
+        printf '%s\n' "$dir/$name"
+    done <"$dir/series"
 }
 
 # Files of ours which are copied into the tree: "from to", where they exist.
 xen_copies() {
     local from=$XEN_PATCH_DIR
     [ ! -e "$from/pagefault_cda.c" ] || printf '%s\n' "$from/pagefault_cda.c xen/arch/x86/pv/pagefault_cda.c"
+    [ ! -e "$from/pagefault_cda_emul.c" ] ||
+        printf '%s\n' "$from/pagefault_cda_emul.c xen/arch/x86/pv/pagefault_cda_emul.c"
     [ ! -e "$from/include/asm/cda.h" ] || printf '%s\n' "$from/include/asm/cda.h xen/arch/x86/include/asm/pv/cda.h"
+    [ ! -e "$from/include/asm/cda-compat.h" ] ||
+        printf '%s\n' "$from/include/asm/cda-compat.h xen/arch/x86/include/asm/pv/cda-compat.h"
     [ ! -e "$from/include/public/cda.h" ] || printf '%s\n' "$from/include/public/cda.h xen/include/public/cda.h"
 }
 
-# xen_config PATCHED DEBUG: the part of .config which we decide.
+# xen_config PATCHED DEBUG: the part of .config which we decide, and what the
+# user adds in XEN_CONFIG.
 xen_config() {
+    [ -z "${XEN_CONFIG:-}" ] || printf '%s\n' "$XEN_CONFIG"
     printf 'CONFIG_PV=y\nCONFIG_HVM=y\n'
     if [ "$2" = 1 ]; then printf 'CONFIG_DEBUG=y\n'; else printf '# CONFIG_DEBUG is not set\n'; fi
     [ "$1" = 0 ] || printf 'CONFIG_CDA=y\n'
@@ -68,7 +76,7 @@ _xen_prepare() {
         if ! patch -d "$tmp/src" -p1 --no-backup-if-mismatch -f <"$p" >"$tmp/patch.log" 2>&1; then
             cat "$tmp/patch.log" >&2
             die "$(basename "$p") does not apply to Xen $XEN_VERSION (log: $(keep_log "$tmp/patch.log"))" \
-                "refresh the patch for this base"
+                "xen-patch has series for 4.17, 4.20, 4.21 and 4.22; for another release, refresh the nearest"
         fi
     done
     while read -r f p; do cp -- "$f" "$tmp/src/$p"; done < <(if [ "$XEN_PATCHED" = 1 ]; then xen_copies; fi)

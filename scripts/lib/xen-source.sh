@@ -100,8 +100,8 @@ _xen_cached() {
     XEN_TARBALL=$f XEN_TARBALL_SHA=$sha XEN_VERSION=$2
 }
 
-# xen_source BASE: sets XEN_SRC_ID (content), XEN_VERSION, and either
-# XEN_TARBALL or XEN_DIR.
+# xen_source BASE: sets XEN_SRC_ID (content), XEN_VERSION, XEN_RELEASE (as
+# 4.20), and either XEN_TARBALL or XEN_DIR.
 xen_source() {
     XEN_TARBALL='' XEN_DIR=''
     if [ -d "$1" ]; then
@@ -116,7 +116,13 @@ xen_source() {
     else
         xen_tarball "$1"
         XEN_SRC_ID=${XEN_TARBALL_SHA:0:20}
+        XEN_RELEASE=$1
+        return 0
     fi
+    XEN_RELEASE=$(if [ -n "$XEN_DIR" ]; then cat "$XEN_DIR/xen/Makefile"; else
+                      tar -xOf "$XEN_TARBALL" --wildcards --no-wildcards-match-slash '*/xen/Makefile'; fi 2>/dev/null |
+        awk '/^export XEN_VERSION *=/ {v = $NF} /^export XEN_SUBVERSION *=/ {s = $NF} END {print v "." s}')
+    [ "$XEN_RELEASE" != . ] || die "$1 holds no Xen source (no version in xen/Makefile)"
 }
 
 # Source files of a directory, without what a build leaves behind.

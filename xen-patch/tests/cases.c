@@ -24,10 +24,14 @@ static unsigned long *entry_at(struct mm *mm, unsigned long va)
     return walk_l1e(mm->l4, va);
 }
 
-static void exact_lists(void)
+static void exact_lists_with(unsigned int mode)
 {
-    struct mm *mm = one_range(0, 4);
+    struct mm *mm;
     unsigned int i, round;
+
+    proc_mode = mode;
+    mm = one_range(0, 4);
+    proc_mode = CDA_MODE_PTXEN;
 
     CHECK(!proc_cycle(mm, CDA_OP_begin, 0), "begin");
     for ( round = 0; round < 16; ++round )
@@ -35,11 +39,103 @@ static void exact_lists(void)
         for ( i = 0; i < 4; ++i )
             if ( round >> i & 1 )
                 hw_store(data_va(0, i), next_stamp());
+        CHECK(proc_cycle(mm, CDA_OP_peek, 0) ==
+              __builtin_popcount(round), "what was written so far");
         CHECK(proc_cycle(mm, CDA_OP_commit, 0) ==
               __builtin_popcount(round), "exactly what was written");
         for ( i = 0; i < 4; ++i )
             CHECK(proc_reported(mm, 0, i) == (round >> i & 1), "which");
     }
+    hw_store(data_va(0, 2), next_stamp());
+    CHECK(proc_cycle(mm, CDA_OP_end, 0) == 1, "end");
+    hw_store(data_va(0, 3), next_stamp());
+    CHECK(!proc_cycle(mm, CDA_OP_begin, 0), "begin again");
+    CHECK(!proc_cycle(mm, CDA_OP_commit, 0), "what came in between is not");
+    world_end();
+}
+
+static void exact_lists(void)
+{
+    exact_lists_with(CDA_MODE_PTXEN);
+}
+
+static void exact_lists_scan(void)
+{
+    exact_lists_with(CDA_MODE_SCANXEN);
+}
+
+static void exact_lists_auto(void)
+{
+    exact_lists_with(CDA_MODE_AUTOXEN);
+}
+
+/* A page that is written in every cycle stops faulting; then it cools down. */
+static void hot_page(void)
+{
+    struct mm *mm;
+    struct cda_query q;
+    unsigned long faults = 0;
+    unsigned int i, clean;
+
+    proc_mode = CDA_MODE_AUTOXEN;
+    mm = one_range(0, 4);
+    proc_mode = CDA_MODE_PTXEN;
+    proc_cycle(mm, CDA_OP_begin, 0);
+    for ( i = 0; i < 20; ++i )
+    {
+        if ( i == 4 )
+            faults = hw_faults;
+        hw_store(data_va(0, 1), next_stamp());
+        CHECK(proc_cycle(mm, CDA_OP_commit, 0) == 1, "reported");
+    }
+    CHECK(hw_faults == faults, "a hot page faults");
+    CHECK(*entry_at(mm, data_va(0, 1)) & CDA_L1E_WATCH, "watched");
+    CHECK(!(*entry_at(mm, data_va(0, 1)) & _PAGE_DIRTY), "D cleared");
+    for ( clean = 0; *entry_at(mm, data_va(0, 1)) & CDA_L1E_WATCH; ++clean )
+        CHECK(clean < 200 && !proc_cycle(mm, CDA_OP_commit, 0), "cools down");
+    CHECK(clean > 10, "not at once");
+    CHECK(!proc_query(mm, &q) && q.counters.heated == 1 &&
+          q.counters.cooled == 1 && q.counters.watched > 10, "counted");
+    hw_store(data_va(0, 1), next_stamp());
+    CHECK(hw_faults == faults + 1, "cold again");
+    CHECK(proc_cycle(mm, CDA_OP_commit, 0) == 1, "reported");
+    world_end();
+}
+
+/* Who stops watching gives D back, and the kernel the last word on RW. */
+static void watched_given_back(void)
+{
+    struct mm *mm;
+    unsigned long e;
+
+    proc_mode = CDA_MODE_SCANXEN;
+    mm = one_range(0, 4);
+    proc_mode = CDA_MODE_PTXEN;
+    proc_cycle(mm, CDA_OP_begin, 0);
+    CHECK((*entry_at(mm, data_va(0, 1)) & (CDA_L1E_WATCH | _PAGE_DIRTY)) ==
+          CDA_L1E_WATCH, "D is withheld");
+    proc_unregister(mm, 0);
+    e = *entry_at(mm, data_va(0, 1));
+    CHECK((e & _PAGE_DIRTY) && !(e & (CDA_L1E_BITS | _PAGE_RW)),
+          "%#lx is left", e);
+    CHECK(!hw_store(data_va(0, 1), next_stamp()), "the kernel resolves it");
+    world_end();
+}
+
+/* A token for one mode does not open another. */
+static void mode_mask(void)
+{
+    struct mm *mm;
+
+    world_start();
+    token_modes = 1u << CDA_MODE_PTXEN;
+    mm = world_session(0);
+    token_modes = 0;
+    proc_mode = CDA_MODE_AUTOXEN;
+    CHECK(proc_register(mm, 0, va_of(0, 0), 4, io_va(2), 4096) == -EPERM,
+          "a mode which the token does not allow");
+    proc_mode = CDA_MODE_PTXEN;
+    CHECK(proc_register(mm, 0, va_of(0, 0), 4, io_va(2), 4096) >= 0, "allowed");
     world_end();
 }
 
@@ -218,7 +314,7 @@ static void revoke_takes_back(void)
     struct mm *mm = one_range(0, 4);
     struct cda_ctl_revoke rv = { .size = sizeof(rv), .domid = 1 };
     struct cda_ctl_limits l = { .size = sizeof(l), .domid = 1 };
-    unsigned long faults;
+    unsigned long faults = 0;
     unsigned int i;
 
     proc_register(mm, 1, va_of(1, 0), 4, io_va(3), 4096);
@@ -492,6 +588,11 @@ static void identity(void)
 
 const struct test_case cases[] = {
     { "exact lists", exact_lists },
+    { "exact lists, Scanxen", exact_lists_scan },
+    { "exact lists, Autoxen", exact_lists_auto },
+    { "hot page", hot_page },
+    { "watched pages given back", watched_given_back },
+    { "mode mask", mode_mask },
     { "unwritable header", lost_header },
     { "unwritable entries", lost_entries },
     { "unwritable header only", lost_header_only },

@@ -58,8 +58,17 @@ static void check_chunk(const struct mm *mm, const struct cda_range *r,
         e = table(mfn_x(c->l1))[i];
         if ( test_bit(i, c->dirty) )
             any = true;
+        else if ( e & CDA_L1E_WATCH )
+        {
+            CHECK((e & (_PAGE_PRESENT | _PAGE_RW)) ==
+                  (_PAGE_PRESENT | _PAGE_RW) && r->heat &&
+                  test_bit(i, r->heat[n].hot),
+                  "chunk %u slot %u: nobody watches entry %#lx", n, i, e);
+            any = true;
+        }
         else
-            CHECK((e & _PAGE_PRESENT) && (e & (CDA_L1E_RO | CDA_L1E_SEEN)),
+            CHECK((e & _PAGE_PRESENT) && !(e & _PAGE_RW) &&
+                  (e & (CDA_L1E_RO | CDA_L1E_SEEN)),
                   "chunk %u slot %u: entry %#lx is untracked, believed clean",
                   n, i, e);
     }

@@ -31,7 +31,9 @@ static void gate_rows(struct mm *mm, const struct gate_row *row)
 static void no_session(void)
 {
     static const struct gate_row rows[] = {
-        { "version", { 0 }, CDA_ABI_VERSION | CDA_CAP_PTXEN },
+        { "version", { 0 }, CDA_ABI_VERSION | CDA_CAP_PTXEN | CDA_CAP_EMULXEN |
+          CDA_CAP_SCANXEN |
+          CDA_CAP_AUTOXEN },
         { "version with an argument", { 0, 1 }, -EINVAL },
         { "version with a second one", { 0, 0, 1 }, -EINVAL },
         { "version with a last one", { 0, 0, 0, 0, 0, 1 }, -EINVAL },
@@ -193,7 +195,9 @@ static void register_rows(void)
     const struct row rows[] = {
         { "size", 1, 0, A, 4, L, 4096, 0, 0, 63, -EINVAL },
         { "mode 0", 0, 0, A, 4, L, 4096, 0, 0, 64, -EINVAL },
-        { "mode 2", 2, 0, A, 4, L, 4096, 0, 0, 64, -EINVAL },
+        { "mode 5", 5, 0, A, 4, L, 4096, 0, 0, 64, -EINVAL },
+        { "mode 33", 33, 0, A, 4, L, 4096, 0, 0, 64, -EINVAL },
+        { "mode 2^31", 1U << 31, 0, A, 4, L, 4096, 0, 0, 64, -EINVAL },
         { "flags", 1, 1, A, 4, L, 4096, 0, 0, 64, -EINVAL },
         { "reserved", 1, 0, A, 4, L, 4096, 1, 0, 64, -EINVAL },
         { "reserved", 1, 0, A, 4, L, 4096, 0, 1, 64, -EINVAL },
@@ -296,7 +300,9 @@ static void control_rows(void)
     world_start();
     world_be(0);
     CHECK(do_cda_op(CDA_CTL_add_token, h) == -EPERM, "from a guest");
-    CHECK(ctl(CDA_CTL_version, NULL) == (CDA_ABI_VERSION | CDA_CAP_PTXEN) &&
+    CHECK(ctl(CDA_CTL_version, NULL) == (CDA_ABI_VERSION | CDA_CAP_PTXEN | CDA_CAP_EMULXEN |
+          CDA_CAP_SCANXEN |
+          CDA_CAP_AUTOXEN) &&
           ctl(CDA_CTL_version, &t) == -EINVAL, "version");
     CHECK(ctl(77, &t) == -ENOSYS, "unknown command");
     CHECK(ctl(CDA_CTL_add_token, NULL) == -EFAULT, "no argument");
@@ -307,7 +313,7 @@ static void control_rows(void)
     TOKEN(tag, 0, -EINVAL);
     TOKEN(lifetime_ms, 0, -EINVAL);
     TOKEN(lifetime_ms, 3600001, -EINVAL);
-    TOKEN(reserved, 1, -EINVAL);
+    TOKEN(modes, 1, -EINVAL);
     TOKEN(token[0], 0, -EINVAL);
     TOKEN(domid, 99, -ESRCH);
     TOKEN(domid, 0x10001, -ESRCH);

@@ -54,7 +54,11 @@ static void do_register(struct mm *mm)
     unsigned int r = rnd(NR_RANGES), c = rnd(DATA_CHUNKS);
     unsigned long va, bytes, start = va_of(c, 0), pages = 4;
 
+    static const uint8_t modes[] = { CDA_MODE_PTXEN, CDA_MODE_SCANXEN,
+                                     CDA_MODE_AUTOXEN, CDA_MODE_EMULXEN };
+
     log_of(r, &va, &bytes);
+    proc_mode = modes[rnd(ARRAY_SIZE(modes))];
     switch ( rnd(7) )
     {
     case 0:

@@ -381,7 +381,9 @@ void kern_gup_write(struct mm *mm, unsigned int c, unsigned int a,
     while ( !((e = pte(mm, c, slot)) & _PAGE_PRESENT) || !(e & _PAGE_RW) )
         if ( (rc = fault_locked(mm, va_of(c, slot), true)) != 0 )
             break;
-    if ( !rc && mm->page[c][a].vma_w && !mm->page[c][a].foreign )
+    /* Where D is looked at such writes are missed, and documented to be. */
+    if ( !rc && mm->page[c][a].vma_w && !mm->page[c][a].foreign &&
+         !(e & CDA_L1E_WATCH) )
     {
         *table(frame_of(e)) = value;
         truth_wrote(mm, va_of(c, slot), frame_of(e), false);

@@ -56,6 +56,7 @@ struct range                      /* what the process knows: see proc.c */
     uint64_t *shadow;             /* contents as of the last list */
     uint32_t *gen;                /* how often the copy was refreshed */
     uint8_t *quiet;               /* not touched by anybody since */
+    uint64_t *word;               /* last word entry of each page */
 };
 
 struct proc

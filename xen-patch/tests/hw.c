@@ -147,7 +147,9 @@ static bool translate(unsigned long va, bool write, enum who who,
 /* do_page_fault(): true if the access is to be tried again. */
 static bool xen_fault(unsigned long va, unsigned int ec)
 {
-    struct cpu_user_regs regs = { .error_code = ec };
+    struct cpu_user_regs regs = {
+        .error_code = ec, .eflags = X86_EFLAGS_IF, .rip = 0x1000, .cs = 0x33,
+    };
     struct page_info *held = current->locked_page;
     bool fixed = false;
 
@@ -160,6 +162,41 @@ static bool xen_fault(unsigned long va, unsigned int ec)
         CHECK(current->locked_page == held, "fault handler keeps a lock");
     }
     return fixed;
+}
+
+/*
+ * Instead of Xen's instruction emulator, which is not part of this: the store
+ * that faulted, if it was one by the process.
+ */
+bool cda_emulate(struct cda_store *store, struct cpu_user_regs *regs)
+{
+    struct vcpu *v = current;
+    enum cda_stored rc;
+
+    if ( !v->emul.possible )
+        return false;
+    rc = cda_store_write(store, v->emul.va, &v->emul.value,
+                         sizeof(v->emul.value));
+    CHECK((rc == CDA_STORED) == v->emul.done, "store %u", rc);
+
+    return rc == CDA_STORED || rc == CDA_AGAIN;
+}
+
+/* The lock of a word log is about to be released. */
+void emul_stored(void)
+{
+    struct vcpu *v = current;
+    unsigned long *p;
+
+    if ( !v->emul.possible || v->emul.done )
+        return;
+    p = walk_l1e(v->mm->l4, v->emul.va);
+    CHECK(p && (*p & _PAGE_PRESENT), "emulated where nothing is mapped");
+    /* Stamps are unique: it is there, or it was refused. */
+    if ( *table(frame_of(*p)) != v->emul.value )
+        return;
+    v->emul.done = true;
+    truth_wrote(v->mm, v->emul.va, frame_of(*p), false);
 }
 
 /* One access of up to a page: 0 or -EFAULT. */
@@ -178,11 +215,21 @@ static int access(unsigned long va, void *buf, unsigned int n, bool write,
         /* Granted is as good as written, whatever comes of the access. */
         if ( current->mm )
             truth_touched(current->mm, va & PAGE_MASK, 1);
+        current->emul.possible = write && who == USER && n == 8 &&
+                                 !current->kernel_mode;
+        current->emul.done = false;
+        current->emul.va = va;
+        if ( current->emul.possible )
+            memcpy(&current->emul.value, buf, n);
         if ( xen_fault(va, ec) )
         {
+            current->emul.possible = false;
+            if ( current->emul.done )
+                return 0;
             truth_touched(current->mm, va & PAGE_MASK, 1);
             continue;
         }
+        current->emul.possible = false;
         /* Xen's own accesses end in its exception table. */
         if ( who == XEN || kern_fault(current->mm, va, write) )
             return -EFAULT;

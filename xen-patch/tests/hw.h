@@ -17,4 +17,6 @@ unsigned long *walk_l1e(unsigned long l4, unsigned long va);
 
 extern unsigned long hw_faults, hw_flushes;
 
+void emul_stored(void);
+
 #endif

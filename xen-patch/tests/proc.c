@@ -101,11 +101,13 @@ long ctl(unsigned int cmd, void *arg)
     return ctl_as(&vcpus[DOM0_VCPU], cmd, arg);
 }
 
+uint32_t token_modes;
+
 long add_token(uint8_t first, uint32_t max_ranges, uint64_t max_pages)
 {
     struct cda_ctl_token t = {
         .size = sizeof(t), .domid = 1, .tag = 42, .lifetime_ms = 3600000,
-        .max_ranges = max_ranges, .max_pages = max_pages,
+        .max_ranges = max_ranges, .max_pages = max_pages, .modes = token_modes,
     };
 
     memset(t.token, first, sizeof(t.token));
@@ -160,6 +162,7 @@ static void drop(struct range *r)
     free(r->shadow);
     free(r->gen);
     free(r->quiet);
+    free(r->word);
     memset(r, 0, sizeof(*r));
 }
 
@@ -191,13 +194,15 @@ long proc_attach(struct mm *mm, uint8_t token)
     return 0;
 }
 
+unsigned int proc_mode = CDA_MODE_PTXEN;
+
 long proc_register(struct mm *mm, unsigned int i, unsigned long start,
                    unsigned long pages, unsigned long log,
                    unsigned long log_bytes)
 {
     struct range *r = &mm->proc.range[i];
     struct cda_register reg = {
-        .size = sizeof(reg), .mode = CDA_MODE_PTXEN, .start = start,
+        .size = sizeof(reg), .mode = proc_mode, .start = start,
         .pages = pages, .log = log, .log_bytes = log_bytes,
     };
     struct cda_log none = { 0 };
@@ -227,6 +232,7 @@ long proc_register(struct mm *mm, unsigned int i, unsigned long start,
     r->shadow = calloc(pages, sizeof(*r->shadow));
     r->gen = calloc(pages, sizeof(*r->gen));
     r->quiet = calloc(pages, 1);
+    r->word = calloc(pages, sizeof(*r->word));
     return rc;
 }
 
@@ -298,7 +304,7 @@ static bool take_list(struct mm *mm, struct range *r, unsigned int op,
                       bool race, long rc)
 {
     struct cda_log h;
-    uint64_t e, last = 0;
+    uint64_t e, value, last = 0;
     unsigned long i, n = 0;
     bool lost;
 
@@ -318,8 +324,7 @@ static bool take_list(struct mm *mm, struct range *r, unsigned int op,
            h.epoch > r->epoch + (op != CDA_OP_peek);
     if ( op != CDA_OP_peek )
         r->epoch = h.epoch;
-    CHECK(h.entry_bytes == 8 && h.count <= h.dirty, "log header");
-    CHECK(lost || h.count == h.dirty, "a full log is not marked lost");
+    CHECK(h.entry_bytes == 8, "log header");
     CHECK(h.count <= (r->log_bytes - sizeof(h)) / 8, "more than fits");
     /* An abandoned call on all ranges may have finished this one. */
     CHECK(lost || !r->must_lose || rc < 0,
@@ -332,12 +337,33 @@ static bool take_list(struct mm *mm, struct range *r, unsigned int op,
             break;
         if ( lost && e >= r->pages )
             continue;             /* entries may be what was not written */
+        if ( (e >> CDA_ENTRY_KIND_SHIFT & CDA_ENTRY_KIND_MASK) ==
+             CDA_ENTRY_WORD )
+        {
+            CHECK(++i < h.count && !get_user(r->log + sizeof(h) + 8 * i, &value,
+                                             8), "half a word entry");
+            CHECK(e >> CDA_ENTRY_SIZE_SHIFT == 7, "size");
+            e &= CDA_ENTRY_INDEX;
+            CHECK(e < r->pages << PAGE_SHIFT && !(e & ~PAGE_MASK), "offset");
+            e >>= PAGE_SHIFT;
+            last = ~0UL;          /* no pages after words */
+            reported[e] |= 1;     /* 2: a page entry as well */
+            r->word[e] = value;
+            n++;
+            continue;
+        }
         CHECK(e < r->pages, "entry %lu beyond %lu pages", e, r->pages);
-        CHECK(lost || !i || e > last, "entries out of order");
+        CHECK(lost || !i || (e > last && last != ~0UL), "entries out of order");
         last = e;
-        reported[e] = 1;
+        reported[e] = 2;
         n++;
     }
+    CHECK(lost || n == h.dirty, "a full log is not marked lost");
+    /* A page of word entries only holds the last of them, or a later store. */
+    for ( i = 0; !lost && i < r->pages; ++i )
+        CHECK(reported[i] != 1 || !must || must[i] != r->gen[i] + 1 ||
+              content(mm, r->start + (i << PAGE_SHIFT)) == r->word[i] ||
+              !r->quiet[i], "page %lu: word entries do not add up", i);
     for ( i = 0; i < r->pages; ++i )
     {
         if ( !lost && !reported[i] )

@@ -17,6 +17,8 @@ extern unsigned int abandon_rate; /* one in so many restarts; 0: never */
 /* Control, as Dom0. */
 long ctl(unsigned int cmd, void *arg);
 long ctl_as(struct vcpu *v, unsigned int cmd, void *arg);
+/* What the next token allows; 0: everything. */
+extern uint32_t token_modes;
 long add_token(uint8_t first, uint32_t max_ranges, uint64_t max_pages);
 
 /* Bytes in the caller's own memory, through its mapping. */
@@ -26,6 +28,8 @@ int get_user(unsigned long va, void *buf, unsigned int n);
 
 /* Operations with everything they promise checked. */
 long proc_attach(struct mm *mm, uint8_t token);
+/* How the next range is tracked. */
+extern unsigned int proc_mode;
 long proc_register(struct mm *mm, unsigned int r, unsigned long start,
                    unsigned long pages, unsigned long log,
                    unsigned long log_bytes);

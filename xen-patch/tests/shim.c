@@ -3,7 +3,8 @@
 #include <stdarg.h>
 #include <stdlib.h>
 
-#include "shim.h"
+#include "guest.h"
+#include "hw.h"
 #include "build/cda.h"
 
 struct vcpu vcpus[NR_VCPUS], *current_vcpu = &vcpus[0];
@@ -77,6 +78,8 @@ void spin_lock(spinlock_t *l)
 
 void spin_unlock(spinlock_t *l)
 {
+    if ( strstr(l->name, "words") )
+        emul_stored();
     CHECK(l->held && l->owner == (int)current->id, "unlocks %s, not held",
           l->name);
     if ( inner_held[current->id] == l )
@@ -229,7 +232,8 @@ int xsm_cda_op(int action)
     return current->domain == &dom0 ? 0 : -EPERM;
 }
 
-void do_general_protection(struct cpu_user_regs *regs);
+bool shim_fred;
+
 void do_general_protection(struct cpu_user_regs *regs)
 {
     CHECK(regs->entry_vector == X86_EXC_GP && regs->error_code == 0x422,

@@ -23,6 +23,8 @@
 #define BITS_PER_LONG 64
 #define __init
 #define cf_check
+#define always_inline inline
+#define noinline __attribute__((noinline))
 #define asmlinkage
 #define __read_mostly
 #define __user
@@ -37,7 +39,9 @@
                      (void)(&a_ == &b_); a_ < b_ ? a_ : b_; })
 #define max(a, b) ({ __typeof__(a) a_ = (a); __typeof__(b) b_ = (b); \
                      (void)(&a_ == &b_); a_ > b_ ? a_ : b_; })
+#define ASSERT_UNREACHABLE() CHECK(false, "not reached")
 #define ASSERT(x) CHECK(x, "ASSERT(%s)", #x)
+#define XENLOG_WARNING ""
 #define printk(...) trace(__VA_ARGS__)
 #define boolean_param(name, var) struct swallow_semicolon
 typedef int (*initcall_t)(void);
@@ -50,11 +54,16 @@ extern initcall_t shim_initcall;
 #define ACCESS_ONCE(x) (*(sched_point(), (volatile __typeof__(x) *)&(x)))
 #define cmpxchg(p, o, n) ({ sched_at("cmpxchg"); \
                             __sync_val_compare_and_swap(p, o, n); })
+#define __cmpxchg16b(p, o, n) (*(__uint128_t *)(o)) /* not modelled */
 #define cpu_relax() sched_wait()
 void set_bit(unsigned int nr, void *map);
 static inline void __set_bit(unsigned int nr, unsigned long *map)
 {
     map[nr / 64] |= 1UL << (nr % 64);
+}
+static inline void __clear_bit(unsigned int nr, unsigned long *map)
+{
+    map[nr / 64] &= ~(1UL << (nr % 64));
 }
 static inline bool test_bit(unsigned int nr, const unsigned long *map)
 {
@@ -241,6 +250,8 @@ struct vcpu
     struct page_info *locked_page;
     unsigned int rcu_depth, spins, user_copies, gp_faults;
     bool no_preempt;
+    /* The store which cda_emulate() performs instead of the process. */
+    struct { unsigned long va; uint64_t value; bool possible, done; } emul;
 };
 extern struct vcpu vcpus[NR_VCPUS], *current_vcpu;
 extern struct domain domu, dom0, hvm_dom;
@@ -260,7 +271,9 @@ bool hypercall_preempt_check(void);
 #define PFEC_write_access 2u
 #define PFEC_user_mode    4u
 #define PFEC_arch_mask    0xffffu
+#define X86_EFLAGS_IF     0x200
 #define X86_EFLAGS_RF     0x10000
+#define in_irq()          false
 #define X86_XEC_IDT       2
 #define X86_EXC_GP        13
 #define _SEGMENT_L        (1u << 21)
@@ -285,6 +298,11 @@ unsigned int raw_copy_to_guest(void *to, const void *from, unsigned int n);
 long hypercall_create_continuation(unsigned int nr, const char *fmt, ...);
 #define XSM_PRIV 0
 int xsm_cda_op(int action);
+
+/* asm/pv/cda-compat.h */
+extern bool shim_fred;            /* no IDT, hence no gate to open */
+#define cda_open_gate() (!shim_fred)
+void do_general_protection(struct cpu_user_regs *regs);
 
 long do_cda_op(unsigned int cmd, XEN_GUEST_HANDLE_PARAM(void) uarg);
 void do_entry_int84(struct cpu_user_regs *regs);

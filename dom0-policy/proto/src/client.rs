@@ -38,13 +38,34 @@ pub fn request_token_with(
     request: &Request,
     timeout: Duration,
 ) -> Result<Grant, Error> {
-    // A timeout too long for the clock is as good as a year.
-    let year = Duration::from_secs(31_536_000);
-    let deadline = Instant::now() + timeout.min(year);
+    let deadline = deadline(timeout);
+    let mut stream = open(addr, key, ALPN, deadline)?;
+    stream.write_all(&request.encode()).map_err(classify)?;
+    stream.flush().map_err(classify)?;
+    let frame = wire::read_frame(&mut stream).map_err(classify)?;
+    match Answer::decode(&frame)? {
+        Answer::Grant(grant) => Ok(grant),
+        Answer::Refusal(refusal) => Err(Error::Refused(refusal)),
+    }
+}
+
+/// The moment after which nothing is waited for. A timeout too long for the
+/// clock is as good as a year.
+pub(crate) fn deadline(timeout: Duration) -> Instant {
+    Instant::now() + timeout.min(Duration::from_secs(31_536_000))
+}
+
+/// Connects and does the handshake.
+pub(crate) fn open(
+    addr: impl ToSocketAddrs,
+    key: &Key,
+    alpn: &[u8],
+    deadline: Instant,
+) -> Result<StreamOwned<ClientConnection, DeadlineStream>, Error> {
     let tcp = connect(addr, deadline)?;
     let _ = tcp.set_nodelay(true);
 
-    let config = tls::client(key.secret(), key.server()).map_err(handshake)?;
+    let config = tls::client(key.secret(), key.server(), alpn).map_err(handshake)?;
     let name = ServerName::try_from("hvckpt-policy").expect("a valid name");
     let connection = ClientConnection::new(Arc::new(config), name).map_err(handshake)?;
     let mut stream = StreamOwned::new(connection, DeadlineStream::new(tcp, deadline));
@@ -55,18 +76,12 @@ pub fn request_token_with(
             .complete_io(&mut stream.sock)
             .map_err(classify)?;
     }
-    if stream.conn.alpn_protocol() != Some(ALPN) {
+    if stream.conn.alpn_protocol() != Some(alpn) {
         return Err(Error::Handshake(
             "the server speaks another protocol".into(),
         ));
     }
-    stream.write_all(&request.encode()).map_err(classify)?;
-    stream.flush().map_err(classify)?;
-    let frame = wire::read_frame(&mut stream).map_err(classify)?;
-    match Answer::decode(&frame)? {
-        Answer::Grant(grant) => Ok(grant),
-        Answer::Refusal(refusal) => Err(Error::Refused(refusal)),
-    }
+    Ok(stream)
 }
 
 /// Tries every address until one connects or the deadline passes.
@@ -94,7 +109,7 @@ fn handshake(error: rustls::Error) -> Error {
 }
 
 /// Finds out what an I/O error stands for.
-fn classify(error: io::Error) -> Error {
+pub(crate) fn classify(error: io::Error) -> Error {
     if let Some(inner) = error.get_ref() {
         if let Some(tls) = inner.downcast_ref::<rustls::Error>() {
             return handshake(tls.clone());

@@ -20,6 +20,10 @@ impl DeadlineStream {
     pub(crate) fn tcp(&self) -> &TcpStream {
         &self.tcp
     }
+
+    pub(crate) fn set_deadline(&mut self, deadline: Instant) {
+        self.deadline = deadline;
+    }
 }
 
 /// Time left, or `TimedOut`. Never zero, which would mean "wait for ever".

@@ -20,6 +20,7 @@
 //! ```
 #![forbid(unsafe_code)]
 
+mod channel;
 mod client;
 mod deadline;
 mod error;
@@ -29,6 +30,7 @@ pub mod server;
 mod tls;
 pub mod wire;
 
+pub use channel::Channel;
 pub use client::{request_token, request_token_with};
 pub use error::{Error, KeyError};
 pub use key::{Key, NAME_MAX, PublicKey, Secret, valid_name};

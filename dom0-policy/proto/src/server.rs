@@ -9,7 +9,7 @@ use rustls::{ServerConfig, ServerConnection, StreamOwned};
 
 use crate::deadline::DeadlineStream;
 use crate::wire::{self, Answer, Request, WireError};
-use crate::{ALPN, PublicKey, Secret, tls};
+use crate::{ALPN, Channel, PublicKey, Secret, tls};
 
 /// Fills `out` from the operating system's random numbers.
 ///
@@ -58,6 +58,7 @@ impl From<io::Error> for ServerError {
 #[derive(Clone)]
 pub struct Acceptor {
     config: Arc<ServerConfig>,
+    alpn: &'static [u8],
 }
 
 impl std::fmt::Debug for Acceptor {
@@ -67,14 +68,24 @@ impl std::fmt::Debug for Acceptor {
 }
 
 impl Acceptor {
-    /// A server which proves `secret`.
+    /// A policy daemon which proves `secret`.
     ///
     /// # Errors
     /// When TLS cannot be configured; never with a sound build.
     pub fn new(secret: &Secret) -> Result<Self, ServerError> {
-        let config = tls::server(secret).map_err(|e| ServerError::Handshake(e.to_string()))?;
+        Self::speaking(secret, ALPN)
+    }
+
+    /// A server of another application protocol, for [`Self::channel`].
+    ///
+    /// # Errors
+    /// As [`Self::new`].
+    pub fn speaking(secret: &Secret, alpn: &'static [u8]) -> Result<Self, ServerError> {
+        let config =
+            tls::server(secret, alpn).map_err(|e| ServerError::Handshake(e.to_string()))?;
         Ok(Self {
             config: Arc::new(config),
+            alpn,
         })
     }
 
@@ -92,7 +103,7 @@ impl Acceptor {
         while stream.conn.is_handshaking() {
             stream.conn.complete_io(&mut stream.sock)?;
         }
-        if stream.conn.alpn_protocol() != Some(ALPN) {
+        if stream.conn.alpn_protocol() != Some(self.alpn) {
             return Err(ServerError::Handshake(
                 "no common application protocol".into(),
             ));
@@ -103,6 +114,15 @@ impl Acceptor {
             .and_then(|chain| PublicKey::from_spki(chain.first()?))
             .ok_or_else(|| ServerError::Handshake("no client key".into()))?;
         Ok(Peer { key, stream })
+    }
+
+    /// As [`Self::accept`], for a conversation of any length.
+    ///
+    /// # Errors
+    /// See [`ServerError`].
+    pub fn channel(&self, tcp: TcpStream, deadline: Instant) -> Result<Channel, ServerError> {
+        let peer = self.accept(tcp, deadline)?;
+        Ok(Channel::server(peer.key, peer.stream))
     }
 }
 

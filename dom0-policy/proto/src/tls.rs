@@ -16,7 +16,7 @@ use rustls::{
     PeerIncompatible, ServerConfig, SignatureScheme, client::AlwaysResolvesClientRawPublicKeys,
 };
 
-use crate::{ALPN, PublicKey, Secret};
+use crate::{PublicKey, Secret};
 
 fn provider() -> Arc<CryptoProvider> {
     Arc::new(ring::default_provider())
@@ -30,7 +30,11 @@ fn identity(secret: &Secret) -> Arc<CertifiedKey> {
 }
 
 /// Configuration of a client which talks to the holder of `server` only.
-pub(crate) fn client(secret: &Secret, server: PublicKey) -> Result<ClientConfig, Error> {
+pub(crate) fn client(
+    secret: &Secret,
+    server: PublicKey,
+    alpn: &[u8],
+) -> Result<ClientConfig, Error> {
     let provider = provider();
     let algorithms = provider.signature_verification_algorithms;
     let mut config = ClientConfig::builder_with_provider(provider)
@@ -40,7 +44,7 @@ pub(crate) fn client(secret: &Secret, server: PublicKey) -> Result<ClientConfig,
         .with_client_cert_resolver(Arc::new(AlwaysResolvesClientRawPublicKeys::new(identity(
             secret,
         ))));
-    config.alpn_protocols = vec![ALPN.to_vec()];
+    config.alpn_protocols = vec![alpn.to_vec()];
     config.resumption = Resumption::disabled();
     config.enable_sni = false;
     Ok(config)
@@ -49,7 +53,7 @@ pub(crate) fn client(secret: &Secret, server: PublicKey) -> Result<ClientConfig,
 /// Configuration of a server which accepts every client that proves some
 /// Ed25519 key. Whether that key may do anything is decided above, where the
 /// refusal can be typed and audited.
-pub(crate) fn server(secret: &Secret) -> Result<ServerConfig, Error> {
+pub(crate) fn server(secret: &Secret, alpn: &[u8]) -> Result<ServerConfig, Error> {
     let provider = provider();
     let algorithms = provider.signature_verification_algorithms;
     let mut config = ServerConfig::builder_with_provider(provider)
@@ -58,7 +62,7 @@ pub(crate) fn server(secret: &Secret) -> Result<ServerConfig, Error> {
         .with_cert_resolver(Arc::new(AlwaysResolvesServerRawPublicKeys::new(identity(
             secret,
         ))));
-    config.alpn_protocols = vec![ALPN.to_vec()];
+    config.alpn_protocols = vec![alpn.to_vec()];
     config.session_storage = Arc::new(NoServerSessionStorage {});
     config.send_tls13_tickets = 0;
     Ok(config)

@@ -100,7 +100,7 @@ macro_rules! structures {
 
 structures! {
     /// Event counts of a session, or of a domain since it was created.
-    "cda_counters" Counters: 96 {
+    "cda_counters" Counters: 144 {
         crossings: u64 = 0,
         restarts: u64 = 8,
         faults_fixed: u64 = 16,
@@ -113,6 +113,12 @@ structures! {
         forks: u64 = 72,
         flushes: u64 = 80,
         cycles: u64 = 88,
+        watched: u64 = 96,
+        heated: u64 = 104,
+        cooled: u64 = 112,
+        emulated: u64 = 120,
+        degraded: u64 = 128,
+        reserved: u64 = 136,
     }
     /// Argument of `CDA_CTL_add_token`.
     "cda_ctl_token" CtlToken: 56 {
@@ -124,7 +130,7 @@ structures! {
         max_ranges: u32 = 36,
         max_pages: u64 = 40,
         max_sessions: u32 = 48,
-        reserved: u32 = 52,
+        modes: u32 = 52,
     }
     /// Argument of `CDA_CTL_revoke`.
     "cda_ctl_revoke" CtlRevoke: 32 {
@@ -149,7 +155,7 @@ structures! {
         used_tokens: u32 = 44,
     }
     /// One entry which `CDA_CTL_list` writes.
-    "cda_ctl_session" CtlSession: 136 {
+    "cda_ctl_session" CtlSession: 184 {
         session: u64 = 0,
         tag: u64 = 8,
         pages: u64 = 16,
@@ -169,7 +175,7 @@ structures! {
         reserved: u32 = 28,
     }
     /// Argument of `CDA_CTL_counters`.
-    "cda_ctl_counters" CtlCounters: 104 {
+    "cda_ctl_counters" CtlCounters: 152 {
         size: u32 = 0,
         domid: u32 = 4,
         counters: Counters = 8,

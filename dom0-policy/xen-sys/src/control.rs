@@ -147,7 +147,7 @@ impl Control {
             max_ranges: token.max_ranges,
             max_pages: token.max_pages,
             max_sessions: token.max_sessions,
-            reserved: 0,
+            modes: 0,
         };
         self.control("CDA_CTL_add_token", abi::CDA_CTL_ADD_TOKEN, argument)
             .map(drop)

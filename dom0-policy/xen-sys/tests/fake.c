@@ -71,7 +71,7 @@ int xencall2(void *h, unsigned op, uint64_t cmd, uint64_t arg)
     switch ( cmd )
     {
     case CDA_CTL_add_token:
-        if ( u->h.size != sizeof(u->token) || u->token.reserved || !u->token.tag ||
+        if ( u->h.size != sizeof(u->token) || (u->token.modes & ~0x1eu) || !u->token.tag ||
              !u->token.lifetime_ms || u->token.lifetime_ms > 3600000 )
             return fail(EINVAL);
         if ( tokens >= (int)limits.max_tokens )

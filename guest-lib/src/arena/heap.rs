@@ -216,7 +216,7 @@ impl Heap {
     }
 
     /// The block size for a layout, as class and bytes.
-    fn fit(layout: Layout) -> Option<(usize, u64)> {
+    pub(super) fn fit(layout: Layout) -> Option<(usize, u64)> {
         let (bytes, align) = (layout.size() as u64, layout.align() as u64);
         if align > MAX_ALIGN || bytes > 1 << 46 {
             return None;
@@ -279,6 +279,10 @@ impl Heap {
 
     pub(super) fn set_root(&self, at: NonNull<u8>, tag: u64, shape: u64) {
         let offset = at.as_ptr() as u64 - self.base.as_ptr() as u64;
+        self.put_root(offset, tag, shape);
+    }
+
+    pub(super) fn put_root(&self, offset: u64, tag: u64, shape: u64) {
         self.set(AT_ROOT, offset);
         self.set(AT_TAG, tag);
         self.set(AT_SHAPE, shape);

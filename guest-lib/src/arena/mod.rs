@@ -45,6 +45,7 @@
 #![allow(unsafe_code)]
 
 mod heap;
+mod raw;
 
 use core::alloc::Layout;
 use core::marker::PhantomData;
@@ -58,6 +59,7 @@ use crate::store::{Durability, Durable, DurableError, Store};
 use crate::tracker::TrackerKind;
 
 pub use heap::{Heap, HeapError};
+pub(crate) use raw::RawArena;
 
 /// A type which can be the root of an arena.
 ///

@@ -1,5 +1,7 @@
 //! The `hvckpt` command.
 
+#[path = "hvckpt/backup.rs"]
+mod backup;
 #[path = "hvckpt/store.rs"]
 mod store;
 
@@ -31,6 +33,9 @@ enum Command {
     },
     #[command(flatten)]
     Store(store::Command),
+    /// Keep the state of programs on other machines, and hand it out.
+    #[command(subcommand)]
+    Backup(backup::Command),
 }
 
 fn as_json(report: &Report) -> Value {
@@ -44,6 +49,7 @@ fn as_json(report: &Report) -> Value {
                 "works": result.is_ok(),
                 "why_not": result.as_ref().err(),
                 "kernel_writes": format!("{:?}", limits.kernel_writes).to_lowercase(),
+                "remote_writes": format!("{:?}", limits.remote_writes).to_lowercase(),
                 "forced_writes": format!("{:?}", limits.forced_writes).to_lowercase(),
                 "mapped_anew": format!("{:?}", limits.mapped_anew).to_lowercase(),
             })
@@ -103,6 +109,7 @@ fn as_text(report: &Report) -> String {
 fn main() -> ExitCode {
     match Args::parse().command {
         Command::Store(command) => store::run(command),
+        Command::Backup(command) => backup::run(command),
         Command::Doctor { json } => {
             let report = doctor::examine();
             let text = if json {

@@ -2,9 +2,11 @@
 
 use core::ffi::CStr;
 
+use crate::arena::{ArenaError, HeapError};
 use crate::attach::AttachError;
 use crate::error::Error;
 use crate::region::RegionError;
+use crate::store::{DurableError, MapError, StoreError};
 use crate::sys::gate::GateError;
 use crate::sys::memory::MemoryError;
 use crate::sys::session::SessionError;
@@ -61,6 +63,10 @@ codes! {
     STOLEN = -43, c"the session is not ours any more";
     BUSY = -44, c"another thread keeps the session busy";
 
+    MODE = -46, c"the key does not allow this tracker";
+    NEEDS_LOCK = -47, c"this tracker needs locked memory";
+    NO_ALIAS = -48, c"this tracker needs memory which the library allocates";
+    SOFT_DIRTY = -49, c"soft-dirty bits are not available";
     EMPTY = -50, c"a region needs at least one page";
     UNALIGNED = -51, c"address or size are not whole pages";
     TOO_LARGE = -52, c"too large for a region";
@@ -69,13 +75,42 @@ codes! {
     LOCK_LIMIT = -55, c"the pages cannot be locked (RLIMIT_MEMLOCK)";
     NO_TRACKER = -56, c"none of the trackers asked for works here";
     UFFD = -57, c"userfaultfd or PAGEMAP_SCAN is not available";
-    HANDLER = -58, c"the SIGSEGV handler is not the library's";
+    HANDLER = -58, c"the SIGSEGV or SIGBUS handler is not the library's";
     SHAPE = -59, c"the hypervisor refuses the shape of the region";
 
     ALREADY_OPEN = -60, c"a transaction is open on this region";
     NOT_OPEN = -61, c"no transaction is open on this region";
     IN_USE = -62, c"another thread begins or ends a transaction on this region";
     LOG_FAULT = -63, c"the log cannot be written; count every page as dirty";
+
+    STORE_IO = -70, c"a file of the store cannot be read or written";
+    STORE_FULL = -71, c"no space is left for the store";
+    STORE_READ_ONLY = -72, c"the store, or its disk, is read-only";
+    STORE_LOCKED = -73, c"the store is in use by another writer";
+    NOT_A_STORE = -74, c"there is no store in the directory";
+    STORE_FUTURE = -75, c"the store was made by a newer version of the library";
+    STORE_DAMAGED = -76, c"bytes of the store are not what was written";
+    STORE_POISONED = -77, c"a sync failed; open the store again";
+    STORE_EXHAUSTED = -78, c"a number of the store's format is used up";
+    NO_VERSION = -79, c"the version is not kept";
+    NO_AREA = -80, c"the store has no such area";
+    AREA_SHAPE = -81, c"the area cannot have this name or size";
+    AREA_IN_USE = -82, c"the area is open already";
+    ADDRESS_TAKEN = -83, c"something else is mapped where the region belongs";
+    OTHER_ADDRESS = -84, c"the area is kept at another address";
+    STORE_KEY_NEEDED = -85, c"the store is encrypted, and no key was given";
+    STORE_WRONG_KEY = -86, c"the store is encrypted with another key";
+    STORE_NOT_ENCRYPTED = -87, c"a key was given, and the store is not encrypted";
+    STORE_KEY_FILE = -88, c"the key file of the store is not usable";
+
+    NO_MEMORY = -90, c"the arena is full";
+    NO_ARENA = -91, c"no arena was opened in the region";
+    NOT_AN_ARENA = -92, c"the region holds something else than an arena";
+    ARENA_DAMAGED = -93, c"the arena's own data is damaged";
+    OTHER_ROOT = -94, c"the root of the arena is of another type";
+
+    UNREPLICATED = -100, c"the version is not known to be on the backup";
+    FENCED = -101, c"another instance was promoted; this one must not go on";
 }
 
 pub(super) fn of(error: &Error) -> i32 {
@@ -83,6 +118,9 @@ pub(super) fn of(error: &Error) -> i32 {
         Error::Region(error) => region(error),
         Error::Cycle(error) => cycle(error),
         Error::Attach(error) => attach(error),
+        Error::Store(error) => store(error),
+        Error::Durable(error) => durable(error),
+        Error::Arena(error) => arena(error),
     }
 }
 
@@ -107,9 +145,12 @@ pub(super) fn track(error: &TrackError) -> i32 {
         TrackError::Uffd(_) => UFFD,
         TrackError::Handler(_) => HANDLER,
         TrackError::Overlap => OVERLAP,
-        TrackError::Untrackable => UNTRACKABLE,
+        TrackError::Mode => MODE,
+        TrackError::NeedsLock(_) => NEEDS_LOCK,
         TrackError::Quota { .. } => QUOTA,
         TrackError::Shape => SHAPE,
+        TrackError::NoAlias => NO_ALIAS,
+        TrackError::SoftDirty(_) => SOFT_DIRTY,
     }
 }
 
@@ -172,7 +213,61 @@ fn cycle(error: &CycleError) -> i32 {
         CycleError::Untrackable => UNTRACKABLE,
         CycleError::HandlerReplaced(_) => HANDLER,
         CycleError::Session(error) => session(error),
+        CycleError::Attach(error) => track(error),
         CycleError::Os { .. } => OS,
+    }
+}
+
+fn store(error: &StoreError) -> i32 {
+    match error {
+        StoreError::Io { .. } => STORE_IO,
+        StoreError::Full { .. } => STORE_FULL,
+        StoreError::ReadOnlyDisk { .. } | StoreError::ReadOnly => STORE_READ_ONLY,
+        StoreError::Locked => STORE_LOCKED,
+        StoreError::NotAStore(_) => NOT_A_STORE,
+        StoreError::Future { .. } | StoreError::Features { .. } => STORE_FUTURE,
+        StoreError::KeyNeeded { .. } => STORE_KEY_NEEDED,
+        StoreError::WrongKey { .. } => STORE_WRONG_KEY,
+        StoreError::NotEncrypted(_) => STORE_NOT_ENCRYPTED,
+        StoreError::Key(_) => STORE_KEY_FILE,
+        StoreError::Damaged(_) => STORE_DAMAGED,
+        StoreError::NoVersion { .. } => NO_VERSION,
+        StoreError::NoArea(_) => NO_AREA,
+        StoreError::Shape { .. } => AREA_SHAPE,
+        StoreError::NoPage { .. } => INVALID,
+        StoreError::Poisoned => STORE_POISONED,
+        StoreError::Exhausted(_) => STORE_EXHAUSTED,
+        StoreError::ForkChild => FORK_CHILD,
+        StoreError::Thread(_) => OS,
+        error if error.fenced() => FENCED,
+        StoreError::Unreplicated { .. } => UNREPLICATED,
+        StoreError::Fenced { .. } => FENCED,
+    }
+}
+
+fn durable(error: &DurableError) -> i32 {
+    match error {
+        DurableError::Store(error) => store(error),
+        DurableError::Map(MapError::Taken { .. }) => ADDRESS_TAKEN,
+        DurableError::Map(MapError::Os { .. }) => OS,
+        DurableError::Region(error) => region(error),
+        DurableError::Cycle(error) => cycle(error),
+        DurableError::AlreadyOpen => ALREADY_OPEN,
+        DurableError::NotOpen => NOT_OPEN,
+        DurableError::NoSize(_) => EMPTY,
+        DurableError::OtherAddress { .. } => OTHER_ADDRESS,
+        DurableError::InUse(_) => AREA_IN_USE,
+    }
+}
+
+fn arena(error: &ArenaError) -> i32 {
+    match error {
+        ArenaError::Durable(error) => durable(error),
+        ArenaError::OtherRoot { .. } => OTHER_ROOT,
+        ArenaError::Heap(HeapError::TooSmall) => NO_MEMORY,
+        ArenaError::Heap(HeapError::NotAnArena) => NOT_AN_ARENA,
+        ArenaError::Heap(HeapError::Future(_)) => STORE_FUTURE,
+        ArenaError::Heap(HeapError::Damaged) => ARENA_DAMAGED,
     }
 }
 

@@ -7,6 +7,9 @@
 #![allow(unsafe_code)]
 
 mod codes;
+mod durable;
+mod heap;
+mod store;
 mod types;
 
 use core::cell::RefCell;
@@ -23,7 +26,7 @@ use crate::error::{Error, explain};
 use crate::region::{Region, RegionBuilder};
 use crate::sys::gate;
 use crate::sys::memory::{LockPolicy, RawPages};
-use crate::tracker::CycleError;
+use crate::tracker::{CycleError, TrackerKind};
 use types::{CCounters, CLimits, Dirty, Options};
 
 /// `hvckpt_region`.
@@ -108,7 +111,7 @@ unsafe fn text<'a>(text: *const c_char, what: &str) -> Result<Option<&'a str>, F
 
 /// # Safety
 /// The pointers in `options` are what the header asks for.
-unsafe fn builder(options: &Options) -> Result<RegionBuilder, Failure> {
+unsafe fn attach(options: &Options) -> Result<Attach, Failure> {
     let mut attach = Attach::new();
     // SAFETY: the caller vouches for all of them.
     unsafe {
@@ -125,14 +128,42 @@ unsafe fn builder(options: &Options) -> Result<RegionBuilder, Failure> {
     if options.timeout_ms != 0 {
         attach = attach.timeout(Duration::from_millis(options.timeout_ms.into()));
     }
+    Ok(attach)
+}
+
+fn lock_policy(options: &Options) -> Result<LockPolicy, Failure> {
+    Ok(match options.lock {
+        0 => LockPolicy::Required,
+        1 => LockPolicy::IfAllowed,
+        2 => LockPolicy::Never,
+        _ => return Err(invalid("lock")),
+    })
+}
+
+/// The trackers asked for; none: the default.
+///
+/// # Safety
+/// The pointers in `options` are what the header asks for.
+unsafe fn trackers(options: &Options) -> Result<Vec<TrackerKind>, Failure> {
+    if options.trackers.is_null() || options.tracker_count == 0 {
+        return Ok(Vec::new());
+    }
+    // SAFETY: the caller vouches.
+    let numbers = unsafe { core::slice::from_raw_parts(options.trackers, options.tracker_count) };
+    let kinds: Option<Vec<_>> = numbers
+        .iter()
+        .map(|&number| types::tracker(number))
+        .collect();
+    kinds.ok_or_else(|| invalid("unknown tracker number"))
+}
+
+/// # Safety
+/// The pointers in `options` are what the header asks for.
+unsafe fn builder(options: &Options) -> Result<RegionBuilder, Failure> {
     let mut builder = crate::register_cda()
-        .attach(attach)
-        .lock(match options.lock {
-            0 => LockPolicy::Required,
-            1 => LockPolicy::IfAllowed,
-            2 => LockPolicy::Never,
-            _ => return Err(invalid("lock")),
-        });
+        // SAFETY: the caller vouches.
+        .attach(unsafe { attach(options) }?)
+        .lock(lock_policy(options)?);
     if options.memory.is_null() {
         builder = builder.bytes(options.bytes);
     } else {
@@ -143,15 +174,10 @@ unsafe fn builder(options: &Options) -> Result<RegionBuilder, Failure> {
     if options.log_entries != 0 {
         builder = builder.log_entries(options.log_entries);
     }
-    if !options.trackers.is_null() && options.tracker_count != 0 {
-        // SAFETY: the caller vouches.
-        let numbers =
-            unsafe { core::slice::from_raw_parts(options.trackers, options.tracker_count) };
-        let kinds: Option<Vec<_>> = numbers
-            .iter()
-            .map(|&number| types::tracker(number))
-            .collect();
-        builder = builder.trackers(kinds.ok_or_else(|| invalid("unknown tracker number"))?);
+    // SAFETY: the caller vouches.
+    let kinds = unsafe { trackers(options) }?;
+    if !kinds.is_empty() {
+        builder = builder.trackers(kinds);
     }
     Ok(builder)
 }
@@ -446,6 +472,7 @@ pub unsafe extern "C" fn hvckpt_get_limits(tracker: c_int, out: *mut CLimits) ->
         let limits = kind.limits();
         *out = CLimits {
             kernel_writes: types::coverage(limits.kernel_writes),
+            remote_writes: types::coverage(limits.remote_writes),
             forced_writes: types::coverage(limits.forced_writes),
             mapped_anew: types::coverage(limits.mapped_anew),
         };

@@ -52,15 +52,23 @@ pub(super) const KNOWN_HYPERVISOR: c_uint = 2;
 #[derive(Debug)]
 pub struct CLimits {
     pub(super) kernel_writes: c_int,
+    pub(super) remote_writes: c_int,
     pub(super) forced_writes: c_int,
     pub(super) mapped_anew: c_int,
 }
 
-const TRACKERS: [(TrackerKind, c_int, &core::ffi::CStr); 4] = [
+const TRACKERS: [(TrackerKind, c_int, &core::ffi::CStr); 10] = [
     (TrackerKind::PtXen, 1, c"ptxen"),
     (TrackerKind::Pt, 2, c"pt"),
     (TrackerKind::PagemapScan, 3, c"pagemap-scan"),
     (TrackerKind::Sim, 4, c"sim"),
+    (TrackerKind::EmulXen, 5, c"emulxen"),
+    (TrackerKind::ScanXen, 6, c"scanxen"),
+    (TrackerKind::AutoXen, 7, c"autoxen"),
+    // 8 and 9 are kept for the hypervisor.
+    (TrackerKind::Emul, 10, c"emul"),
+    (TrackerKind::UffdWp, 11, c"uffd-wp"),
+    (TrackerKind::SoftDirty, 12, c"soft-dirty"),
 ];
 
 pub(super) fn tracker(number: c_int) -> Option<TrackerKind> {

@@ -3,9 +3,10 @@
 
 use std::borrow::Cow;
 use std::collections::BTreeSet;
+use std::time::Instant;
 
 use super::error::{DamageKind, StoreError};
-use super::format::{ImageHeader, ImageKind, image_name, temporary};
+use super::format::{ImageHeader, ImageKind, Sealing, image_name, temporary};
 use super::frame::{Change, Meta, Out, now};
 use super::images::Images;
 use super::index::AreaIndex;
@@ -57,8 +58,9 @@ pub(crate) fn compact(
     go_on: &mut dyn FnMut(Progress) -> bool,
 ) -> Result<Option<Compacted>, StoreError> {
     let _one = shared.maintenance();
+    let start = Instant::now();
     shared.lead(None)?;
-    let images = Images::new(shared.images.backend().clone());
+    let images = shared.images.again();
     let (old, kept, store, base, before) = {
         let mut writer = shared.writer();
         if writer.last == 0 {
@@ -93,6 +95,7 @@ pub(crate) fn compact(
         parent: 0,
         parent_bytes: 0,
         parent_version: 0,
+        sealing: Sealing::fresh(images.key(), &store, base)?,
     };
     let backend = shared.images.backend();
     let name = temporary(&image_name(base));
@@ -114,6 +117,7 @@ pub(crate) fn compact(
     let mut writer = shared.writer();
     writer.switch(&old, &copy.areas, &copy.copies, (base, out.position()));
     let after = writer.sizes.values().sum();
+    shared.metrics.compactions.observe(start.elapsed());
     Ok(Some(Compacted {
         versions: kept.len(),
         before,
@@ -202,12 +206,13 @@ impl Copy {
             let read = |index: &AreaIndex| images.page(index.get(page), area, page);
             Some(read(&view.indexes()[area as usize]).and_then(|new| {
                 let old = before.get(area as usize).map(read).transpose()?;
-                let runs = old.and_then(|old| runs(&old, &new));
+                let runs = old.and_then(|old| runs(&old.0, &new.0));
                 Ok(Cow::Owned(Change {
                     area,
                     page,
                     new,
                     runs,
+                    words: None,
                 }))
             }))
         });

@@ -38,6 +38,9 @@ pub enum DurableError {
     /// A transaction is open on the region, in this or another thread.
     #[error("a transaction is open on this region")]
     AlreadyOpen,
+    /// No transaction is open.
+    #[error("no transaction is open on this region")]
+    NotOpen,
     /// No size was given, and the store does not have the area yet.
     #[error("area {0:?} is new: a number of pages is needed")]
     NoSize(String),
@@ -153,13 +156,13 @@ impl DurableBuilder {
             region = region.sim(sim);
         }
         let region = region.register()?;
-        let mut shadow = vec![0_u64; size(pages) * WORDS];
+        let mut shadow = Shadow(vec![0; size(pages) * WORDS]);
         let version = store.newest();
         let view = store.view(None)?;
         for page in view.present(area as usize)? {
             let content = view.page(area as usize, page)?;
-            write_page(&region, size(page), &content);
-            shadow[size(page) * WORDS..][..WORDS].copy_from_slice(&content.0);
+            write_page(&region, size(page), &content.0);
+            *shadow.page_mut(size(page)) = content.0;
         }
         // From here on everything is watched, also between transactions: a
         // write there belongs to the next one.
@@ -214,10 +217,24 @@ impl DurableBuilder {
     }
 }
 
+/// What abort restores; pages which were never written take no memory.
+#[derive(Debug)]
+struct Shadow(Vec<u64>);
+
+impl Shadow {
+    fn page(&self, page: usize) -> &[u64; WORDS] {
+        &self.0.as_chunks().0[page]
+    }
+
+    fn page_mut(&mut self, page: usize) -> &mut [u64; WORDS] {
+        &mut self.0.as_chunks_mut().0[page]
+    }
+}
+
 #[derive(Debug)]
 struct State {
     /// The region as it was committed last.
-    shadow: Vec<u64>,
+    shadow: Shadow,
     /// Pages committed in memory only.
     unwritten: HashSet<usize>,
     version: u64,
@@ -230,7 +247,7 @@ impl State {
     /// Takes pages over as what abort restores.
     fn keep(&mut self, changes: &[Change]) {
         for change in changes {
-            self.shadow[size(change.page) * WORDS..][..WORDS].copy_from_slice(&change.new.0);
+            *self.shadow.page_mut(size(change.page)) = change.new.0;
         }
     }
 }
@@ -261,12 +278,12 @@ fn read_page(region: &Region, page: usize) -> Page {
     out
 }
 
-fn write_page(region: &Region, page: usize, content: &Page) {
+fn write_page(region: &Region, page: usize, content: &[u64; WORDS]) {
     let words = &region.atomics_u64()[page * WORDS..][..WORDS];
     words
         .iter()
-        .zip(content.0)
-        .for_each(|(word, value)| word.store(value, Ordering::Relaxed));
+        .zip(content)
+        .for_each(|(word, value)| word.store(*value, Ordering::Relaxed));
 }
 
 impl Durable {
@@ -360,6 +377,16 @@ impl Durable {
         })
     }
 
+    /// The transaction which is open, for those who could not keep it.
+    pub(crate) fn opened(&self) -> Result<DurableTransaction<'_>, DurableError> {
+        let open = self.state().open;
+        open.then_some(DurableTransaction {
+            durable: self,
+            open: true,
+        })
+        .ok_or(DurableError::NotOpen)
+    }
+
     /// Pages which may differ from the shadow; the next cycle has begun.
     fn dirty(&self, state: &mut State) -> (Vec<usize>, Result<(), CycleError>) {
         let all = || (0..self.region.pages()).collect();
@@ -377,7 +404,9 @@ impl Durable {
     fn commit(&self, durability: Durability) -> Result<u64, DurableError> {
         let mut state = self.state();
         let state = &mut *state;
-        state.open = false;
+        if !core::mem::take(&mut state.open) {
+            return Err(DurableError::NotOpen);
+        }
         let (mut pages, cycle) = self.dirty(state);
         if durability != Durability::Memory {
             pages.extend(&state.unwritten);
@@ -387,18 +416,17 @@ impl Durable {
         let mut changes = Vec::new();
         for &page in &pages {
             let new = read_page(&self.region, page);
-            let mut old = Page::ZERO;
-            old.0
-                .copy_from_slice(&state.shadow[page * WORDS..][..WORDS]);
+            let old = state.shadow.page(page);
             let unwritten = state.unwritten.contains(&page);
-            if new != old || (unwritten && durability != Durability::Memory) {
+            if new.0 != *old || (unwritten && durability != Durability::Memory) {
                 // The store has an older one than the shadow.
-                let runs = if unwritten { None } else { runs(&old, &new) };
+                let runs = if unwritten { None } else { runs(old, &new.0) };
                 changes.push(Change {
                     area: self.area,
                     page: page as u64,
                     new,
                     runs,
+                    words: None,
                 });
             }
         }
@@ -416,7 +444,14 @@ impl Durable {
                     state.keep(&changes);
                 }
                 Err(error) => {
-                    self.restore(state, &pages);
+                    if let StoreError::Unreplicated { version, .. } = error {
+                        // It is this store's newest version all the same.
+                        state.version = version;
+                        state.unwritten.clear();
+                        state.keep(&changes);
+                    } else {
+                        self.restore(state, &pages);
+                    }
                     return Err(error.into());
                 }
             }
@@ -429,11 +464,9 @@ impl Durable {
 
     fn restore(&self, state: &State, pages: &[usize]) {
         for &page in pages {
-            let mut old = Page::ZERO;
-            old.0
-                .copy_from_slice(&state.shadow[page * WORDS..][..WORDS]);
-            if read_page(&self.region, page) != old {
-                write_page(&self.region, page, &old);
+            let old = state.shadow.page(page);
+            if read_page(&self.region, page).0 != *old {
+                write_page(&self.region, page, old);
             }
         }
     }
@@ -441,7 +474,9 @@ impl Durable {
     fn abort(&self) {
         let mut state = self.state();
         let state = &mut *state;
-        state.open = false;
+        if !core::mem::take(&mut state.open) {
+            return;
+        }
         let (pages, _compared) = self.dirty(state);
         self.restore(state, &pages);
     }
@@ -474,7 +509,9 @@ impl<'d> DurableTransaction<'d> {
     /// belongs to this transaction or to the next.
     ///
     /// # Errors
-    /// See [`StoreError`].  The transaction was aborted.
+    /// See [`StoreError`].  The transaction was aborted, but for
+    /// [`StoreError::Unreplicated`]: then memory and store have it, and whether
+    /// the backup has is not known.
     pub fn commit(mut self, durability: Durability) -> Result<u64, DurableError> {
         self.open = false;
         self.durable.commit(durability)

@@ -3,6 +3,8 @@
 use std::fmt;
 use std::io;
 
+use super::key::{KeyId, StoreKeyError};
+
 /// Why a store cannot do what was asked.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -57,6 +59,39 @@ pub enum StoreError {
         /// Format of the file.
         format: u32,
     },
+    /// Made with a feature which this library does not have.
+    #[error("{name} needs features {features:#x}, which this library does not have")]
+    Features {
+        /// File, within the store's directory.
+        name: String,
+        /// Bits of the features which are missing.
+        features: u64,
+    },
+    /// The store is encrypted, and no key was given.
+    #[error("{name} is encrypted with key {id}, and no key was given")]
+    KeyNeeded {
+        /// File, within the store's directory.
+        name: String,
+        /// The key it needs.
+        id: KeyId,
+    },
+    /// The store is encrypted with another key.
+    #[error("{name} is encrypted with key {id}, not with {given}")]
+    WrongKey {
+        /// File, within the store's directory.
+        name: String,
+        /// The key it needs.
+        id: KeyId,
+        /// The key which was given.
+        given: KeyId,
+    },
+    /// A key was given, and an image is not encrypted: the store never was, or
+    /// the image is somebody else's.
+    #[error("{0} is not encrypted, and a key was given")]
+    NotEncrypted(String),
+    /// The key.
+    #[error(transparent)]
+    Key(#[from] StoreKeyError),
     /// Bytes of the store are not what was written.
     #[error(transparent)]
     Damaged(#[from] Damage),
@@ -97,9 +132,44 @@ pub enum StoreError {
     /// This process is a fork child of the one which opened the store.
     #[error("the store belongs to the process which forked this one")]
     ForkChild,
+    /// The version is on the local disk, or on its way there, and in the
+    /// memory of the program; whether the backup has it is not known.
+    #[error("version {version} is not known to be on the backup")]
+    Unreplicated {
+        /// The version.
+        version: u64,
+        /// Why.
+        #[source]
+        source: crate::backup::ReplicationError,
+    },
+    /// A backup of this store was promoted: another instance goes on in its
+    /// place.  To use this copy on its own all the same, remove the file
+    /// `replica` from the directory.
+    #[error("another instance took over in epoch {epoch}; this one must not go on")]
+    Fenced {
+        /// The epoch of the other one.
+        epoch: u64,
+    },
     /// A background thread cannot be started.
     #[error("cannot start a thread")]
     Thread(#[source] io::Error),
+}
+
+impl StoreError {
+    /// Whether another instance took over: nothing will be acknowledged here
+    /// any more.
+    #[must_use]
+    pub fn fenced(&self) -> bool {
+        use crate::backup::ReplicationError::Fenced;
+        matches!(
+            self,
+            Self::Fenced { .. }
+                | Self::Unreplicated {
+                    source: Fenced(_),
+                    ..
+                }
+        )
+    }
 }
 
 /// Bytes which are not what was written.
@@ -113,6 +183,16 @@ pub struct Damage {
     pub offset: u64,
     /// What is wrong there.
     pub what: DamageKind,
+}
+
+impl Damage {
+    pub(crate) fn new(file: &str, offset: u64, what: DamageKind) -> Self {
+        Self {
+            file: file.to_owned(),
+            offset,
+            what,
+        }
+    }
 }
 
 /// Kinds of damage.
@@ -135,6 +215,9 @@ pub enum DamageKind {
     Node,
     /// The table of areas.
     Areas,
+    /// Checksums are right, but whoever wrote it did not have the key, or for
+    /// another place.
+    Forged,
     /// A file which is needed is not there.
     Missing,
     /// The file ends before what it should have.
@@ -148,6 +231,8 @@ pub enum DamageKind {
     },
     /// The record of acknowledgements; harmless by itself.
     AckRecord,
+    /// The record of the epoch which the backup granted.
+    Epoch,
 }
 
 impl fmt::Display for DamageKind {
@@ -161,6 +246,7 @@ impl fmt::Display for DamageKind {
             Self::Page => f.write_str("a page does not come out as it went in"),
             Self::Node => f.write_str("a node of the page index is damaged"),
             Self::Areas => f.write_str("the table of areas is damaged"),
+            Self::Forged => f.write_str("not written with the key, or for another place"),
             Self::Missing => f.write_str("the file is missing"),
             Self::Short => f.write_str("the file is too short"),
             Self::Acknowledged {
@@ -170,6 +256,7 @@ impl fmt::Display for DamageKind {
                 f,
                 "version {acknowledged} was acknowledged, but {found} is the newest found intact"
             ),
+            Self::Epoch => f.write_str("the record of the backup's epoch is damaged"),
             Self::AckRecord => f.write_str("the record of acknowledgements is missing or damaged"),
         }
     }
@@ -190,10 +277,5 @@ pub(crate) fn io(what: &'static str, name: &str, source: io::Error) -> StoreErro
 }
 
 pub(crate) fn damage(file: &str, offset: u64, what: DamageKind) -> StoreError {
-    Damage {
-        file: file.to_owned(),
-        offset,
-        what,
-    }
-    .into()
+    Damage::new(file, offset, what).into()
 }

@@ -7,15 +7,22 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::backend::{Backend, File};
 use super::error::{StoreError, io};
-use super::format::{FRAME_HEADER, FrameHeader, IMAGE_HEADER, ImageHeader, Place, encode_areas};
-use super::index::{AreaIndex, Undo};
-use super::page::{Encoder, Page};
+use super::format::{
+    FANOUT, FRAME_HEADER, FrameHeader, IMAGE_HEADER, ImageHeader, NodeId, Place, encode_areas,
+    encode_delta, encode_node,
+};
+use super::images::ImageFile;
+use super::index::{AreaIndex, NodeSink, Undo, delta};
+use super::page::{Difference, Encoder, Page};
 use super::scan::Version;
+use super::seal::{Object, Seal};
 
 /// A frame which is larger is not kept in memory as a whole.
 const SPILL: usize = 8 << 20;
-/// Differences on top of each other at most.
+/// Differences on top of each other at most, of pages and of nodes.  Every
+/// page is read alone, but an index as a whole.
 const MAX_DEPTH: u8 = 16;
+const MAX_NODE_DEPTH: u8 = 8;
 
 /// Nanoseconds since 1970.
 pub(crate) fn now() -> u64 {
@@ -33,6 +40,8 @@ pub(crate) struct Change {
     pub(crate) new: Page,
     /// What changed, if that is little, since the version before.
     pub(crate) runs: Option<Vec<u8>>,
+    /// The same as words, where a tracker logged them.
+    pub(crate) words: Option<Vec<u8>>,
 }
 
 /// What a frame says about its version.
@@ -49,6 +58,7 @@ pub(crate) struct Meta {
 #[derive(Debug)]
 pub(crate) struct Out {
     file: Arc<dyn File>,
+    seal: Option<Seal>,
     pub(crate) name: String,
     pub(crate) image: u64,
     /// Where in the file `buffer` begins.
@@ -56,6 +66,7 @@ pub(crate) struct Out {
     buffer: Vec<u8>,
     /// How deep the pages lie which this image has.
     depths: HashMap<(u32, u64), u8>,
+    node_depths: HashMap<NodeId, u8>,
 }
 
 impl Out {
@@ -76,15 +87,24 @@ impl Out {
             return Err(io("write", &name, error));
         }
         let at = IMAGE_HEADER as u64;
-        let (buffer, depths) = (Vec::new(), HashMap::new());
         Ok(Self {
             file,
+            seal: header.sealing.as_ref().map(|sealing| sealing.seal.clone()),
             name,
             image: header.image,
             at,
-            buffer,
-            depths,
+            buffer: Vec::new(),
+            depths: HashMap::new(),
+            node_depths: HashMap::new(),
         })
+    }
+
+    /// For those who read it.
+    pub(crate) fn opened(&self) -> ImageFile {
+        ImageFile {
+            file: self.file.clone(),
+            seal: self.seal.clone(),
+        }
     }
 
     pub(crate) fn file(&self) -> &Arc<dyn File> {
@@ -121,6 +141,7 @@ impl Out {
     pub(crate) fn cut(&mut self, position: u64) -> Result<(), StoreError> {
         self.buffer.clear();
         self.depths.clear();
+        self.node_depths.clear();
         self.at = position;
         let cut = self.file.truncate(position).and_then(|()| self.file.sync());
         cut.map_err(|error| io("cut", &self.name, error))
@@ -165,12 +186,12 @@ impl Out {
         for (number, index) in areas.iter_mut().enumerate() {
             // At most MAX_AREAS.
             let area = u32::try_from(number).unwrap_or(u32::MAX);
-            nodes += index.write(&mut self.buffer, (self.image, self.at), area, &mut list);
+            nodes += index.write(area, self, &mut list);
             undo.extend(list.drain(..).map(|undo| (number, undo)));
         }
         let table = self.position() - start - FRAME_HEADER as u64;
         let entries: Vec<_> = areas.iter().map(AreaIndex::entry).collect();
-        encode_areas(&mut self.buffer, &entries);
+        self.object(Object::Areas, |out| encode_areas(out, &entries));
         crc = crc32c::crc32c_append(crc, &self.buffer[summed..]);
         let body = self.position() - start - FRAME_HEADER as u64;
         if self.position() > Place::MAX_OFFSET {
@@ -204,25 +225,44 @@ impl Out {
         })
     }
 
+    /// Appends an object, sealed if the image is.
+    fn object<T>(&mut self, object: Object, encode: impl FnOnce(&mut Vec<u8>) -> T) -> (Place, T) {
+        let (position, start) = (self.position(), self.buffer.len());
+        let result = encode(&mut self.buffer);
+        if let Some(seal) = &self.seal {
+            seal.seal(object, position, &mut self.buffer, start);
+        }
+        (Place::new(self.image, position), result)
+    }
+
     fn record(&mut self, encoder: &mut Encoder, old: Place, change: &Change) -> Place {
         let key = (change.area, change.page);
-        let depth = self.depths.get(&key).copied();
+        let (runs, words) = (change.runs.as_deref(), change.words.as_deref());
         // A difference never leaves its image: images can be removed.
-        let difference = match (&change.runs, depth) {
-            (Some(runs), Some(depth)) if depth < MAX_DEPTH && old.image() == self.image => {
-                Some((runs.as_slice(), old, depth))
+        let difference = match self.depths.get(&key) {
+            Some(&depth)
+                if depth < MAX_DEPTH
+                    && old.image() == self.image
+                    && (runs.is_some() || words.is_some()) =>
+            {
+                Some(Difference {
+                    runs,
+                    words,
+                    base: old,
+                    depth,
+                })
             }
             _ => None,
         };
-        let place = Place::new(self.image, self.position());
-        let new = &change.new;
-        let depth = encoder.encode(&mut self.buffer, change.area, change.page, new, difference);
+        let (place, depth) = self.object(Object::Record, |out| {
+            encoder.encode(out, change.area, change.page, &change.new, difference)
+        });
         self.depths.insert(key, depth);
         place
     }
 
     fn header(&mut self, start: u64, header: &FrameHeader) -> Result<(), StoreError> {
-        let bytes = header.encode();
+        let bytes = header.encode(self.seal.as_ref(), start);
         if start >= self.at {
             let from = super::format::size(start - self.at);
             self.buffer[from..from + FRAME_HEADER].copy_from_slice(&bytes);
@@ -232,5 +272,24 @@ impl Out {
         self.file
             .write_at(&bytes, start)
             .map_err(|error| io("write", &self.name, error))
+    }
+}
+
+impl NodeSink for Out {
+    fn node(&mut self, id: NodeId, children: &[Place; FANOUT], slots: u64, old: Place) -> Place {
+        let depth = self.node_depths.get(&id).copied();
+        let changed = match depth {
+            Some(depth) if depth < MAX_NODE_DEPTH && old.image() == self.image => {
+                delta(children, slots).map(|changed| (changed, depth + 1))
+            }
+            _ => None,
+        };
+        let (place, ()) = self.object(Object::Node, |out| match &changed {
+            Some((changed, _)) => encode_delta(out, id, old, changed),
+            None => encode_node(out, id, children),
+        });
+        self.node_depths
+            .insert(id, changed.map_or(0, |(_, depth)| depth));
+        place
     }
 }

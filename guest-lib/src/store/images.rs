@@ -7,35 +7,88 @@ use std::sync::{Arc, PoisonError, RwLock};
 use super::backend::{Backend, File};
 use super::error::{DamageKind, StoreError, damage, io};
 use super::format::{
-    FANOUT, NODE, Place, RECORD_HEADER, RecordHeader, RecordKind, decode_node, image_name,
+    FANOUT, IMAGE_HEADER, ImageHeader, NODE, Node, NodeId, Place, RECORD_HEADER, RecordHeader,
+    RecordKind, decode_node, image_name,
 };
-use super::page::{Page, decode};
+use super::key::StoreKey;
+use super::page::{Page, apply};
+use super::seal::{Fault, Object, SEALED, Seal};
 use crate::sys::PAGE_SIZE;
 
 /// Differences to follow at most; no writer comes near.
 const MAX_DEPTH: usize = 64;
 
+/// A file of an image, and the cipher of what is in it.
+#[derive(Debug, Clone)]
+pub(crate) struct ImageFile {
+    pub(crate) file: Arc<dyn File>,
+    pub(crate) seal: Option<Seal>,
+}
+
+impl ImageFile {
+    /// The object at an offset, of `plain` bytes at most: what is there, or
+    /// what it says if it is sealed.
+    pub(crate) fn object(
+        &self,
+        object: Object,
+        place: Place,
+        plain: usize,
+    ) -> Result<Vec<u8>, StoreError> {
+        let name = || image_name(place.image());
+        let seal = self.seal.as_ref();
+        let mut bytes = vec![0; plain + seal.map_or(0, |_| SEALED)];
+        let got = self
+            .file
+            .read_at(&mut bytes, place.offset())
+            .map_err(|error| io("read", &name(), error))?;
+        bytes.truncate(got);
+        let Some(seal) = seal else {
+            return Ok(bytes);
+        };
+        seal.open(object, place.offset(), &bytes).map_err(|fault| {
+            let what = match (fault, object) {
+                (Fault::Forged, _) => DamageKind::Forged,
+                (_, Object::Node) => DamageKind::Node,
+                (_, Object::Areas) => DamageKind::Areas,
+                _ => DamageKind::Record,
+            };
+            damage(&name(), place.offset(), what)
+        })
+    }
+}
+
 /// The images of a store, opened when first needed.
 #[derive(Debug)]
 pub(crate) struct Images {
     backend: Arc<dyn Backend>,
-    files: RwLock<BTreeMap<u64, Arc<dyn File>>>,
+    key: Option<StoreKey>,
+    files: RwLock<BTreeMap<u64, ImageFile>>,
 }
 
 impl Images {
-    pub(crate) fn new(backend: Arc<dyn Backend>) -> Self {
+    pub(crate) fn new(backend: Arc<dyn Backend>, key: Option<StoreKey>) -> Self {
         Self {
             backend,
+            key,
             files: RwLock::default(),
         }
+    }
+
+    /// The same images, none of them open yet.
+    pub(crate) fn again(&self) -> Self {
+        Self::new(self.backend.clone(), self.key.clone())
     }
 
     pub(crate) fn backend(&self) -> &Arc<dyn Backend> {
         &self.backend
     }
 
+    pub(crate) fn key(&self) -> Option<&StoreKey> {
+        self.key.as_ref()
+    }
+
     /// The file of an image.
-    pub(crate) fn file(&self, image: u64) -> Result<Arc<dyn File>, StoreError> {
+    pub(crate) fn file(&self, image: u64) -> Result<ImageFile, StoreError> {
         if let Some(file) = self
             .files
             .read()
@@ -52,11 +105,21 @@ impl Images {
                 io::ErrorKind::NotFound => damage(&name, 0, DamageKind::Missing),
                 _ => io("open", &name, error),
             })?;
+        let mut seal = None;
+        if let Some(key) = &self.key {
+            let mut header = [0; IMAGE_HEADER];
+            let got = file
+                .read_at(&mut header, 0)
+                .map_err(|error| io("read", &name, error))?;
+            let header = ImageHeader::decode(&name, &header[..got], Some(key))?;
+            seal = header.sealing.map(|sealing| sealing.seal);
+        }
+        let file = ImageFile { file, seal };
         self.put(image, file.clone());
         Ok(file)
     }
 
-    pub(crate) fn put(&self, image: u64, file: Arc<dyn File>) {
+    pub(crate) fn put(&self, image: u64, file: ImageFile) {
         self.files
             .write()
             .unwrap_or_else(PoisonError::into_inner)
@@ -70,24 +133,40 @@ impl Images {
             .remove(&image);
     }
 
-    fn read(&self, place: Place, buffer: &mut [u8]) -> Result<usize, StoreError> {
-        let file = self.file(place.image())?;
-        file.read_at(buffer, place.offset())
-            .map_err(|error| io("read", &image_name(place.image()), error))
+    fn object(&self, object: Object, place: Place, plain: usize) -> Result<Vec<u8>, StoreError> {
+        self.file(place.image())?.object(object, place, plain)
     }
 
     /// The children of a node.
     pub(crate) fn node(
         &self,
         place: Place,
-        area: u32,
-        level: u32,
-        first: u64,
-    ) -> Result<[Place; FANOUT], StoreError> {
-        let mut bytes = [0; NODE];
-        let got = self.read(place, &mut bytes)?;
-        decode_node(&bytes[..got], area, level, first)
-            .ok_or_else(|| damage(&image_name(place.image()), place.offset(), DamageKind::Node))
+        id: NodeId,
+    ) -> Result<Box<[Place; FANOUT]>, StoreError> {
+        let bad =
+            |place: Place| damage(&image_name(place.image()), place.offset(), DamageKind::Node);
+        let mut at = place;
+        let mut changes = Vec::new();
+        for _ in 0..MAX_DEPTH {
+            let bytes = self.object(Object::Node, at, NODE)?;
+            match decode_node(&bytes, id).ok_or_else(|| bad(at))? {
+                Node::Full(mut children) => {
+                    // The youngest last.
+                    for (slot, place) in changes.into_iter().rev().flatten() {
+                        children[slot] = place;
+                    }
+                    return Ok(children);
+                }
+                Node::Delta { base, changed } => {
+                    if !below(base, at) {
+                        break;
+                    }
+                    changes.push(changed);
+                    at = base;
+                }
+            }
+        }
+        Err(bad(at))
     }
 
     /// A page.
@@ -98,61 +177,45 @@ impl Images {
         }
         let bad = |place: Place, what| damage(&image_name(place.image()), place.offset(), what);
         let mut at = place;
-        let mut content = None;
-        for _ in 0..MAX_DEPTH {
-            let (header, part) = self.record(at, area, page)?;
-            content.get_or_insert(header.content);
-            result
-                .0
-                .iter_mut()
-                .zip(part.0)
-                .for_each(|(word, part)| *word ^= part);
+        let mut records = Vec::new();
+        loop {
+            let bytes = self.object(Object::Record, at, RECORD_HEADER + PAGE_SIZE)?;
+            let header = parse_record(&bytes)
+                .filter(|header| header.area == area && header.page == page)
+                .ok_or_else(|| bad(at, DamageKind::Record))?;
+            records.push((at, header, bytes));
             if header.kind == RecordKind::Whole {
-                return if content == Some(crc32c::crc32c(&result.to_bytes())) {
-                    Ok(result)
-                } else {
-                    Err(bad(place, DamageKind::Page))
-                };
-            }
-            // Bases lie before, in the same image.
-            if header.base.image() != at.image() || header.base >= at || header.base.is_zero() {
                 break;
+            }
+            if !below(header.base, at) || records.len() == MAX_DEPTH {
+                return Err(bad(at, DamageKind::Record));
             }
             at = header.base;
         }
-        Err(bad(at, DamageKind::Record))
-    }
-
-    /// One record: its header, and what it holds.
-    pub(crate) fn record(
-        &self,
-        place: Place,
-        area: u32,
-        page: u64,
-    ) -> Result<(RecordHeader, Page), StoreError> {
-        let mut bytes = [0; RECORD_HEADER + PAGE_SIZE];
-        let got = self.read(place, &mut bytes)?;
-        parse_record(&bytes[..got])
-            .filter(|(header, _)| header.area == area && header.page == page)
-            .ok_or_else(|| {
-                damage(
-                    &image_name(place.image()),
-                    place.offset(),
-                    DamageKind::Record,
-                )
-            })
+        let content = records.first().map(|(_, header, _)| header.content);
+        for (at, header, bytes) in records.iter().rev() {
+            let payload = &bytes[RECORD_HEADER..][..header.bytes as usize];
+            if !apply(&mut result, header.kind, header.codec, payload) {
+                return Err(bad(*at, DamageKind::Record));
+            }
+        }
+        if content == Some(crc32c::crc32c(&result.to_bytes())) {
+            Ok(result)
+        } else {
+            Err(bad(place, DamageKind::Page))
+        }
     }
 }
 
-/// A record at the beginning of the bytes, if there is one.
-pub(crate) fn parse_record(bytes: &[u8]) -> Option<(RecordHeader, Page)> {
+/// Whether a difference may be to what is there: before it, in the same
+/// image.
+fn below(base: Place, at: Place) -> bool {
+    base.image() == at.image() && base < at && !base.is_zero()
+}
+
+/// The header of the record at the beginning of the bytes, if there is one.
+pub(crate) fn parse_record(bytes: &[u8]) -> Option<RecordHeader> {
     let header = RecordHeader::decode(bytes)?;
     let record = bytes.get(..RECORD_HEADER + header.bytes as usize)?;
-    if header.crc != crc32c::crc32c(&record[4..]) {
-        return None;
-    }
-    Some((
-        header,
-        decode(header.kind, header.codec, &record[RECORD_HEADER..])?,
-    ))
+    (header.crc == crc32c::crc32c(&record[4..])).then_some(header)
 }

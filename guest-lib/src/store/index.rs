@@ -2,10 +2,10 @@
 //! the page tables of the memory it describes.  A commit writes the nodes on
 //! the way to what it changed, and so has a complete index.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use super::error::StoreError;
-use super::format::{AreaEntry, FANOUT, Place, encode_node, levels};
+use super::format::{AreaEntry, FANOUT, MAX_DELTA, NodeId, Place, levels};
 use super::images::Images;
 
 type Node = Box<[Place; FANOUT]>;
@@ -22,8 +22,9 @@ pub(crate) struct AreaIndex {
     /// Nodes by level and number; level 0 holds the places of pages.  What is
     /// not there is all zero.
     nodes: Vec<HashMap<u64, Node>>,
-    /// Nodes which must be written with the next commit.
-    dirty: Vec<BTreeSet<u64>>,
+    /// Nodes which must be written with the next commit, and which of their
+    /// slots, as bits.
+    dirty: Vec<BTreeMap<u64, u64>>,
 }
 
 /// One place which a commit changed, to take it back.
@@ -35,6 +36,20 @@ pub(crate) enum Undo {
         old: Place,
     },
     Root(Place),
+}
+
+/// Where nodes are written.
+pub(crate) trait NodeSink {
+    /// Writes a node of which these slots changed (as bits) since the one at
+    /// `old`; where it went.
+    fn node(&mut self, id: NodeId, children: &[Place; FANOUT], slots: u64, old: Place) -> Place;
+}
+
+/// Of changed slots, what a delta says; `None` if there are too many.
+pub(crate) fn delta(children: &[Place; FANOUT], slots: u64) -> Option<Vec<(usize, Place)>> {
+    let few = slots.count_ones() as usize <= MAX_DELTA;
+    let changed = children.iter().copied().enumerate();
+    few.then(|| changed.filter(|(slot, _)| slots & 1 << slot != 0).collect())
 }
 
 fn slot(index: u64) -> (u64, usize) {
@@ -50,7 +65,7 @@ impl AreaIndex {
             pages,
             root: Place::ZERO,
             nodes: vec![HashMap::new(); levels],
-            dirty: vec![BTreeSet::new(); levels],
+            dirty: vec![BTreeMap::new(); levels],
         }
     }
 
@@ -67,9 +82,9 @@ impl AreaIndex {
                 }
                 // No more than six levels.
                 let on_disk = u32::try_from(level).unwrap_or(u32::MAX);
-                let node = images.node(place, area, on_disk, number)?;
-                below.extend((number * WIDTH..).zip(node));
-                index.nodes[level].insert(number, Box::new(node));
+                let node = images.node(place, (area, on_disk, number))?;
+                below.extend((number * WIDTH..).zip(node.iter().copied()));
+                index.nodes[level].insert(number, node);
             }
             above = below;
         }
@@ -112,7 +127,22 @@ impl AreaIndex {
             index: page,
             old,
         });
-        self.dirty[0].insert(page / WIDTH);
+        self.touch(0, page);
+    }
+
+    /// The node with this child must be written.
+    fn touch(&mut self, level: usize, index: u64) {
+        let (node, slot) = slot(index);
+        *self.dirty[level].entry(node).or_default() |= 1 << slot;
+    }
+
+    /// Where a node is on disk.
+    fn place(&self, level: usize, number: u64) -> Place {
+        if level + 1 < self.nodes.len() {
+            self.child(level + 1, number)
+        } else {
+            self.root
+        }
     }
 
     /// Pages which are not zero, in order.
@@ -140,25 +170,18 @@ impl AreaIndex {
         all.map(|place| place.image()).collect()
     }
 
-    /// Appends the nodes which changed; `at` is where `out` begins in the
-    /// image.  Returns how many.
-    pub(crate) fn write(
-        &mut self,
-        out: &mut Vec<u8>,
-        (image, at): (u64, u64),
-        area: u32,
-        undo: &mut Vec<Undo>,
-    ) -> u32 {
+    /// Writes the nodes which changed.  Returns how many.
+    pub(crate) fn write(&mut self, area: u32, out: &mut dyn NodeSink, undo: &mut Vec<Undo>) -> u32 {
         let mut written = 0;
         for level in 0..self.nodes.len() {
-            for number in self.dirty[level].clone() {
+            for (number, slots) in self.dirty[level].clone() {
+                let old = self.place(level, number);
                 let place = match self.nodes[level].get(&number) {
                     Some(node) if node.iter().any(|child| !child.is_zero()) => {
-                        let place = Place::new(image, at + out.len() as u64);
+                        // No more than six levels.
                         let on_disk = u32::try_from(level).unwrap_or(u32::MAX);
-                        encode_node(out, area, on_disk, number, &node[..]);
                         written += 1;
-                        place
+                        out.node((area, on_disk, number), node, slots, old)
                     }
                     _ => Place::ZERO,
                 };
@@ -169,7 +192,7 @@ impl AreaIndex {
                         index: number,
                         old,
                     });
-                    self.dirty[level + 1].insert(number / WIDTH);
+                    self.touch(level + 1, number);
                 } else {
                     undo.push(Undo::Root(self.root));
                     self.root = place;
@@ -181,7 +204,7 @@ impl AreaIndex {
 
     /// What was written is safe.
     pub(crate) fn settle(&mut self) {
-        self.dirty.iter_mut().for_each(BTreeSet::clear);
+        self.dirty.iter_mut().for_each(BTreeMap::clear);
     }
 
     /// Takes one change back; the youngest first.  What is dirty stays so,
@@ -201,32 +224,31 @@ impl AreaIndex {
         self.pages = pages;
         for level in old..levels(pages) as usize {
             self.nodes.push(HashMap::new());
-            self.dirty.push(BTreeSet::new());
+            self.dirty.push(BTreeMap::new());
             self.put(level, 0, self.root);
             // The new root must be written.
-            self.dirty[level].insert(0);
+            self.touch(level, 0);
         }
     }
 
     /// Takes over copies: whatever is still where `old` has it is from now on
-    /// where `new` has it.  Nodes of which only a part was copied are dirty.
+    /// where `new` has it.  Nodes which are not copies must be written in full.
     pub(crate) fn switch(&mut self, old: &Self, new: &Self) {
         // Numbers mean the same in trees of different height.
         for level in 0..self.nodes.len().min(old.nodes.len()) {
             for (&number, before) in &old.nodes[level] {
+                // Written anew meanwhile: what lies on disk refers to old places.
+                let moved = self.place(level, number) != old.place(level, number);
                 let Some(now) = self.nodes[level].get_mut(&number) else {
                     continue;
                 };
-                let mut same = true;
                 for (slot, (now, before)) in now.iter_mut().zip(before.iter()).enumerate() {
                     if *now == *before {
                         *now = new.child(level, number * WIDTH + slot as u64);
-                    } else {
-                        same = false;
                     }
                 }
-                if !same {
-                    self.dirty[level].insert(number);
+                if moved {
+                    self.dirty[level].insert(number, u64::MAX);
                 }
             }
         }
@@ -237,7 +259,7 @@ impl AreaIndex {
             }
         } else if self.child(top + 1, 0) == old.root {
             self.put(top + 1, 0, new.root);
-            self.dirty[top + 1].insert(0);
+            self.touch(top + 1, 0);
         }
     }
 }

@@ -50,25 +50,30 @@ mod format;
 mod frame;
 mod images;
 mod index;
+mod key;
 mod map;
+mod metrics;
 mod options;
 mod page;
 mod pipeline;
 mod scan;
+mod seal;
+pub(crate) mod ship;
 mod verify;
 mod view;
 mod writer;
 
+use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
 use backend::{Backend, Directory};
-use error::io as io_error;
+pub(crate) use error::io as io_error;
 use images::Images;
-use pipeline::Shared;
 use writer::Writer;
 
+use crate::backup::{self, Replica, ReplicaStatus, ReplicationError};
 use crate::sys::fork;
 
 pub(crate) use format::size as format_size;
@@ -76,7 +81,13 @@ pub(crate) use format::size as format_size;
 pub use compact::{Compacted, Progress};
 pub use durable::{Durable, DurableBuilder, DurableError, DurableTransaction};
 pub use error::{Damage, DamageKind, StoreError};
+pub(crate) use frame::Change;
+pub use key::{KeyId, StoreKey, StoreKeyError};
 pub use map::MapError;
+pub use metrics::StoreMetrics;
+pub(crate) use pipeline::Shared;
+pub(crate) use writer::Batch;
+
 pub use options::{Durability, StoreOptions};
 pub use page::{Compression, Page};
 pub use scan::{Image, Version};
@@ -110,6 +121,9 @@ pub struct PageWrite<'a> {
     /// What it is in the newest version, if that is known: little changes
     /// then take little space.
     pub old: Option<&'a Page>,
+    /// Where in the page bytes may differ from those of the newest version,
+    /// if that is known.
+    pub words: Option<&'a [Range<u16>]>,
 }
 
 impl<'a> PageWrite<'a> {
@@ -121,6 +135,7 @@ impl<'a> PageWrite<'a> {
             page,
             new,
             old: None,
+            words: None,
         }
     }
 
@@ -129,6 +144,14 @@ impl<'a> PageWrite<'a> {
     #[must_use]
     pub fn old(mut self, old: &'a Page) -> Self {
         self.old = Some(old);
+        self
+    }
+
+    /// Which bytes of the page may differ from the newest version, as a
+    /// tracker logs it.  If others do, versions to come may be damaged.
+    #[must_use]
+    pub fn words(mut self, words: &'a [Range<u16>]) -> Self {
+        self.words = Some(words);
         self
     }
 }
@@ -175,13 +198,18 @@ impl Store {
             })?;
             Some(lock.ok_or(StoreError::Locked)?)
         };
-        let images = Arc::new(Images::new(backend.clone()));
+        let epoch = match &lock {
+            Some(_) => backup::unfenced(&*backend)?,
+            None => 0,
+        };
+        let key = options.key.as_ref();
+        let images = Arc::new(Images::new(backend.clone(), options.key.clone()));
         let mut created = false;
-        let scan = match scan::scan(&*backend) {
+        let scan = match scan::scan(&*backend, key) {
             Err(StoreError::NotAStore(_)) if options.create && lock.is_some() => {
                 created = true;
                 Writer::found(&images, store_id())?;
-                scan::scan(&*backend)?
+                scan::scan(&*backend, key)?
             }
             other => other?,
         };
@@ -204,7 +232,8 @@ impl Store {
             problems: if created { Vec::new() } else { scan.problems },
         };
         let at = options.at;
-        let shared = Shared::new(writer, options, scan.acknowledged.unwrap_or(0), lock);
+        let acknowledged = scan.acknowledged.unwrap_or(0);
+        let shared = Shared::new(writer, options, acknowledged, lock, epoch);
         let claims = claim::Claims::default();
         let mut store = Self {
             shared: Arc::new(shared),
@@ -240,6 +269,9 @@ impl Store {
         if self.shared.options.auto_compact {
             spawn("hvckpt-compact", Shared::compact_behind)?;
         }
+        if self.shared.replica.is_some() {
+            spawn("hvckpt-replica", backup::replicate)?;
+        }
         Ok(())
     }
 
@@ -265,6 +297,33 @@ impl Store {
     #[must_use]
     pub fn waiting(&self) -> usize {
         self.shared.waiting()
+    }
+
+    /// How far the backup is; `None` without [`StoreOptions::replication`].
+    #[must_use]
+    pub fn replica(&self) -> Option<ReplicaStatus> {
+        self.shared.replica.as_ref().map(Replica::status)
+    }
+
+    /// Waits until the backup has a version, whatever commits wait for.
+    ///
+    /// # Errors
+    /// See [`ReplicationError`]; at once if there is no replication.
+    pub fn wait_for_backup(&self, version: u64) -> Result<(), ReplicationError> {
+        match &self.shared.replica {
+            Some(replica) => replica.wait(version),
+            None => Err(ReplicationError::Closing),
+        }
+    }
+
+    pub(crate) fn shared(&self) -> &Shared {
+        &self.shared
+    }
+
+    /// What it counts, for a [`crate::metrics::Registry`].
+    #[must_use]
+    pub fn metrics(&self) -> Arc<StoreMetrics> {
+        self.shared.metrics.clone()
     }
 
     /// Versions which can be viewed, oldest first.
@@ -330,12 +389,13 @@ impl Store {
                         pages: area.pages,
                     });
                 }
-                let runs = write.old.and_then(|old| page::runs(old, write.new));
+                let words = write.words.and_then(|at| page::words_at(at, write.new));
                 Ok(frame::Change {
                     area: write.area,
                     page: write.page,
                     new: *write.new,
-                    runs,
+                    runs: write.old.and_then(|old| page::runs(&old.0, &write.new.0)),
+                    words,
                 })
             };
             pages.iter().map(change).collect::<Result<Vec<_>, _>>()?
@@ -377,16 +437,7 @@ impl Store {
     /// # Errors
     /// [`StoreError::NoVersion`], or damage to its index.
     pub fn view(&self, version: Option<u64>) -> Result<View, StoreError> {
-        let (version, images) = {
-            let writer = self.shared.writer();
-            let number = version.unwrap_or(writer.last);
-            let found = writer.versions.get(&number).copied();
-            (
-                found.ok_or(StoreError::NoVersion { version: number })?,
-                writer.images.clone(),
-            )
-        };
-        View::new(&images, version)
+        self.shared.view(version)
     }
 
     /// Copies all that is kept into one base image and removes what is not
@@ -442,6 +493,7 @@ fn tidy(scan: &scan::Scan, images: &Images) -> Result<(), StoreError> {
         let name = format::image_name(image);
         images
             .file(image)?
+            .file
             .sync()
             .map_err(|error| io_error("sync", &name, error))?;
     }

@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
+use super::key::StoreKey;
 use super::page::Compression;
+use crate::backup::Replication;
 
 /// When a commit is safe.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -55,6 +57,10 @@ pub struct StoreOptions {
     pub accept_loss: bool,
     /// Go back to this version; what is newer stays kept, as history.
     pub at: Option<u64>,
+    /// Send every version to a backup as well; see [`crate::backup`].
+    pub replication: Option<Replication>,
+    /// Encrypts a store which is made, and is needed to open it again.
+    pub key: Option<StoreKey>,
 }
 
 impl Default for StoreOptions {
@@ -72,6 +78,8 @@ impl Default for StoreOptions {
             read_only: false,
             accept_loss: false,
             at: None,
+            replication: None,
+            key: None,
         }
     }
 }

@@ -8,14 +8,16 @@ use std::any::Any;
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::compact::compact;
 use super::error::StoreError;
 use super::frame::{Change, now};
 use super::images::Images;
+use super::metrics::{StoreMetrics, add, set};
 use super::options::{Durability, StoreOptions};
 use super::writer::{Batch, Writer};
+use crate::backup::Replica;
 use crate::sys::fork;
 
 /// How long the store's thread waits after a failure.
@@ -36,6 +38,7 @@ struct Queue {
 pub(crate) struct Shared {
     pub(crate) images: Arc<Images>,
     pub(crate) options: StoreOptions,
+    pub(crate) metrics: Arc<StoreMetrics>,
     queue: Mutex<Queue>,
     wake: Condvar,
     quit: Condvar,
@@ -45,6 +48,8 @@ pub(crate) struct Shared {
     pub(crate) stop: AtomicBool,
     /// Keeps other writers out; `None` if this one only reads.
     pub(crate) lock: Option<Box<dyn Any + Send + Sync>>,
+    /// The way to the backup, if there is one.
+    pub(crate) replica: Option<Replica>,
 }
 
 impl core::fmt::Debug for Shared {
@@ -66,8 +71,11 @@ impl Shared {
         options: StoreOptions,
         acknowledged: u64,
         lock: Option<Box<dyn Any + Send + Sync>>,
+        epoch: u64,
     ) -> Self {
         let durable = writer.last;
+        let replication = options.replication.clone().filter(|_| lock.is_some());
+        let replica = replication.map(|options| Replica::new(options, durable, epoch));
         let queue = Queue {
             next: durable.max(acknowledged).saturating_add(1),
             durable,
@@ -75,6 +83,7 @@ impl Shared {
         };
         Self {
             images: writer.images.clone(),
+            metrics: writer.metrics.clone(),
             options,
             queue: Mutex::new(queue),
             wake: Condvar::new(),
@@ -84,6 +93,7 @@ impl Shared {
             compact: Condvar::new(),
             stop: AtomicBool::new(false),
             lock,
+            replica,
         }
     }
 
@@ -123,40 +133,95 @@ impl Shared {
         changes: Arc<Vec<Change>>,
         durability: Durability,
     ) -> Result<u64, StoreError> {
+        let start = Instant::now();
+        let result = self.enqueue(changes, durability);
+        match result {
+            Ok(_) => self.metrics.committed(durability, start.elapsed()),
+            Err(_) => add(&self.metrics.failed, 1),
+        }
+        result
+    }
+
+    /// Tells how much waits.
+    fn measure(&self, queue: &Queue) {
+        set(&self.metrics.queue_bytes, queue.bytes as u64);
+        set(&self.metrics.queue_versions, queue.pending.len() as u64);
+    }
+
+    fn enqueue(
+        &self,
+        changes: Arc<Vec<Change>>,
+        durability: Durability,
+    ) -> Result<u64, StoreError> {
         if self.lock.is_none() {
             return Err(StoreError::ReadOnly);
         }
         if fork::is_child() {
             return Err(StoreError::ForkChild);
         }
+        if let Some(epoch) = self.replica.as_ref().and_then(Replica::fenced) {
+            return Err(StoreError::Fenced { epoch });
+        }
+        let first = self.replica.as_ref().is_some_and(Replica::first);
+        if first && self.crowded() {
+            // What went to the backup cannot be taken back afterwards.
+            self.lead(None)?;
+        }
         let (version, lead) = {
             let mut queue = lock(&self.queue);
             let version = queue.next;
-            let batch = Batch {
-                version,
-                time: now(),
-                changes,
-            };
+            let batch = Arc::new(Batch::new(version, now(), changes));
             queue.next = version
                 .checked_add(1)
                 .ok_or(StoreError::Exhausted("versions"))?;
             queue.bytes += batch.bytes();
-            queue.pending.push_back(Arc::new(batch));
-            (
-                version,
-                queue.failed || queue.bytes > self.options.queue_bytes,
-            )
+            queue.pending.push_back(batch.clone());
+            self.measure(&queue);
+            if let Some(replica) = self.replica.as_ref().filter(|_| first) {
+                replica.offer(&[batch]);
+            }
+            (version, !first && self.full(&queue))
         };
         match durability {
             Durability::Memory | Durability::Async if !lead => {
                 self.wake.notify_one();
                 return Ok(version);
             }
+            Durability::Memory | Durability::Async => add(&self.metrics.backpressure, 1),
             Durability::Group => std::thread::sleep(self.options.group_delay),
-            _ => {}
+            Durability::Sync => {}
         }
-        self.lead(Some(version))?;
+        if first {
+            self.wake.notify_one();
+        } else {
+            self.lead(Some(version))?;
+        }
+        if matches!(durability, Durability::Group | Durability::Sync)
+            && let Some(replica) = self.replica.as_ref().filter(|replica| replica.required())
+        {
+            let waited = replica.wait(version);
+            waited.map_err(|source| StoreError::Unreplicated { version, source })?;
+        }
         Ok(version)
+    }
+
+    fn full(&self, queue: &Queue) -> bool {
+        queue.failed || queue.bytes > self.options.queue_bytes
+    }
+
+    fn crowded(&self) -> bool {
+        self.full(&lock(&self.queue))
+    }
+
+    /// After the writer did something by itself.
+    pub(crate) fn settle(&self, writer: &Writer) {
+        let mut queue = lock(&self.queue);
+        queue.durable = writer.last;
+        queue.next = queue.next.max(writer.last.saturating_add(1));
+        drop(queue);
+        if self.wants_compaction(writer) {
+            self.compact.notify_one();
+        }
     }
 
     /// Writes all that waits.  If it fails, the version leaves the queue; the
@@ -171,6 +236,11 @@ impl Shared {
             queue.pending.iter().cloned().collect()
         };
         let result = writer.write(&batches);
+        if let Some(replica) = self.replica.as_ref().filter(|replica| !replica.first())
+            && result.is_ok()
+        {
+            replica.offer(&batches);
+        }
         let mut queue = lock(&self.queue);
         match &result {
             Ok(()) => {
@@ -186,6 +256,7 @@ impl Shared {
                 queue.failed = true;
             }
         }
+        self.measure(&queue);
         drop(queue);
         if self.wants_compaction(&writer) {
             self.compact.notify_one();
@@ -214,10 +285,15 @@ impl Shared {
         };
         writer.write(&batches)?;
         let result = act(&mut writer, version);
+        if let Some(replica) = &self.replica {
+            // Areas may differ, or everything: it is read from the store.
+            replica.skip_to(writer.last);
+        }
         let mut queue = lock(&self.queue);
         queue.pending.drain(..batches.len());
         queue.bytes = queue.pending.iter().map(|batch| batch.bytes()).sum();
         queue.durable = writer.last;
+        self.measure(&queue);
         result
     }
 
@@ -294,7 +370,14 @@ impl Shared {
         }
     }
 
+    pub(crate) fn backend(&self) -> &dyn super::backend::Backend {
+        &**self.images.backend()
+    }
+
     pub(crate) fn stop(&self) {
+        if let Some(replica) = &self.replica {
+            replica.stop();
+        }
         // With the locks held nobody is between looking and waiting.
         let _writer = self.writer();
         let _queue = lock(&self.queue);

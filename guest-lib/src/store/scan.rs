@@ -2,14 +2,15 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
-use std::sync::Arc;
 
-use super::backend::{Backend, File};
+use super::backend::Backend;
 use super::error::{Damage, DamageKind, StoreError, damage, io};
 use super::format::{
     ACK, FRAME_HEADER, FrameHeader, IMAGE_HEADER, ImageHeader, ImageKind, decode_ack, image_name,
     image_number,
 };
+use super::images::ImageFile;
+use super::key::{KeyId, StoreKey};
 
 /// File with the newest version which was acknowledged.
 pub(crate) const ACK_FILE: &str = "acknowledged";
@@ -56,6 +57,8 @@ pub struct Image {
     pub valid: u64,
     /// When it was made, in nanoseconds since 1970.
     pub created: u64,
+    /// The key it is encrypted with.
+    pub key: Option<KeyId>,
 }
 
 /// What was found.
@@ -96,25 +99,25 @@ impl Scan {
 
 struct Opened {
     header: ImageHeader,
-    file: Arc<dyn File>,
+    file: ImageFile,
     bytes: u64,
     name: String,
 }
 
 /// Looks at everything but the contents of versions which are known to be
 /// durable.
-pub(crate) fn scan(backend: &dyn Backend) -> Result<Scan, StoreError> {
+pub(crate) fn scan(backend: &dyn Backend, key: Option<&StoreKey>) -> Result<Scan, StoreError> {
     // A live store removes old images meanwhile.
     for _ in 0..4 {
-        match attempt(backend) {
+        match attempt(backend, key) {
             Err(StoreError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {}
             other => return other,
         }
     }
-    attempt(backend)
+    attempt(backend, key)
 }
 
-fn attempt(backend: &dyn Backend) -> Result<Scan, StoreError> {
+fn attempt(backend: &dyn Backend, key: Option<&StoreKey>) -> Result<Scan, StoreError> {
     let describe = backend.describe();
     // Before the images, so that a live store is never behind it.
     let ack = read_ack(backend);
@@ -147,7 +150,7 @@ fn attempt(backend: &dyn Backend) -> Result<Scan, StoreError> {
     }
     let mut opened = BTreeMap::new();
     for number in numbers {
-        match open_image(backend, number) {
+        match open_image(backend, number, key) {
             Ok(image) => {
                 opened.insert(number, image);
             }
@@ -218,7 +221,11 @@ fn read_ack(backend: &dyn Backend) -> Result<(u64, [u8; 8]), StoreError> {
     decode_ack(&bytes[..got]).ok_or_else(|| damage(ACK_FILE, 0, DamageKind::AckRecord))
 }
 
-fn open_image(backend: &dyn Backend, number: u64) -> Result<Opened, StoreError> {
+fn open_image(
+    backend: &dyn Backend,
+    number: u64,
+    key: Option<&StoreKey>,
+) -> Result<Opened, StoreError> {
     let name = image_name(number);
     let file = backend
         .open(&name, false)
@@ -228,10 +235,12 @@ fn open_image(backend: &dyn Backend, number: u64) -> Result<Opened, StoreError> 
     let got = file
         .read_at(&mut header, 0)
         .map_err(|error| io("read", &name, error))?;
-    let header = ImageHeader::decode(&name, &header[..got])?;
+    let header = ImageHeader::decode(&name, &header[..got], key)?;
     if header.image != number {
         return Err(damage(&name, 0, DamageKind::Stranger));
     }
+    let seal = header.sealing.as_ref().map(|sealing| sealing.seal.clone());
+    let file = ImageFile { file, seal };
     Ok(Opened {
         header,
         file,
@@ -283,6 +292,7 @@ fn frames(scan: &mut Scan, opened: &BTreeMap<u64, Opened>) -> Result<(), StoreEr
                 bytes: image.bytes,
                 valid: end,
                 created: image.header.created,
+                key: image.header.sealing.as_ref().map(|sealing| sealing.id),
             },
         );
     }
@@ -290,22 +300,27 @@ fn frames(scan: &mut Scan, opened: &BTreeMap<u64, Opened>) -> Result<(), StoreEr
 }
 
 pub(crate) fn read_header(
-    file: &dyn File,
+    image: &ImageFile,
     name: &str,
     offset: u64,
 ) -> Result<Option<FrameHeader>, StoreError> {
     let mut bytes = [0; FRAME_HEADER];
-    let got = file
+    let got = image
+        .file
         .read_at(&mut bytes, offset)
         .map_err(|error| io("read", name, error))?;
-    Ok(FrameHeader::decode(&bytes[..got]))
+    Ok(FrameHeader::decode(
+        &bytes[..got],
+        image.seal.as_ref(),
+        offset,
+    ))
 }
 
 fn hop(image: &Opened, end: u64) -> Result<Vec<Version>, StoreError> {
     let mut found: Vec<Version> = Vec::new();
     let mut offset = IMAGE_HEADER as u64;
     while offset + FRAME_HEADER as u64 <= end {
-        let Some(header) = read_header(&*image.file, &image.name, offset)? else {
+        let Some(header) = read_header(&image.file, &image.name, offset)? else {
             break;
         };
         let bytes = FRAME_HEADER as u64 + header.body;
@@ -349,7 +364,7 @@ fn intact(
 ) -> Result<Vec<Version>, StoreError> {
     let mut safe = acknowledged;
     for version in &found {
-        if let Some(header) = read_header(&*image.file, &image.name, version.offset)? {
+        if let Some(header) = read_header(&image.file, &image.name, version.offset)? {
             safe = safe.max(header.synced);
         }
     }
@@ -357,7 +372,7 @@ fn intact(
     for at in 0..found.len() {
         // The newest in any case: who opens wants that one.
         let check = found[at].number > safe || found[at].number == newest;
-        if check && !body_intact(&*image.file, &image.name, &found[at])? {
+        if check && !body_intact(&image.file, &image.name, &found[at])? {
             found.truncate(at);
             break;
         }
@@ -367,11 +382,11 @@ fn intact(
 
 /// Whether the contents of a version are what was written.
 pub(crate) fn body_intact(
-    file: &dyn File,
+    image: &ImageFile,
     name: &str,
     version: &Version,
 ) -> Result<bool, StoreError> {
-    let Some(header) = read_header(file, name, version.offset)? else {
+    let Some(header) = read_header(image, name, version.offset)? else {
         return Ok(false);
     };
     let mut crc = 0;
@@ -380,7 +395,8 @@ pub(crate) fn body_intact(
     let mut buffer = vec![0; CHUNK.min(super::format::size(end.saturating_sub(at)))];
     while at < end {
         let want = CHUNK.min(super::format::size(end - at));
-        let got = file
+        let got = image
+            .file
             .read_at(&mut buffer[..want], at)
             .map_err(|error| io("read", name, error))?;
         if got < want {

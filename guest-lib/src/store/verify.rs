@@ -8,6 +8,7 @@ use super::compact::Progress;
 use super::error::{Damage, StoreError};
 use super::format::size;
 use super::images::Images;
+use super::key::StoreKey;
 use super::scan::{Image, Scan, Version, body_intact, scan};
 use super::view::{Area, View};
 
@@ -38,9 +39,12 @@ pub struct Examined {
 
 const HOT: usize = 10;
 
-fn start(backend: &Arc<dyn Backend>) -> Result<(Scan, Images, Examined), StoreError> {
-    let mut scan = scan(&**backend)?;
-    let images = Images::new(backend.clone());
+fn start(
+    backend: &Arc<dyn Backend>,
+    key: Option<&StoreKey>,
+) -> Result<(Scan, Images, Examined), StoreError> {
+    let mut scan = scan(&**backend, key)?;
+    let images = Images::new(backend.clone(), key.cloned());
     let newest = scan.versions.values().next_back().copied();
     let mut problems = core::mem::take(&mut scan.problems);
     let mut areas = Vec::new();
@@ -71,9 +75,10 @@ fn start(backend: &Arc<dyn Backend>) -> Result<(Scan, Images, Examined), StoreEr
 /// is in [`Examined::problems`].
 pub fn examine(
     backend: &Arc<dyn Backend>,
+    key: Option<&StoreKey>,
     mut progress: impl FnMut(Progress),
 ) -> Result<Examined, StoreError> {
-    let (scan, images, mut examined) = start(backend)?;
+    let (scan, images, mut examined) = start(backend, key)?;
     let mut counts: BTreeMap<(usize, u64), u64> = BTreeMap::new();
     let versions: Vec<Version> = scan.available().into_values().collect();
     let mut before: Option<View> = None;
@@ -120,9 +125,10 @@ pub fn examine(
 /// See [`examine`].
 pub fn verify(
     backend: &Arc<dyn Backend>,
+    key: Option<&StoreKey>,
     mut progress: impl FnMut(Progress),
 ) -> Result<Examined, StoreError> {
-    let (scan, images, mut examined) = start(backend)?;
+    let (scan, images, mut examined) = start(backend, key)?;
     let versions: Vec<Version> = scan.available().into_values().collect();
     let mut seen = HashSet::new();
     for (done, version) in versions.iter().enumerate() {
@@ -144,7 +150,7 @@ pub fn verify(
         let name = super::format::image_name(version.image);
         match images
             .file(version.image)
-            .and_then(|file| body_intact(&*file, &name, version))
+            .and_then(|file| body_intact(&file, &name, version))
         {
             Ok(true) => {}
             Ok(false) => problem(super::error::damage(

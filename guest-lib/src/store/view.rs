@@ -3,13 +3,13 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::backend::File;
-use super::error::{DamageKind, StoreError, damage, io};
-use super::format::{FRAME_HEADER, MAX_AREAS, decode_areas, image_name, size};
-use super::images::Images;
+use super::error::{DamageKind, StoreError, damage};
+use super::format::{AREA, FRAME_HEADER, MAX_AREAS, Place, decode_areas, image_name, size};
+use super::images::{ImageFile, Images};
 use super::index::AreaIndex;
 use super::page::Page;
 use super::scan::Version;
+use super::seal::{Object, SEALED};
 
 /// Reads the areas of a version and their index.
 pub(crate) fn load(images: &Images, version: &Version) -> Result<Vec<AreaIndex>, StoreError> {
@@ -19,15 +19,14 @@ pub(crate) fn load(images: &Images, version: &Version) -> Result<Vec<AreaIndex>,
         .bytes
         .saturating_sub(FRAME_HEADER as u64 + version.areas);
     let bad = || damage(&name, from, DamageKind::Areas);
-    if bytes > 8 + 96 * MAX_AREAS as u64 {
+    let most = 8 + AREA * MAX_AREAS + SEALED;
+    if bytes > most as u64 || from > Place::MAX_OFFSET {
         return Err(bad());
     }
-    let mut table = vec![0; size(bytes)];
-    let got = images
-        .file(version.image)?
-        .read_at(&mut table, from)
-        .map_err(|error| io("read", &name, error))?;
-    let entries = decode_areas(&table[..got]).ok_or_else(bad)?;
+    let file = images.file(version.image)?;
+    let place = Place::new(version.image, from);
+    let table = file.object(Object::Areas, place, size(bytes))?;
+    let entries = decode_areas(&table).ok_or_else(bad)?;
     (0..)
         .zip(&entries)
         .map(|(number, entry)| AreaIndex::load(images, number, entry))
@@ -41,7 +40,7 @@ pub struct View {
     version: Version,
     areas: Vec<AreaIndex>,
     images: Arc<Images>,
-    _held: BTreeMap<u64, Arc<dyn File>>,
+    _held: BTreeMap<u64, ImageFile>,
 }
 
 /// An area of a version.
@@ -60,7 +59,7 @@ pub struct Area {
 
 impl View {
     pub(crate) fn new(images: &Images, version: Version) -> Result<Self, StoreError> {
-        let own = Images::new(images.backend().clone());
+        let own = images.again();
         let areas = load(images, &version)?;
         let mut held = BTreeMap::new();
         for image in areas

@@ -3,19 +3,22 @@
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::Instant;
 
 use super::backend::File;
 use super::error::{StoreError, io};
 use super::format::{
-    IMAGE_HEADER, ImageHeader, ImageKind, MAX_AREAS, MAX_PAGES, encode_ack, image_name, name_fault,
-    temporary,
+    IMAGE_HEADER, ImageHeader, ImageKind, MAX_AREAS, MAX_PAGES, Sealing, encode_ack, image_name,
+    name_fault, temporary,
 };
 use super::frame::{Change, Meta, Out, now};
 use super::images::Images;
 use super::index::AreaIndex;
+use super::metrics::{StoreMetrics, add, set};
 use super::options::StoreOptions;
 use super::page::Encoder;
 use super::scan::{ACK_FILE, Scan, Version};
+use super::ship::{Bulk, Changes};
 use super::view::load;
 use crate::sys::PAGE_SIZE;
 
@@ -25,15 +28,37 @@ pub(crate) struct Batch {
     pub(crate) version: u64,
     pub(crate) time: u64,
     pub(crate) changes: Arc<Vec<Change>>,
+    /// Further pages, too many for memory.
+    pub(crate) bulk: Option<Arc<dyn Bulk>>,
 }
 
 impl Batch {
+    pub(crate) fn new(version: u64, time: u64, changes: Arc<Vec<Change>>) -> Self {
+        Self {
+            version,
+            time,
+            changes,
+            bulk: None,
+        }
+    }
+
+    fn all(&self) -> Changes<'_> {
+        let changes = self.changes.iter().map(|change| Ok(Cow::Borrowed(change)));
+        match &self.bulk {
+            None => Box::new(changes),
+            Some(bulk) => Box::new(changes.chain(bulk.changes().map(|next| next.map(Cow::Owned)))),
+        }
+    }
+
     /// What it takes in memory, in bytes.
     pub(crate) fn bytes(&self) -> usize {
-        let runs = |change: &Change| change.runs.as_ref().map_or(0, Vec::len);
+        let extra = |change: &Change| {
+            let parts = [&change.runs, &change.words];
+            parts.into_iter().flatten().map(Vec::len).sum::<usize>()
+        };
         self.changes
             .iter()
-            .map(|change| PAGE_SIZE + runs(change))
+            .map(|change| PAGE_SIZE + extra(change))
             .sum::<usize>()
             + 64
     }
@@ -54,11 +79,12 @@ pub(crate) struct Writer {
     out: Option<Out>,
     next_image: u64,
     /// No image below is needed by the newest version.
-    floor: Option<u64>,
+    pub(crate) floor: Option<u64>,
     acknowledged: Option<Arc<dyn File>>,
     image_bytes: u64,
     keep: usize,
     pub(crate) poisoned: bool,
+    pub(crate) metrics: Arc<StoreMetrics>,
 }
 
 impl Writer {
@@ -88,11 +114,13 @@ impl Writer {
             image_bytes: options.image_bytes,
             keep: options.keep.max(1),
             poisoned: false,
+            metrics: Arc::default(),
         };
         if let Some(newest) = newest {
             writer.areas = load(&writer.images, &newest)?;
             writer.find_floor();
         }
+        writer.measure();
         Ok(writer)
     }
 
@@ -106,6 +134,7 @@ impl Writer {
             parent: 0,
             parent_bytes: 0,
             parent_version: 0,
+            sealing: Sealing::fresh(images.key(), &store, 1)?,
         };
         publish(
             images,
@@ -139,6 +168,12 @@ impl Writer {
         }
     }
 
+    /// Tells what there is on disk.
+    fn measure(&self) {
+        set(&self.metrics.images, self.sizes.len() as u64);
+        set(&self.metrics.disk_bytes, self.sizes.values().sum());
+    }
+
     fn find_floor(&mut self) {
         let images: BTreeSet<u64> = self.areas.iter().flat_map(AreaIndex::images).collect();
         self.floor = images.first().copied();
@@ -168,6 +203,7 @@ impl Writer {
                 parent: parent.map_or(0, |parent| parent.image),
                 parent_bytes: parent.map_or(0, |parent| parent.offset + parent.bytes),
                 parent_version: self.last,
+                sealing: Sealing::fresh(self.images.key(), &self.store, self.next_image)?,
             };
             let name = temporary(&image_name(header.image));
             let out = publish(
@@ -210,9 +246,8 @@ impl Writer {
                     floor: self.floor.unwrap_or(out.image),
                     time: batch.time,
                 };
-                let changes = batch.changes.iter().map(|change| Ok(Cow::Borrowed(change)));
                 let areas = &mut self.areas;
-                versions.push(out.frame(&mut self.encoder, areas, changes, meta, &mut undo)?);
+                versions.push(out.frame(&mut self.encoder, areas, batch.all(), meta, &mut undo)?);
                 previous = batch.version;
             }
             out.flush()
@@ -224,17 +259,23 @@ impl Writer {
             }
             // A frame which stayed could be taken for a commit later.
             self.poisoned = out.cut(start).is_err();
-            self.out = Some(out);
+            // Under one key nothing else is ever written at the same place.
+            self.out = (self.poisoned || self.images.key().is_none()).then_some(out);
             return Err(if self.poisoned {
                 StoreError::Poisoned
             } else {
                 error
             });
         }
+        let before = Instant::now();
         if let Err(error) = out.file().sync() {
             self.poisoned = true;
             return Err(io("sync", &out.name, error));
         }
+        self.metrics.syncs.observe(before.elapsed());
+        add(&self.metrics.bytes, out.position() - start);
+        let pages = versions.iter().map(|version| u64::from(version.records));
+        add(&self.metrics.pages, pages.sum());
         self.areas.iter_mut().for_each(AreaIndex::settle);
         self.floor = self.floor.or(Some(out.image));
         self.last = versions.last().map_or(self.last, |last| last.number);
@@ -247,17 +288,17 @@ impl Writer {
         self.out = Some(out);
         self.acknowledge();
         self.forget();
+        self.measure();
         Ok(())
     }
 
-    /// Adds an area, or lets one grow, as a version of its own.
-    pub(crate) fn shape(
+    /// Adds an area, or lets one grow, for the next version; its number.
+    pub(crate) fn place(
         &mut self,
-        version: u64,
         name: &str,
         address: u64,
         pages: u64,
-    ) -> Result<u32, StoreError> {
+    ) -> Result<usize, StoreError> {
         let fault = |why| StoreError::Shape {
             name: name.to_owned(),
             pages,
@@ -275,27 +316,32 @@ impl Writer {
         {
             return Err(fault("not possible"));
         }
-        let before = self.areas.clone();
         let found = self.areas.iter().position(|area| area.name == name);
-        let number = match found {
-            Some(number) if self.areas[number].pages > pages => {
-                return Err(fault("areas do not shrink"));
-            }
+        match found {
+            Some(number) if self.areas[number].pages > pages => Err(fault("areas do not shrink")),
             Some(number) => {
                 self.areas[number].grow(pages);
-                number
+                Ok(number)
             }
-            None if self.areas.len() == MAX_AREAS => return Err(fault("too many areas")),
+            None if self.areas.len() == MAX_AREAS => Err(fault("too many areas")),
             None => {
                 self.areas.push(AreaIndex::new(name, address, pages));
-                self.areas.len() - 1
+                Ok(self.areas.len() - 1)
             }
-        };
-        let batch = Batch {
-            version,
-            time: now(),
-            changes: Arc::default(),
-        };
+        }
+    }
+
+    /// Adds an area, or lets one grow, as a version of its own.
+    pub(crate) fn shape(
+        &mut self,
+        version: u64,
+        name: &str,
+        address: u64,
+        pages: u64,
+    ) -> Result<u32, StoreError> {
+        let before = self.areas.clone();
+        let number = self.place(name, address, pages)?;
+        let batch = Batch::new(version, now(), Arc::default());
         if let Err(error) = self.write(&[Arc::new(batch)]) {
             self.areas = before;
             return Err(error);
@@ -316,11 +362,7 @@ impl Writer {
         let floor = self.floor;
         self.find_floor();
         self.out = None;
-        let batch = Batch {
-            version,
-            time: now(),
-            changes: Arc::default(),
-        };
+        let batch = Batch::new(version, now(), Arc::default());
         self.write(&[Arc::new(batch)]).inspect_err(|_| {
             self.areas = before;
             self.floor = floor;
@@ -373,6 +415,7 @@ impl Writer {
         self.sizes.insert(base, bytes);
         self.floor = Some(base);
         self.forget();
+        self.measure();
     }
 }
 
@@ -395,7 +438,7 @@ pub(crate) fn publish(images: &Images, mut out: Out) -> Result<Out, StoreError> 
         let _leftover = backend.remove(&out.name);
         return Err(error);
     }
-    images.put(out.image, out.file().clone());
+    images.put(out.image, out.opened());
     out.name = name;
     Ok(out)
 }

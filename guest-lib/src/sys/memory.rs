@@ -2,6 +2,7 @@
 
 use core::arch::asm;
 use std::io;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::sync::atomic::{AtomicU8, AtomicU64};
 
 use super::{PAGE_SIZE, fork};
@@ -92,44 +93,106 @@ pub(crate) struct Mapping {
     bytes: usize,
     owned: bool,
     locked: bool,
+    /// The same memory at another address, if it is mapped twice.
+    alias: Option<usize>,
+}
+
+/// `bytes` bytes of address space with these flags, aligned to a chunk if
+/// they are as large as one.
+fn map(bytes: usize, flags: i32) -> Result<usize, MemoryError> {
+    let slack = if bytes >= CHUNK { CHUNK } else { 0 };
+    // SAFETY: a fresh anonymous mapping, no address is forced.
+    let got = unsafe {
+        libc::mmap(
+            core::ptr::null_mut(),
+            bytes + slack,
+            libc::PROT_READ | libc::PROT_WRITE,
+            flags | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE,
+            -1,
+            0,
+        )
+    };
+    if got == libc::MAP_FAILED {
+        return Err(os("mmap", bytes));
+    }
+    let raw = got as usize;
+    let start = if slack == 0 {
+        raw
+    } else {
+        raw.next_multiple_of(CHUNK)
+    };
+    for (from, to) in [(raw, start), (start + bytes, raw + bytes + slack)] {
+        if to > from {
+            // SAFETY: the head and the tail of the mapping just made.
+            unsafe { libc::munmap(from as *mut libc::c_void, to - from) };
+        }
+    }
+    Ok(start)
+}
+
+/// A file in memory.
+fn memory_file(bytes: usize) -> Result<OwnedFd, MemoryError> {
+    const MFD_NOEXEC_SEAL: u32 = 8;
+    // Linux before 6.3 does not know the seal, some later ones want it.
+    let create = |flags| {
+        // SAFETY: a name which ends with zero; returns a new descriptor or
+        // fails.
+        unsafe { libc::memfd_create(c"hvckpt".as_ptr(), flags) }
+    };
+    let mut fd = create(libc::MFD_CLOEXEC | MFD_NOEXEC_SEAL);
+    if fd < 0 {
+        fd = create(libc::MFD_CLOEXEC);
+    }
+    if fd < 0 {
+        return Err(os("memfd_create", bytes));
+    }
+    // SAFETY: a descriptor nobody else owns.
+    let file = unsafe { OwnedFd::from_raw_fd(fd) };
+    let length = libc::off_t::try_from(bytes).unwrap_or(libc::off_t::MAX);
+    // SAFETY: plain numbers.
+    if unsafe { libc::ftruncate(file.as_raw_fd(), length) } != 0 {
+        return Err(os("ftruncate", bytes));
+    }
+    Ok(file)
 }
 
 impl Mapping {
     /// Fresh zeroed pages; areas of a 2 MiB chunk or more begin on one.
     pub(crate) fn new(bytes: usize) -> Result<Self, MemoryError> {
-        let slack = if bytes >= CHUNK { CHUNK } else { 0 };
-        // SAFETY: a fresh anonymous mapping, no address is forced.
-        let got = unsafe {
-            libc::mmap(
-                core::ptr::null_mut(),
-                bytes + slack,
-                libc::PROT_READ | libc::PROT_WRITE,
-                libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE,
-                -1,
-                0,
-            )
-        };
-        if got == libc::MAP_FAILED {
-            return Err(os("mmap", bytes));
-        }
-        let raw = got as usize;
-        let start = if slack == 0 {
-            raw
-        } else {
-            raw.next_multiple_of(CHUNK)
-        };
-        for (from, to) in [(raw, start), (start + bytes, raw + bytes + slack)] {
-            if to > from {
-                // SAFETY: the head and the tail of the mapping just made.
-                unsafe { libc::munmap(from as *mut libc::c_void, to - from) };
-            }
-        }
         Ok(Self {
-            start,
+            start: map(bytes, libc::MAP_PRIVATE)?,
             bytes,
             owned: true,
             locked: false,
+            alias: None,
         })
+    }
+
+    /// The same, mapped twice: shared memory of this process alone.
+    pub(crate) fn aliased(bytes: usize) -> Result<Self, MemoryError> {
+        let file = memory_file(bytes)?;
+        let mut mapping = Self::new(bytes)?;
+        let other = map(bytes, libc::MAP_PRIVATE)?;
+        // Drop unmaps both from here on.
+        mapping.alias = Some(other);
+        for at in [mapping.start, other] {
+            // SAFETY: replaces the mappings just made, to which nothing
+            // refers.
+            let got = unsafe {
+                libc::mmap(
+                    at as *mut libc::c_void,
+                    bytes,
+                    libc::PROT_READ | libc::PROT_WRITE,
+                    libc::MAP_SHARED | libc::MAP_FIXED,
+                    file.as_raw_fd(),
+                    0,
+                )
+            };
+            if got == libc::MAP_FAILED {
+                return Err(os("mmap of a memfd", bytes));
+            }
+        }
+        Ok(mapping)
     }
 
     /// Pages of somebody else, who keeps them mapped.
@@ -139,12 +202,18 @@ impl Mapping {
             bytes,
             owned: false,
             locked: false,
+            alias: None,
         }
     }
 
     /// Makes every page present, small, and absent from fork children.
     pub(crate) fn prepare(&self) -> Result<(), MemoryError> {
-        let at = self.start as *mut libc::c_void;
+        self.prepare_at(self.start)?;
+        self.alias.map_or(Ok(()), |alias| self.prepare_at(alias))
+    }
+
+    fn prepare_at(&self, start: usize) -> Result<(), MemoryError> {
+        let at = start as *mut libc::c_void;
         // A kernel without huge pages refuses this advice, rightly.
         // SAFETY: advice on pages we own or were given.
         unsafe { libc::madvise(at, self.bytes, libc::MADV_NOHUGEPAGE) };
@@ -209,6 +278,11 @@ impl Mapping {
         self.bytes / PAGE_SIZE
     }
 
+    /// Where the same memory is mapped a second time, always writable.
+    pub(crate) fn alias(&self) -> Option<usize> {
+        self.alias
+    }
+
     pub(crate) fn locked(&self) -> bool {
         self.locked
     }
@@ -248,6 +322,9 @@ impl Drop for Mapping {
         unsafe {
             if self.owned {
                 libc::munmap(at, self.bytes);
+                if let Some(alias) = self.alias {
+                    libc::munmap(alias as *mut libc::c_void, self.bytes);
+                }
             } else {
                 if self.locked {
                     libc::munlock(at, self.bytes);

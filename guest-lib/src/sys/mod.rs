@@ -14,6 +14,7 @@ pub(crate) mod probe;
 pub(crate) mod raw;
 pub(crate) mod session;
 pub(crate) mod signal;
+pub(crate) mod soft_dirty;
 pub(crate) mod uffd;
 
 /// Bytes in a page.

@@ -1,9 +1,10 @@
-//! SIGSEGV shared between trackers and the application.
+//! SIGSEGV and SIGBUS shared between trackers and the application.
 //!
-//! One handler for the process, installed once and never removed.  A write
-//! fault on a watched range goes to its owner; everything else goes to the
-//! handler which was there before, or to the default action, with the mask
-//! and the arguments it would have had.
+//! One handler for the process and signal, installed with the first range
+//! which needs it and never removed.  A write fault on a watched range goes
+//! to its owner; everything else goes to the handler which was there before,
+//! or to the default action, with the mask and the arguments it would have
+//! had.
 //!
 //! The table of ranges is an immutable sorted array behind an atomic pointer.
 //! Handlers count themselves in and out of one of two counters (as in
@@ -19,35 +20,86 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::{PAGE_SIZE, fork, raw};
 
-/// Handles a write fault at an address; false passes it on.
+/// Handles a write fault at an address, taken by the code whose registers are
+/// in `machine`; false passes it on.
 ///
 /// Must be async-signal-safe and must not depend on locks.
-pub(crate) type FaultFn = unsafe fn(context: *const c_void, address: usize) -> bool;
+pub(crate) type FaultFn =
+    unsafe fn(context: *const c_void, address: usize, machine: *mut libc::ucontext_t) -> bool;
+
+/// Who is asked about faults on a range.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Owner {
+    /// The signal which faults on the range raise.
+    pub(crate) signal: Signal,
+    /// Given to `handle`.
+    pub(crate) context: *const c_void,
+    /// See [`FaultFn`].
+    pub(crate) handle: FaultFn,
+}
+
+/// A signal which tells of a write fault.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Signal {
+    /// SIGSEGV: the page is not writable.
+    Segv,
+    /// SIGBUS: userfaultfd forbids it.
+    Bus,
+}
 
 /// A watched range.
 #[derive(Debug, Clone, Copy)]
 struct Entry {
     start: usize,
     end: usize,
-    context: *const c_void,
-    handle: FaultFn,
+    owner: Owner,
 }
 
-/// The application put its own SIGSEGV handler in place of ours.
+/// The application put its own signal handler in place of ours.
 #[derive(Debug, thiserror::Error)]
-#[error("the SIGSEGV handler was replaced after the region was registered")]
+#[error("the SIGSEGV or SIGBUS handler was replaced after the region was registered")]
 pub struct HandlerReplaced;
+
+/// What there was before us, of one signal.
+#[derive(Debug)]
+struct Chain {
+    number: c_int,
+    installed: AtomicBool,
+    old_handler: AtomicUsize,
+    old_flags: AtomicI32,
+    old_mask: AtomicU64,
+}
+
+impl Chain {
+    const fn new(number: c_int) -> Self {
+        Self {
+            number,
+            installed: AtomicBool::new(false),
+            old_handler: AtomicUsize::new(libc::SIG_DFL),
+            old_flags: AtomicI32::new(0),
+            old_mask: AtomicU64::new(0),
+        }
+    }
+}
+
+static SEGV: Chain = Chain::new(libc::SIGSEGV);
+static BUS: Chain = Chain::new(libc::SIGBUS);
+
+impl Signal {
+    /// async-signal-safe.
+    fn chain(self) -> &'static Chain {
+        match self {
+            Self::Segv => &SEGV,
+            Self::Bus => &BUS,
+        }
+    }
+}
 
 static TABLE: AtomicPtr<Vec<Entry>> = AtomicPtr::new(ptr::null_mut());
 static READERS: [AtomicUsize; 2] = [AtomicUsize::new(0), AtomicUsize::new(0)];
 static PARITY: AtomicUsize = AtomicUsize::new(0);
 /// Held by who changes the table or the handler; never by the handler.
 static CHANGE: Mutex<()> = Mutex::new(());
-
-static INSTALLED: AtomicBool = AtomicBool::new(false);
-static OLD_HANDLER: AtomicUsize = AtomicUsize::new(libc::SIG_DFL);
-static OLD_FLAGS: AtomicI32 = AtomicI32::new(0);
-static OLD_MASK: AtomicU64 = AtomicU64::new(0);
 
 const RETIRED: usize = 64;
 /// Ranges lately unwatched: a thread may have faulted before and arrive here
@@ -67,30 +119,18 @@ pub(crate) struct Watch {
 }
 
 impl Watch {
-    /// Sends write faults in `start..start + bytes` to `handle`.
+    /// Sends write faults in `start..start + bytes` to `owner`.
     ///
     /// # Safety
-    /// `context` must be what `handle` expects, and live until the `Watch` is
-    /// dropped.  Ranges must not overlap.
-    pub(crate) unsafe fn new(
-        start: usize,
-        bytes: usize,
-        context: *const c_void,
-        handle: FaultFn,
-    ) -> io::Result<Self> {
+    /// The owner's context must be what its function expects, and live until
+    /// the `Watch` is dropped.  Ranges must not overlap.
+    pub(crate) unsafe fn new(start: usize, bytes: usize, owner: Owner) -> io::Result<Self> {
         let _changing = change();
-        install()?;
+        owner.signal.chain().install()?;
         update(|entries| {
             let at = entries.partition_point(|entry| entry.start < start);
-            entries.insert(
-                at,
-                Entry {
-                    start,
-                    end: start + bytes,
-                    context,
-                    handle,
-                },
-            );
+            let end = start + bytes;
+            entries.insert(at, Entry { start, end, owner });
         });
         Ok(Self { start })
     }
@@ -137,81 +177,95 @@ fn update(edit: impl FnOnce(&mut Vec<Entry>)) {
     }
 }
 
-fn current() -> io::Result<libc::sigaction> {
-    let mut action = MaybeUninit::<libc::sigaction>::uninit();
-    // SAFETY: fills the structure on success.
-    unsafe {
-        if libc::sigaction(libc::SIGSEGV, ptr::null(), action.as_mut_ptr()) != 0 {
-            return Err(io::Error::last_os_error());
-        }
-        Ok(action.assume_init())
-    }
-}
-
 fn ours() -> usize {
-    let handler: extern "C" fn(c_int, *mut libc::siginfo_t, *mut c_void) = on_sigsegv;
+    let handler: extern "C" fn(c_int, *mut libc::siginfo_t, *mut c_void) = on_signal;
     handler as usize
 }
 
 /// Fails if another handler has taken our place.
-pub(crate) fn check_installed() -> io::Result<()> {
-    if current()?.sa_sigaction == ours() {
-        Ok(())
-    } else {
-        Err(io::Error::other(HandlerReplaced))
+pub(crate) fn check_installed(signal: Signal) -> Result<(), HandlerReplaced> {
+    match signal.chain().current() {
+        Ok(action) if action.sa_sigaction == ours() => Ok(()),
+        _ => Err(HandlerReplaced),
     }
 }
 
-fn install() -> io::Result<()> {
-    if INSTALLED.load(Ordering::Relaxed) {
-        return check_installed();
-    }
-    // What we chain to is known before the first fault can ask for it.
-    remember(&current()?);
-    // SAFETY: the handler lives as long as the process (the C library is
-    // linked with -z nodelete) and is async-signal-safe.
-    unsafe {
-        let mut action: libc::sigaction = core::mem::zeroed();
-        action.sa_sigaction = ours();
-        action.sa_flags = libc::SA_SIGINFO | libc::SA_ONSTACK;
-        libc::sigfillset(&raw mut action.sa_mask);
-        let mut old = MaybeUninit::<libc::sigaction>::uninit();
-        if libc::sigaction(libc::SIGSEGV, &raw const action, old.as_mut_ptr()) != 0 {
-            return Err(io::Error::last_os_error());
+impl Chain {
+    fn current(&self) -> io::Result<libc::sigaction> {
+        let mut action = MaybeUninit::<libc::sigaction>::uninit();
+        // SAFETY: fills the structure on success.
+        unsafe {
+            if libc::sigaction(self.number, ptr::null(), action.as_mut_ptr()) != 0 {
+                return Err(io::Error::last_os_error());
+            }
+            Ok(action.assume_init())
         }
-        remember(&old.assume_init());
     }
-    INSTALLED.store(true, Ordering::Relaxed);
-    Ok(())
-}
 
-fn remember(action: &libc::sigaction) {
-    // SAFETY: the kernel's set of 64 signals is the first word of sigset_t.
-    let mask = unsafe { ptr::from_ref(&action.sa_mask).cast::<u64>().read() };
-    OLD_MASK.store(mask, Ordering::SeqCst);
-    OLD_FLAGS.store(action.sa_flags, Ordering::SeqCst);
-    OLD_HANDLER.store(action.sa_sigaction, Ordering::SeqCst);
+    fn install(&self) -> io::Result<()> {
+        let now = self.current()?;
+        if self.installed.load(Ordering::Relaxed) {
+            return if now.sa_sigaction == ours() {
+                Ok(())
+            } else {
+                Err(io::Error::other(HandlerReplaced))
+            };
+        }
+        // What we chain to is known before the first fault can ask for it.
+        self.remember(&now);
+        // SAFETY: the handler lives as long as the process (the C library is
+        // linked with -z nodelete) and is async-signal-safe.
+        unsafe {
+            let mut action: libc::sigaction = core::mem::zeroed();
+            action.sa_sigaction = ours();
+            action.sa_flags = libc::SA_SIGINFO | libc::SA_ONSTACK;
+            libc::sigfillset(&raw mut action.sa_mask);
+            let mut old = MaybeUninit::<libc::sigaction>::uninit();
+            if libc::sigaction(self.number, &raw const action, old.as_mut_ptr()) != 0 {
+                return Err(io::Error::last_os_error());
+            }
+            self.remember(&old.assume_init());
+        }
+        self.installed.store(true, Ordering::Relaxed);
+        Ok(())
+    }
+
+    fn remember(&self, action: &libc::sigaction) {
+        // SAFETY: the kernel's set of 64 signals is the first word of
+        // sigset_t.
+        let mask = unsafe { ptr::from_ref(&action.sa_mask).cast::<u64>().read() };
+        self.old_mask.store(mask, Ordering::SeqCst);
+        self.old_flags.store(action.sa_flags, Ordering::SeqCst);
+        self.old_handler
+            .store(action.sa_sigaction, Ordering::SeqCst);
+    }
 }
 
 /// The handler.  async-signal-safe.
-extern "C" fn on_sigsegv(signal: c_int, info: *mut libc::siginfo_t, context: *mut c_void) {
+extern "C" fn on_signal(number: c_int, info: *mut libc::siginfo_t, context: *mut c_void) {
     const SEGV_ACCERR: c_int = 2;
+    const BUS_ADRERR: c_int = 2;
     const WRITE: i64 = 2;
     const FETCH: i64 = 16;
     #[allow(clippy::cast_sign_loss)] // an index, 19
     const ERR: usize = libc::REG_ERR as usize;
+    let machine: *mut libc::ucontext_t = context.cast();
     // SAFETY: the kernel passes valid pointers (SA_SIGINFO).
     let (code, address, error) = unsafe {
-        let machine = &(*context.cast::<libc::ucontext_t>()).uc_mcontext;
         (
             (*info).si_code,
             (*info).si_addr() as usize,
-            machine.gregs[ERR],
+            (*machine).uc_mcontext.gregs[ERR],
         )
     };
-    if code == SEGV_ACCERR
+    let (signal, expected) = if number == libc::SIGBUS {
+        (Signal::Bus, BUS_ADRERR)
+    } else {
+        (Signal::Segv, SEGV_ACCERR)
+    };
+    if code == expected
         && error & (WRITE | FETCH) == WRITE
-        && (dispatch(address) || retry_retired(address))
+        && (dispatch(signal, address, machine) || retry_retired(address))
     {
         return;
     }
@@ -220,7 +274,7 @@ extern "C" fn on_sigsegv(signal: c_int, info: *mut libc::siginfo_t, context: *mu
 }
 
 /// async-signal-safe.
-fn dispatch(address: usize) -> bool {
+fn dispatch(signal: Signal, address: usize, machine: *mut libc::ucontext_t) -> bool {
     let readers = &READERS[PARITY.load(Ordering::SeqCst) & 1];
     readers.fetch_add(1, Ordering::SeqCst);
     // SAFETY: counted in, so the table cannot be freed.
@@ -230,9 +284,10 @@ fn dispatch(address: usize) -> bool {
         let after = entries.partition_point(|entry| entry.start <= address);
         if let Some(entry) = after.checked_sub(1).and_then(|at| entries.get(at))
             && address < entry.end
+            && entry.owner.signal == signal
         {
             // SAFETY: the context lives while its entry may be seen.
-            handled = unsafe { (entry.handle)(entry.context, address) };
+            handled = unsafe { (entry.owner.handle)(entry.owner.context, address, machine) };
         }
     }
     readers.fetch_sub(1, Ordering::SeqCst);
@@ -259,38 +314,40 @@ fn retry_retired(address: usize) -> bool {
 /// application's handler is not.
 ///
 /// # Safety
-/// The arguments of a SIGSEGV handler.
-unsafe fn chain(signal: c_int, info: *mut libc::siginfo_t, context: *mut c_void, code: c_int) {
-    let handler = OLD_HANDLER.load(Ordering::SeqCst);
-    let flags = OLD_FLAGS.load(Ordering::SeqCst);
+/// The arguments of a handler of this signal.
+unsafe fn chain(signal: Signal, info: *mut libc::siginfo_t, context: *mut c_void, code: c_int) {
+    let old = signal.chain();
+    let number = old.number;
+    let handler = old.old_handler.load(Ordering::SeqCst);
+    let flags = old.old_flags.load(Ordering::SeqCst);
     let from_processor = code > 0;
     if handler == libc::SIG_IGN && !from_processor {
         return;
     }
     if handler == libc::SIG_DFL || handler == libc::SIG_IGN {
-        default_action(signal, from_processor);
+        default_action(number, from_processor);
         return;
     }
     if flags & libc::SA_RESETHAND != 0 {
-        OLD_HANDLER.store(libc::SIG_DFL, Ordering::SeqCst);
+        old.old_handler.store(libc::SIG_DFL, Ordering::SeqCst);
     }
     // SAFETY: the mask of the interrupted code is in its context; the kernel
     // restores it when the handler returns.  The address is a handler of this
     // process with the signature its flags tell.
     unsafe {
         let interrupted = &raw const (*context.cast::<libc::ucontext_t>()).uc_sigmask;
-        let mut mask = interrupted.cast::<u64>().read() | OLD_MASK.load(Ordering::SeqCst);
+        let mut mask = interrupted.cast::<u64>().read() | old.old_mask.load(Ordering::SeqCst);
         if flags & libc::SA_NODEFER == 0 {
-            mask |= 1 << (libc::SIGSEGV - 1);
+            mask |= 1 << (number - 1);
         }
         set_mask(mask);
         if flags & libc::SA_SIGINFO != 0 {
             let call: extern "C" fn(c_int, *mut libc::siginfo_t, *mut c_void) =
                 core::mem::transmute(handler);
-            call(signal, info, context);
+            call(number, info, context);
         } else {
             let call: extern "C" fn(c_int) = core::mem::transmute(handler);
-            call(signal);
+            call(number);
         }
     }
 }

@@ -1,4 +1,4 @@
-//! userfaultfd in its asynchronous write-protect mode, and PAGEMAP_SCAN.
+//! userfaultfd in its write-protect modes, and PAGEMAP_SCAN.
 //!
 //! Own definitions: the crates at hand know neither (see
 //! `include/uapi/linux/userfaultfd.h` and `linux/fs.h` of Linux 6.7).
@@ -7,17 +7,23 @@ use std::fs::File;
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 
+use super::raw;
+
 const UFFDIO_API: u64 = 0xc018_aa3f;
 const UFFDIO_REGISTER: u64 = 0xc020_aa00;
 const UFFDIO_UNREGISTER: u64 = 0x8010_aa01;
+const UFFDIO_WRITEPROTECT: u64 = 0xc018_aa06;
 const PAGEMAP_SCAN: u64 = 0xc060_6610;
 
 const UFFD_API: u64 = 0xaa;
 const UFFD_USER_MODE_ONLY: i32 = 1;
 const UFFD_FEATURE_PAGEFAULT_FLAG_WP: u64 = 1 << 0;
+const UFFD_FEATURE_SIGBUS: u64 = 1 << 7;
 const UFFD_FEATURE_WP_UNPOPULATED: u64 = 1 << 13;
 const UFFD_FEATURE_WP_ASYNC: u64 = 1 << 15;
 const UFFDIO_REGISTER_MODE_WP: u64 = 1 << 1;
+const UFFDIO_WRITEPROTECT_MODE_WP: u64 = 1 << 0;
+const UFFDIO_WRITEPROTECT_MODE_DONTWAKE: u64 = 1 << 1;
 
 const PAGE_IS_WRITTEN: u64 = 1 << 1;
 const PM_SCAN_WP_MATCHING: u64 = 1 << 0;
@@ -42,6 +48,13 @@ struct Register {
 struct Range {
     start: u64,
     len: u64,
+}
+
+#[repr(C)]
+struct WriteProtect {
+    start: u64,
+    len: u64,
+    mode: u64,
 }
 
 /// A run of pages which PAGEMAP_SCAN found, `start..end` in bytes.
@@ -76,6 +89,7 @@ const _: () = {
     assert!(size_of::<Register>() == 0x20);
     assert!(size_of::<Range>() == 0x10);
     assert!(size_of::<ScanArg>() == 0x60);
+    assert!(size_of::<WriteProtect>() == 0x18);
 };
 
 /// # Safety
@@ -90,7 +104,7 @@ unsafe fn ioctl<T>(fd: &impl AsRawFd, request: u64, arg: &mut T) -> io::Result<i
     }
 }
 
-/// A userfaultfd with asynchronous write protection.
+/// A userfaultfd with write protection.
 #[derive(Debug)]
 pub(crate) struct Userfault(OwnedFd);
 
@@ -104,6 +118,10 @@ pub enum UffdError {
     /// The kernel lacks WP_ASYNC: Linux before 6.7, or built without it.
     #[error("this kernel has no asynchronous write protection (Linux 6.7 has)")]
     NoWpAsync(#[source] io::Error),
+    /// The kernel lacks write protection which raises SIGBUS: Linux before
+    /// 5.7, or built without it.
+    #[error("this kernel has no synchronous write protection (Linux 5.7 has)")]
+    NoWpSync(#[source] io::Error),
     /// The kernel lacks PAGEMAP_SCAN: Linux before 6.7.
     #[error("this kernel has no PAGEMAP_SCAN (Linux 6.7 has)")]
     NoScan(#[source] io::Error),
@@ -113,9 +131,29 @@ pub enum UffdError {
 }
 
 impl Userfault {
-    /// Faults of the kernel are served without us in asynchronous mode, so
-    /// the user-mode-only flavour, which needs no privilege, is enough.
-    pub(crate) fn new() -> Result<Self, UffdError> {
+    /// Asynchronous: a fault only clears the protection, in the kernel.
+    pub(crate) fn asynchronous() -> Result<Self, UffdError> {
+        let features = UFFD_FEATURE_WP_UNPOPULATED | UFFD_FEATURE_WP_ASYNC;
+        Self::with_features(features, UffdError::NoWpAsync)
+    }
+
+    /// Synchronous: a fault raises SIGBUS in the thread which wrote.
+    pub(crate) fn sigbus() -> Result<Self, UffdError> {
+        // The first is Linux 6.4; without it pages which the kernel took
+        // away lose their protection.
+        Self::with_features(
+            UFFD_FEATURE_SIGBUS | UFFD_FEATURE_WP_UNPOPULATED,
+            UffdError::NoWpSync,
+        )
+        .or_else(|_| Self::with_features(UFFD_FEATURE_SIGBUS, UffdError::NoWpSync))
+    }
+
+    /// Faults of the kernel are served without us or refused, so the
+    /// user-mode-only flavour, which needs no privilege, is enough.
+    fn with_features(
+        features: u64,
+        missing: impl FnOnce(io::Error) -> UffdError,
+    ) -> Result<Self, UffdError> {
         let flags = libc::O_CLOEXEC | libc::O_NONBLOCK | UFFD_USER_MODE_ONLY;
         // SAFETY: returns a new descriptor or fails.
         let fd = unsafe { libc::syscall(libc::SYS_userfaultfd, flags) };
@@ -127,14 +165,32 @@ impl Userfault {
         let uffd = Self(unsafe { OwnedFd::from_raw_fd(fd) });
         let mut api = Api {
             api: UFFD_API,
-            features: UFFD_FEATURE_PAGEFAULT_FLAG_WP
-                | UFFD_FEATURE_WP_UNPOPULATED
-                | UFFD_FEATURE_WP_ASYNC,
+            features: UFFD_FEATURE_PAGEFAULT_FLAG_WP | features,
             ioctls: 0,
         };
         // SAFETY: the structure of this request.
-        unsafe { ioctl(&uffd.0, UFFDIO_API, &mut api) }.map_err(UffdError::NoWpAsync)?;
+        unsafe { ioctl(&uffd.0, UFFDIO_API, &mut api) }.map_err(missing)?;
         Ok(uffd)
+    }
+
+    /// Protects registered pages or lets them be written again; returns 0 or
+    /// −errno.  async-signal-safe.
+    pub(crate) fn write_protect(&self, start: usize, bytes: usize, protect: bool) -> i64 {
+        let mut arg = WriteProtect {
+            start: start as u64,
+            len: bytes as u64,
+            mode: if protect {
+                UFFDIO_WRITEPROTECT_MODE_WP
+            } else {
+                // Threads take signals here, nobody waits.
+                UFFDIO_WRITEPROTECT_MODE_DONTWAKE
+            },
+        };
+        #[allow(clippy::cast_sign_loss, clippy::cast_possible_truncation)] // both are small
+        let (fd, request) = (self.0.as_raw_fd() as usize, UFFDIO_WRITEPROTECT as usize);
+        let arg = core::ptr::from_mut(&mut arg) as usize;
+        // SAFETY: the structure of this request; changes no content.
+        unsafe { raw::syscall4(libc::SYS_ioctl, fd, request, arg, 0) }
     }
 
     pub(crate) fn register(&self, start: usize, bytes: usize) -> Result<(), UffdError> {

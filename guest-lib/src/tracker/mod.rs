@@ -9,10 +9,15 @@
 
 #![allow(unsafe_code)]
 
+mod emul;
+mod marks;
 mod pagemap_scan;
+mod pages;
 mod pt;
 mod sim;
 mod slot;
+mod soft_dirty;
+mod stores;
 mod xen;
 
 use core::fmt;
@@ -21,12 +26,14 @@ use std::io;
 use std::sync::Arc;
 
 use crate::abi;
-use crate::attach::{self, Attach, AttachError};
+use crate::attach::{Attach, AttachError};
 use crate::sys::memory::{LockPolicy, Mapping, MemoryError};
 use crate::sys::session::SessionError;
 use crate::sys::signal::HandlerReplaced;
+use crate::sys::soft_dirty::SoftDirtyError;
 use crate::sys::uffd::UffdError;
 
+pub use emul::Written;
 pub use sim::SimGate;
 pub(crate) use slot::{Slot, SlotGuard};
 
@@ -37,10 +44,23 @@ pub enum TrackerKind {
     /// The hypervisor takes the write permission away and gives it back at
     /// the first write to a page, without the guest kernel.
     PtXen,
+    /// The hypervisor performs each store and logs address and value.
+    EmulXen,
+    /// The hypervisor clears the dirty bits of all pages and scans them.
+    ScanXen,
+    /// Page by page the cheaper of [`Self::PtXen`] and [`Self::ScanXen`], by
+    /// what the page did lately.
+    AutoXen,
     /// `mprotect` and a SIGSEGV handler.
     Pt,
     /// userfaultfd's asynchronous write protection, read by PAGEMAP_SCAN.
     PagemapScan,
+    /// userfaultfd's synchronous write protection and a SIGBUS handler.
+    UffdWp,
+    /// The kernel's soft-dirty bits, cleared by `/proc/self/clear_refs`.
+    SoftDirty,
+    /// Every store is performed by the SIGSEGV handler, and logged by itself.
+    Emul,
     /// Compares memory with a copy, through the same code as [`Self::PtXen`]
     /// with a simulated hypervisor.  For tests; costs O(region).
     Sim,
@@ -48,15 +68,32 @@ pub enum TrackerKind {
 
 impl TrackerKind {
     /// Every tracker, best first.
-    pub const ALL: [Self; 4] = [Self::PtXen, Self::PagemapScan, Self::Pt, Self::Sim];
+    pub const ALL: [Self; 10] = [
+        Self::AutoXen,
+        Self::PtXen,
+        Self::ScanXen,
+        Self::EmulXen,
+        Self::PagemapScan,
+        Self::UffdWp,
+        Self::Pt,
+        Self::SoftDirty,
+        Self::Emul,
+        Self::Sim,
+    ];
 
     /// Name on command lines and in reports.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
             Self::PtXen => "ptxen",
+            Self::ScanXen => "scanxen",
+            Self::AutoXen => "autoxen",
+            Self::EmulXen => "emulxen",
             Self::Pt => "pt",
             Self::PagemapScan => "pagemap-scan",
+            Self::UffdWp => "uffd-wp",
+            Self::SoftDirty => "soft-dirty",
+            Self::Emul => "emul",
             Self::Sim => "sim",
         }
     }
@@ -68,15 +105,42 @@ impl TrackerKind {
         match self {
             Self::Pt => Limits {
                 kernel_writes: Coverage::Refused,
+                remote_writes: Coverage::Refused,
                 forced_writes: Coverage::Missed,
                 mapped_anew: Coverage::Missed,
             },
-            Self::PtXen | Self::PagemapScan | Self::Sim => Limits {
+            // The kernel's writes through its own mapping leave D alone.
+            Self::ScanXen | Self::AutoXen => Limits {
                 kernel_writes: Coverage::Reported,
+                remote_writes: Coverage::Missed,
+                forced_writes: Coverage::Missed,
+                mapped_anew: Coverage::Reported,
+            },
+            Self::UffdWp | Self::Emul => Limits {
+                kernel_writes: Coverage::Refused,
+                remote_writes: Coverage::Refused,
+                forced_writes: Coverage::Refused,
+                mapped_anew: Coverage::Missed,
+            },
+            Self::SoftDirty => Limits {
+                kernel_writes: Coverage::Reported,
+                remote_writes: Coverage::Reported,
+                forced_writes: Coverage::Reported,
+                mapped_anew: Coverage::Missed,
+            },
+            Self::PtXen | Self::EmulXen | Self::PagemapScan | Self::Sim => Limits {
+                kernel_writes: Coverage::Reported,
+                remote_writes: Coverage::Reported,
                 forced_writes: Coverage::Reported,
                 mapped_anew: Coverage::Reported,
             },
         }
+    }
+
+    /// Whether the memory must be mapped twice, which the library can do with
+    /// what it allocates only.
+    pub(crate) const fn needs_alias(self) -> bool {
+        matches!(self, Self::Emul)
     }
 }
 
@@ -88,8 +152,12 @@ impl fmt::Display for TrackerKind {
 
 /// No tracker has this name.
 #[derive(Debug, thiserror::Error)]
-#[error("no tracker is called {0:?}; there are ptxen, pagemap-scan, pt and sim")]
+#[error("no tracker is called {0:?}; there are {names}", names = names())]
 pub struct UnknownTracker(String);
+
+fn names() -> String {
+    TrackerKind::ALL.map(TrackerKind::name).join(", ")
+}
 
 impl FromStr for TrackerKind {
     type Err = UnknownTracker;
@@ -117,8 +185,10 @@ pub enum Coverage {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Limits {
-    /// `read`, `recv`, `process_vm_writev` and the like into a clean page.
+    /// `read`, `recv` and the like into a clean page.
     pub kernel_writes: Coverage,
+    /// `process_vm_writev` of another process.
+    pub remote_writes: Coverage,
     /// Writes which ignore protection: ptrace, `/proc/pid/mem`.
     pub forced_writes: Coverage,
     /// Other memory mapped at the same addresses while a cycle is open.
@@ -147,12 +217,16 @@ pub enum CycleError {
     /// The hypervisor cannot track some page: granted, foreign or special.
     #[error("the region has pages which cannot be tracked")]
     Untrackable,
-    /// The application replaced the SIGSEGV handler.
+    /// The application replaced the SIGSEGV or SIGBUS handler.
     #[error(transparent)]
     HandlerReplaced(#[from] HandlerReplaced),
     /// The session is gone or refuses.
     #[error(transparent)]
     Session(#[from] SessionError),
+    /// The session is gone, and there is no other; the next begin tries
+    /// again.
+    #[error("the session ended, and attaching anew failed")]
+    Attach(#[source] Box<TrackError>),
     /// A system call failed.
     #[error("{what} failed")]
     Os {
@@ -180,15 +254,27 @@ pub enum TrackError {
     /// userfaultfd or PAGEMAP_SCAN.
     #[error(transparent)]
     Uffd(#[from] UffdError),
-    /// The SIGSEGV handler cannot be installed, or was replaced.
-    #[error("the SIGSEGV handler is not ours")]
+    /// The signal handler cannot be installed, or was replaced.
+    #[error("the signal handler is not ours")]
     Handler(#[source] io::Error),
+    /// The tracker needs the memory at a second address, which adopted memory
+    /// does not have.
+    #[error("this tracker needs memory which the library allocates")]
+    NoAlias,
+    /// Soft-dirty bits.
+    #[error(transparent)]
+    SoftDirty(#[from] SoftDirtyError),
     /// The pages overlap another range or a log.
     #[error("the region overlaps another one, or a log")]
     Overlap,
-    /// The hypervisor cannot track these frames (granted, foreign, special).
-    #[error("these pages cannot be tracked")]
-    Untrackable,
+    /// This tracker loses data of pages which are not locked in memory.
+    #[error(
+        "{0} needs locked memory: raise RLIMIT_MEMLOCK and do not let pages unlocked, or use ptxen"
+    )]
+    NeedsLock(TrackerKind),
+    /// The key does not allow this tracker.
+    #[error("the key does not allow this tracker; ask the administrator, or use another")]
+    Mode,
     /// More ranges or pages than the key allows.
     #[error("the quota of the key does not allow {pages} more pages")]
     Quota {
@@ -206,6 +292,8 @@ pub enum TrackError {
 pub struct Counters {
     /// First writes to a page which trapped, if they are counted.
     pub faults: Option<u64>,
+    /// Of these, writes which the handler performed by itself.
+    pub emulated: Option<u64>,
     /// The hypervisor's own counts, for the whole session.
     pub hypervisor: Option<abi::cda_counters>,
 }
@@ -256,14 +344,26 @@ pub trait Tracker: Send + Sync + fmt::Debug {
     /// The list last written.
     fn log(&self) -> Log<'_>;
 
+    /// The single writes behind the list, if the tracker knows them and lost
+    /// none.
+    fn written(&self) -> Option<&[Written]> {
+        None
+    }
+
     /// Who counts its events.
     fn count(&self) -> Arc<dyn Count>;
 }
 
-/// Reads event counts, also while the tracker is at work.
+/// What can be asked of a tracker also while it is at work.
 pub trait Count: Send + Sync + fmt::Debug {
     /// The counts now, as far as there are any.
     fn counters(&self) -> Counters;
+
+    /// Makes a page dirty and writable, for the kernel as well.  False if a
+    /// write to the page does that.
+    fn open(&self, _page: usize) -> bool {
+        false
+    }
 }
 
 /// What a tracker is made from.
@@ -283,26 +383,33 @@ pub(crate) fn create(
     kind: TrackerKind,
     request: &Request<'_>,
 ) -> Result<Box<dyn Tracker>, TrackError> {
-    Ok(match kind {
-        TrackerKind::PtXen => {
-            let session = attach::current(request.attach, abi::CDA_CAP_PTXEN)?;
-            Box::new(xen::XenTracker::new(
-                kind,
-                abi::CDA_MODE_PTXEN,
-                session,
-                request,
-            )?)
+    let in_xen = |capability, mode| -> Result<Box<dyn Tracker>, TrackError> {
+        // The kernel may drop pages which it believes clean, unless locked.
+        if matches!(kind, TrackerKind::ScanXen | TrackerKind::AutoXen) && !request.memory.locked() {
+            return Err(TrackError::NeedsLock(kind));
         }
+        let origin = xen::Origin::Gate(request.attach.clone(), capability);
+        let tracker = xen::XenTracker::new(kind, mode, origin, request)?;
+        Ok(Box::new(tracker))
+    };
+    Ok(match kind {
+        TrackerKind::PtXen => in_xen(abi::CDA_CAP_PTXEN, abi::CDA_MODE_PTXEN)?,
+        TrackerKind::EmulXen => in_xen(abi::CDA_CAP_EMULXEN, abi::CDA_MODE_EMULXEN)?,
+        TrackerKind::ScanXen => in_xen(abi::CDA_CAP_SCANXEN, abi::CDA_MODE_SCANXEN)?,
+        TrackerKind::AutoXen => in_xen(abi::CDA_CAP_AUTOXEN, abi::CDA_MODE_AUTOXEN)?,
         TrackerKind::Sim => {
-            let session = attach::simulated(request.sim.clone().unwrap_or_default())?;
+            let origin = xen::Origin::Sim(request.sim.clone().unwrap_or_default());
             Box::new(xen::XenTracker::new(
                 kind,
                 abi::CDA_MODE_PTXEN,
-                session,
+                origin,
                 request,
             )?)
         }
         TrackerKind::Pt => Box::new(pt::PtTracker::new(request)?),
+        TrackerKind::UffdWp => Box::new(pt::PtTracker::with_uffd(request)?),
+        TrackerKind::SoftDirty => Box::new(soft_dirty::SoftDirtyTracker::new(request)?),
+        TrackerKind::Emul => Box::new(emul::EmulTracker::new(request)?),
         TrackerKind::PagemapScan => Box::new(pagemap_scan::ScanTracker::new(request)?),
     })
 }

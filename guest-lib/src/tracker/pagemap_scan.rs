@@ -28,7 +28,7 @@ pub(super) struct ScanTracker {
 impl ScanTracker {
     pub(super) fn new(request: &Request<'_>) -> Result<Self, TrackError> {
         let memory = request.memory;
-        let uffd = Userfault::new()?;
+        let uffd = Userfault::asynchronous()?;
         let pagemap = Pagemap::open()?;
         uffd.register(memory.start(), memory.bytes())?;
         let tracker = Self {

@@ -3,11 +3,14 @@
 //! One code for every mode; the mode is a number in the registration.
 
 use core::ptr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
-use super::{Count, Counters, CycleError, Log, Request, TrackError, Tracker, TrackerKind};
+use super::stores::{MAX_STORES, Stores};
+use super::{
+    Count, Counters, CycleError, Log, Request, SimGate, TrackError, Tracker, TrackerKind, Written,
+};
 use crate::abi::{self, cda_log, cda_query, cda_register};
-use crate::attach::SessionRef;
+use crate::attach::{self, Attach, AttachError, SessionRef};
 use crate::sys::PAGE_SIZE;
 use crate::sys::fork;
 use crate::sys::memory::Mapping;
@@ -17,30 +20,95 @@ use crate::sys::session::OpError;
 #[derive(Debug)]
 pub(super) struct XenTracker {
     kind: TrackerKind,
-    session: Arc<SessionRef>,
+    session: Arc<Current>,
+    /// How to get another session, should this one end.
+    origin: Origin,
+    shape: cda_register,
     range: u64,
     /// Header and entries; the hypervisor writes here during end, commit and
     /// peek only.
     log: Mapping,
     capacity: usize,
+    /// The log taken apart, where it has more than pages.
+    stores: Option<Stores>,
     /// Entries of the last list.
     count: usize,
     lost: bool,
+}
+
+/// The session as it is now, also for those who count.
+#[derive(Debug)]
+struct Current(Mutex<Arc<SessionRef>>);
+
+impl Current {
+    fn get(&self) -> Arc<SessionRef> {
+        self.0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
+    fn set(&self, session: SessionRef) {
+        let session = Arc::new(session);
+        // The old one is dropped without the lock: that is an operation.
+        let _old = core::mem::replace(
+            &mut *self.0.lock().unwrap_or_else(PoisonError::into_inner),
+            session,
+        );
+    }
+}
+
+/// Where sessions come from.
+#[derive(Debug, Clone)]
+pub(super) enum Origin {
+    /// The hypervisor, with this right and this `CDA_CAP_*` bit.
+    Gate(Attach, u64),
+    /// A simulated one.
+    Sim(SimGate),
+}
+
+impl Origin {
+    fn open(&self) -> Result<SessionRef, AttachError> {
+        match self {
+            Self::Gate(attach, capability) => attach::current(attach, *capability),
+            Self::Sim(gate) => attach::simulated(gate.clone()),
+        }
+    }
+
+    fn renew(&self, old: &SessionRef, ended: bool) -> Result<SessionRef, AttachError> {
+        match self {
+            Self::Gate(attach, capability) => attach::renewed(attach, *capability, old, ended),
+            Self::Sim(_) => self.open(),
+        }
+    }
+}
+
+/// Registers a range; its number.
+fn register(session: &SessionRef, shape: &cda_register) -> Result<u64, TrackError> {
+    let at = ptr::from_ref(shape) as u64;
+    let pages = usize::try_from(shape.pages).unwrap_or(usize::MAX);
+    // SAFETY: the structure lives during the call; memory and log stay mapped
+    // until drop unregisters them.
+    let range = unsafe { session.op(abi::CDA_OP_REGISTER, [at, 0]) };
+    range.map_err(|error| refusal(&error, pages))
 }
 
 impl XenTracker {
     pub(super) fn new(
         kind: TrackerKind,
         mode: u32,
-        session: SessionRef,
+        origin: Origin,
         request: &Request<'_>,
     ) -> Result<Self, TrackError> {
+        let session = origin.open()?;
         let memory = request.memory;
-        let wanted = size_of::<cda_log>() + request.log_entries * size_of::<u64>();
+        let words = mode == abi::CDA_MODE_EMULXEN;
+        let capacity = request.log_entries + if words { 2 * MAX_STORES } else { 0 };
+        let wanted = size_of::<cda_log>() + capacity * size_of::<u64>();
         let mut log = Mapping::new(wanted.next_multiple_of(PAGE_SIZE))?;
         log.prepare()?;
         log.lock(request.lock)?;
-        let register = cda_register {
+        let shape = cda_register {
             size: abi::size_field::<cda_register>(),
             mode,
             start: memory.start() as u64,
@@ -49,25 +117,64 @@ impl XenTracker {
             log_bytes: wanted as u64,
             ..cda_register::default()
         };
-        let at = ptr::from_ref(&register) as u64;
-        // SAFETY: the structure lives during the call; memory and log stay
-        // mapped until drop unregisters them.
-        let range = unsafe { session.op(abi::CDA_OP_REGISTER, [at, 0]) }
-            .map_err(|error| refusal(&error, memory.pages()))?;
+        let range = register(&session, &shape)?;
         Ok(Self {
             kind,
-            session: Arc::new(session),
+            session: Arc::new(Current(Mutex::new(Arc::new(session)))),
+            origin,
+            shape,
             range,
             log,
-            capacity: request.log_entries,
+            capacity,
+            stores: words.then(|| Stores::new(memory.pages())),
             count: 0,
             lost: false,
         })
     }
 
+    /// Attaches anew if the hypervisor does not know the session any more, as
+    /// after a resume of the domain elsewhere; false if it does.
+    fn renew(&mut self, error: OpError) -> Result<bool, CycleError> {
+        let ended = match error {
+            OpError::Errno(libc::ENOENT) => true,
+            // With several regions the first to notice attaches, and the
+            // cookie of the others is stale.
+            OpError::Errno(libc::EACCES) => false,
+            _ => return Ok(false),
+        };
+        let failed = |error: TrackError| CycleError::Attach(Box::new(error));
+        let session = match self.origin.renew(&self.session.get(), ended) {
+            // It is there after all, or somebody else's.
+            Err(AttachError::ForeignSession) => return Ok(false),
+            other => other.map_err(|error| failed(error.into()))?,
+        };
+        self.range = register(&session, &self.shape).map_err(failed)?;
+        self.session.set(session);
+        Ok(true)
+    }
+
+    fn open_cycle(&self) -> Result<u64, OpError> {
+        match self.cycle(abi::CDA_OP_BEGIN) {
+            Err(OpError::Errno(libc::EBUSY)) => {
+                // A cycle whose end failed; the caller knows its list is lost.
+                let _closed = self.cycle(abi::CDA_OP_END);
+                self.cycle(abi::CDA_OP_BEGIN)
+            }
+            other => other,
+        }
+    }
+
     fn cycle(&self, op: u64) -> Result<u64, OpError> {
         // SAFETY: plain numbers; the log stays mapped until drop.
-        unsafe { self.session.op(op, [self.range, 0]) }
+        unsafe { self.session.get().op(op, [self.range, 0]) }
+    }
+
+    /// The entries of the last list as they are in the log.
+    fn units(&self) -> &[u64] {
+        let first = (self.log.start() + size_of::<cda_log>()) as *const u64;
+        // SAFETY: `count` is within the log (checked), and nobody writes to
+        // it until the next list, which needs `self` exclusively.
+        unsafe { core::slice::from_raw_parts(first, self.count) }
     }
 
     /// An operation which writes the log.
@@ -100,6 +207,10 @@ impl XenTracker {
             || header.entry_bytes != 8
             || count > self.capacity;
         self.count = if self.lost { 0 } else { count };
+        if let Some(mut stores) = self.stores.take() {
+            self.lost |= !stores.fill(self.units());
+            self.stores = Some(stores);
+        }
         Ok(())
     }
 }
@@ -107,7 +218,7 @@ impl XenTracker {
 fn refusal(error: &OpError, pages: usize) -> TrackError {
     match *error {
         OpError::Errno(libc::EEXIST) => TrackError::Overlap,
-        OpError::Errno(libc::EPERM) => TrackError::Untrackable,
+        OpError::Errno(libc::EPERM) => TrackError::Mode,
         OpError::Errno(libc::ENOSPC | libc::ENOMEM) => TrackError::Quota { pages },
         OpError::Errno(libc::EINVAL) => TrackError::Shape,
         ref other => TrackError::Session(other.session()),
@@ -130,11 +241,11 @@ impl Tracker for XenTracker {
     }
 
     fn begin(&mut self) -> Result<(), CycleError> {
-        let mut result = self.cycle(abi::CDA_OP_BEGIN);
-        if let Err(OpError::Errno(libc::EBUSY)) = result {
-            // A cycle whose end failed; the caller knows its list is lost.
-            let _closed = self.cycle(abi::CDA_OP_END);
-            result = self.cycle(abi::CDA_OP_BEGIN);
+        let mut result = self.open_cycle();
+        if let Err(error) = result
+            && self.renew(error)?
+        {
+            result = self.open_cycle();
         }
         result.map(drop).map_err(cycle_error)
     }
@@ -152,14 +263,19 @@ impl Tracker for XenTracker {
     }
 
     fn log(&self) -> Log<'_> {
-        let first = (self.log.start() + size_of::<cda_log>()) as *const u64;
-        // SAFETY: `count` is within the log (checked), and nobody writes to
-        // it until the next list, which needs `self` exclusively.
-        let entries = unsafe { core::slice::from_raw_parts(first, self.count) };
         Log {
-            entries,
+            entries: match &self.stores {
+                Some(_) if self.lost => &[],
+                Some(stores) => &stores.pages,
+                None => self.units(),
+            },
             lost: self.lost,
         }
+    }
+
+    fn written(&self) -> Option<&[Written]> {
+        let stores = self.stores.as_ref()?;
+        (!self.lost).then_some(&stores.written)
     }
 
     fn count(&self) -> Arc<dyn Count> {
@@ -167,7 +283,7 @@ impl Tracker for XenTracker {
     }
 }
 
-impl Count for SessionRef {
+impl Count for Current {
     fn counters(&self) -> Counters {
         let mut query = cda_query {
             size: abi::size_field::<cda_query>(),
@@ -175,9 +291,10 @@ impl Count for SessionRef {
         };
         let at = ptr::from_mut(&mut query) as u64;
         // SAFETY: the structure lives during the call.
-        match unsafe { self.op(abi::CDA_OP_QUERY, [at, 0]) } {
+        match unsafe { self.get().op(abi::CDA_OP_QUERY, [at, 0]) } {
             Ok(_) => Counters {
                 faults: Some(query.counters.faults_fixed),
+                emulated: Some(query.counters.emulated),
                 hypervisor: Some(query.counters),
             },
             Err(_) => Counters::default(),
@@ -190,7 +307,10 @@ impl Drop for XenTracker {
         if !fork::is_child() {
             // SAFETY: a plain number.  If the session has ended the range is
             // gone already.
-            let _gone = unsafe { self.session.op(abi::CDA_OP_UNREGISTER, [self.range, 0]) };
+            let _gone = unsafe {
+                let session = self.session.get();
+                session.op(abi::CDA_OP_UNREGISTER, [self.range, 0])
+            };
         }
     }
 }

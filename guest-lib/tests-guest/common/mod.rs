@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use hvckpt::abi::{self, cda_attach, cda_log, cda_query, cda_register};
 use hvckpt::sys::gate::int84;
 #[allow(unused_imports)]
-pub use shared::{Checks, Rng};
+pub use shared::{Checks, Rng, region as shared_region};
 
 pub const PAGE: usize = hvckpt::PAGE_SIZE;
 pub const CHUNK: usize = 2 << 20;
@@ -118,7 +118,7 @@ impl Session {
 
     pub fn query(&self) -> cda_query {
         let mut query = cda_query {
-            size: 152,
+            size: 200,
             ..cda_query::default()
         };
         self.op(abi::CDA_OP_QUERY, ptr::from_mut(&mut query) as u64);
@@ -150,6 +150,21 @@ impl Area {
         let start = raw.start.next_multiple_of(CHUNK);
         let area = Self { start, bytes };
         area.advise(libc::MADV_NOHUGEPAGE);
+        for page in 0..area.pages() {
+            area.set(page * PAGE, 1 + (page % 250) as u8);
+        }
+        area
+    }
+
+    /// `pages` on each side of a multiple of 2 MiB: two tables map them.
+    pub fn across_chunks(pages: usize) -> Self {
+        let raw = Self::map(0, 3 * CHUNK, 0, -1);
+        let border = (raw.start + CHUNK).next_multiple_of(CHUNK);
+        let area = Self {
+            start: border - pages * PAGE,
+            bytes: 2 * pages * PAGE,
+        };
+        raw.advise(libc::MADV_NOHUGEPAGE);
         for page in 0..area.pages() {
             area.set(page * PAGE, 1 + (page % 250) as u8);
         }

@@ -197,6 +197,12 @@ static void adopted(int tracker)
     options.bytes = bytes;
     options.trackers = &tracker;
     options.tracker_count = 1;
+    if ( tracker == HVCKPT_EMUL )
+    {
+        CHECK(hvckpt_register_cda(&options, &r) == HVCKPT_E_NO_ALIAS);
+        CHECK(munmap(memory, bytes) == 0);
+        return;
+    }
     CHECK(hvckpt_register_cda(&options, &r) == 0);
     CHECK(hvckpt_memory(r) == memory && memory[7] == 7);
     CHECK(hvckpt_begin(r) == 0);
@@ -213,11 +219,13 @@ int main(int argc, char **argv)
     struct hvckpt_options options = HVCKPT_OPTIONS_INIT;
     struct hvckpt_limits limits;
     int tracker = hvckpt_tracker_by_name(argc > 1 ? argv[1] : "pt");
+    int refuses;
 
     CHECK(hvckpt_version() > 0);
     CHECK(tracker > 0 && !strcmp(hvckpt_tracker_name(tracker), argv[1]));
     CHECK(hvckpt_get_limits(tracker, &limits) == 0);
-    CHECK(limits.kernel_writes == (tracker == HVCKPT_PT ? HVCKPT_REFUSED : HVCKPT_REPORTED));
+    refuses = tracker == HVCKPT_PT || tracker == HVCKPT_EMUL || tracker == HVCKPT_UFFD_WP;
+    CHECK(limits.kernel_writes == (refuses ? HVCKPT_REFUSED : HVCKPT_REPORTED));
     refused();
     options.bytes = PAGES * HVCKPT_PAGE_SIZE;
     options.trackers = &tracker;

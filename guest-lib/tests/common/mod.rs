@@ -2,7 +2,8 @@
 #![allow(dead_code)]
 
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
 use std::sync::Mutex;
 
 use hvckpt::{LockPolicy, Region, RegionBuilder, TrackerKind};
@@ -88,4 +89,20 @@ impl Rng {
         self.0 ^= self.0 >> 27;
         (self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 11) as usize % end
     }
+}
+
+pub fn compile(compiler: &str, args: &[&str]) -> Option<Output> {
+    Command::new(compiler).args(args).output().ok()
+}
+
+/// `cargo test` leaves out the libraries which C programs link with.
+pub fn build_libraries(profile: &Path) {
+    let mut cargo = Command::new(env!("CARGO"));
+    cargo.args(["build", "--quiet", "--package", "hvckpt", "--lib"]);
+    if profile.ends_with("release") {
+        cargo.arg("--release");
+    }
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let status = cargo.current_dir(root).status().expect("cargo runs");
+    assert!(status.success(), "cargo build failed: {status}");
 }

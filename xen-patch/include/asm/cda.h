@@ -9,7 +9,9 @@
 #define CDA_L1E_RO    (1UL << 53) /* the guest gave RW, Xen withholds it */
 #define CDA_L1E_SEEN  (1UL << 54) /* tracked, read-only by the guest's will */
 #define CDA_L1E_NEVER (1UL << 55) /* grant mapping: RW is part of its identity */
-#define CDA_L1E_BITS  (CDA_L1E_RO | CDA_L1E_SEEN | CDA_L1E_NEVER)
+#define CDA_L1E_WATCH (1UL << 56) /* RW; Xen cleared D and will look at it */
+#define CDA_L1E_TRACKED (CDA_L1E_RO | CDA_L1E_SEEN | CDA_L1E_WATCH)
+#define CDA_L1E_BITS  (CDA_L1E_TRACKED | CDA_L1E_NEVER)
 
 #ifdef CONFIG_CDA
 extern bool opt_cda;
@@ -21,6 +23,21 @@ void cda_table_gone(struct domain *d, struct page_info *pg, unsigned long type);
 int cda_table_new(const struct domain *d, const struct page_info *l4);
 bool cda_fixup_fault(unsigned long addr, struct cpu_user_regs *regs);
 void cda_domain_destroy(struct domain *d);
+
+/* Between pagefault_cda.c and pagefault_cda_emul.c: one store to one page. */
+struct cda_store;
+enum cda_stored {
+    CDA_STORED,   /* performed and logged */
+    CDA_DIFFERS,  /* cmpxchg: memory holds another value, now in *old */
+    CDA_AGAIN,    /* nothing done: the guest's own attempt will succeed */
+    CDA_REFUSED,  /* nothing done */
+};
+enum cda_stored cda_store_write(struct cda_store *store, unsigned long va,
+                                const void *data, unsigned int bytes);
+enum cda_stored cda_store_cmpxchg(struct cda_store *store, unsigned long va,
+                                  void *old, const void *new,
+                                  unsigned int bytes);
+bool cda_emulate(struct cda_store *store, struct cpu_user_regs *regs);
 
 /* A user write to a present page, or Xen's own on the guest's behalf. */
 static inline bool cda_may_fix(const struct domain *d, unsigned long addr,

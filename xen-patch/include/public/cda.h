@@ -38,11 +38,12 @@
  * CDA_OP_detach    rdi = cookie.  Ends the session and all its ranges.
  * CDA_OP_register  rdi = cookie, rsi = struct cda_register * -> range id >= 0.
  *                  -EINVAL shape, -EEXIST overlap with a range or a log,
- *                  -ENOSPC quota, -EPERM frames which cannot be tracked.
+ *                  -ENOSPC quota, -EPERM a mode which the token does not allow.
  * CDA_OP_unregister rdi = cookie, rsi = range id.
  * CDA_OP_begin     rdi = cookie, rsi = range id or CDA_ALL_RANGES.  Write-
  *                  protects: everything the first time, later what was
- *                  dirtied since.  -EBUSY a cycle is open.
+ *                  dirtied since.  -EBUSY a cycle is open, -EPERM frames
+ *                  which cannot be tracked.
  * CDA_OP_end       same arguments.  Writes the log of the cycle and closes
  *                  it -> number of dirty pages | CDA_RESULT_LOST.
  *                  -ENODATA no cycle is open, -EFAULT log not writable
@@ -92,7 +93,28 @@ struct cda_attach {
     uint64_t reserved[3];
 };
 
+/*
+ * How pages are tracked.  Bit 1 << mode stands for one in a mask.
+ *
+ * PTXEN    a page is write-protected, and its first write faults.
+ * EMULXEN  a page stays write-protected; Xen performs each store of the
+ *          process and logs it as a word entry.  What it cannot perform (by
+ *          the kernel, across pages, wider than 16 bytes, x87, single-stepped)
+ *          or log (more than 2048 stores in a cycle) makes it a page entry.
+ * SCANXEN  pages stay writable; their D bits are cleared and looked at, all
+ *          of them in every cycle.
+ * AUTOXEN  page by page the cheaper of the two, by what the page did lately.
+ *
+ * Where D is looked at (SCANXEN, AUTOXEN), writes which the guest kernel
+ * performs through another mapping of the page (ptrace, process_vm_writev,
+ * direct I/O) are missed, and the guest kernel sees pages as clean which are
+ * not.  So: only anonymous memory, locked (mlock) until it is unregistered,
+ * kept out of forks.  Who does not keep to that harms his own data only.
+ */
 #define CDA_MODE_PTXEN         1
+#define CDA_MODE_EMULXEN       2
+#define CDA_MODE_SCANXEN       3
+#define CDA_MODE_AUTOXEN       4
 
 struct cda_register {
     uint32_t size;                   /* sizeof(struct cda_register) */
@@ -108,7 +130,7 @@ struct cda_register {
 
 /*
  * The log lives in the application's memory: this header, then `count`
- * entries of 8 bytes.  It is written by end, commit and peek only, entries
+ * times 8 bytes of entries.  It is written by end, commit and peek only, entries
  * first and header last; it must be present and writable then (touch it,
  * mlock it, keep it out of forks).
  */
@@ -116,17 +138,28 @@ struct cda_register {
 
 struct cda_log {
     uint64_t epoch;                  /* cycles finished on this range */
-    uint64_t count;                  /* entries that follow */
-    uint64_t dirty;                  /* dirty pages found (> count if full) */
+    uint64_t count;                  /* 8-byte units that follow */
+    uint64_t dirty;                  /* entries found, more if the log is full */
     uint32_t flags;                  /* CDA_LOG_* */
     uint32_t entry_bytes;            /* 8 */
     uint64_t reserved[4];
-    /* uint64_t entry[]: page index in the range, bits 52-63 kind (0 = page) */
+    /* uint64_t entry[]: see below */
 };
 
+/*
+ * Entries.  Bits 52-55 are the kind.
+ *   CDA_ENTRY_PAGE  bits 0-51 page index in the range.
+ *   CDA_ENTRY_WORD  bits 0-51 byte offset in the range, bits 56-59 size - 1
+ *                   (sizes 1, 2, 4, 8); the next 8 bytes are the value that
+ *                   was stored, zero-extended.  In the order of the stores.
+ * `count` is in units of 8 bytes; `dirty` counts entries of either kind.
+ */
 #define CDA_ENTRY_INDEX        ((1ULL << 52) - 1)
 #define CDA_ENTRY_KIND_SHIFT   52
+#define CDA_ENTRY_KIND_MASK    15
+#define CDA_ENTRY_SIZE_SHIFT   56
 #define CDA_ENTRY_PAGE         0
+#define CDA_ENTRY_WORD         1
 
 /* Event counts, of a session or of a domain since it was created. */
 struct cda_counters {
@@ -142,6 +175,12 @@ struct cda_counters {
     uint64_t forks;                  /* authority stripped for a fork */
     uint64_t flushes;                /* TLB shootdowns asked for */
     uint64_t cycles;                 /* ends and commits */
+    uint64_t watched;                /* writes found in D instead of a fault */
+    uint64_t heated;                 /* AUTOXEN: pages left writable from now */
+    uint64_t cooled;                 /* ... and protected again */
+    uint64_t emulated;               /* stores performed by Xen */
+    uint64_t degraded;               /* stores which could not be: page entry */
+    uint64_t reserved;
 };
 
 struct cda_query {
@@ -180,7 +219,7 @@ struct cda_ctl_token {
     uint32_t max_ranges;             /* per session; 0: the domain's default */
     uint64_t max_pages;              /* per session; 0: the domain's default */
     uint32_t max_sessions;           /* live with this tag; 0: domain's only */
-    uint32_t reserved;
+    uint32_t modes;                  /* 1 << CDA_MODE_*, or'ed; 0: all */
 };
 
 /* Drops tokens and ends sessions: by tag, by session, or (both 0) all. */

@@ -1,4 +1,4 @@
-//! `hvckpt verify`, `inspect`, `restore` and `compact`.
+//! `hvckpt verify`, `inspect`, `restore`, `compact` and `keygen`.
 
 use std::fs;
 use std::io::{self, IsTerminal, Seek, SeekFrom, Write};
@@ -10,9 +10,13 @@ use std::time::{Duration, Instant};
 use clap::{Args, Subcommand};
 use hvckpt::explain;
 use hvckpt::store::backend::{Backend, Directory};
-use hvckpt::store::{Examined, Progress, Store, StoreError, StoreOptions, examine, verify};
+use hvckpt::store::{
+    Examined, Progress, Store, StoreError, StoreKey, StoreKeyError, StoreOptions, examine, verify,
+};
 use serde_json::{Value, json};
 
+/// Environment variable which names the key file of an encrypted store.
+const ENV_KEY: &str = "HVCKPT_STORE_KEY";
 /// Something of the store is damaged.
 const DAMAGED: u8 = 1;
 /// It could not be done.
@@ -39,15 +43,34 @@ pub enum Command {
     /// Exit status: as of restore. The program which uses the store compacts
     /// by itself; this is for stores which nobody uses at the moment.
     Compact(Compact),
+    /// Make a key for an encrypted store: a new file, mode 0600.
+    ///
+    /// Without the key an encrypted store is lost: keep a copy elsewhere.
+    /// Prints the key's id, which names it in messages.
+    Keygen {
+        /// The file; it must not exist yet.
+        file: PathBuf,
+    },
 }
 
 #[derive(Args, Debug)]
 pub struct Common {
     /// Directory of the store.
     dir: PathBuf,
+    /// File with the key of an encrypted store [default: HVCKPT_STORE_KEY].
+    #[arg(long, value_name = "FILE")]
+    key: Option<PathBuf>,
     /// Print JSON.
     #[arg(long)]
     json: bool,
+}
+
+impl Common {
+    fn key(&self) -> Result<Option<StoreKey>, Failure> {
+        let set = std::env::var_os(ENV_KEY).filter(|value| !value.is_empty());
+        let path = self.key.clone().or(set.map(PathBuf::from));
+        Ok(path.map(StoreKey::load).transpose()?)
+    }
 }
 
 #[derive(Args, Debug)]
@@ -90,6 +113,8 @@ enum Failure {
     Output(PathBuf, #[source] io::Error),
     #[error("there are several areas, choose one: {0}")]
     Ambiguous(String),
+    #[error(transparent)]
+    Key(#[from] StoreKeyError),
     #[error("cannot print")]
     Print(#[source] io::Error),
 }
@@ -142,6 +167,7 @@ pub fn run(command: Command) -> ExitCode {
         Command::Inspect(common) => check(&common, false),
         Command::Restore(restore) => restored(&restore),
         Command::Compact(compact) => compacted(&compact),
+        Command::Keygen { file } => keygen(&file),
     };
     result.unwrap_or_else(|error| {
         eprintln!("hvckpt: {}", explain(&error));
@@ -150,14 +176,22 @@ pub fn run(command: Command) -> ExitCode {
     })
 }
 
+fn keygen(file: &Path) -> Result<ExitCode, Failure> {
+    let key = StoreKey::generate()?;
+    key.save(file)?;
+    print(&key.id().to_string())?;
+    Ok(ExitCode::SUCCESS)
+}
+
 fn check(common: &Common, all: bool) -> Result<ExitCode, Failure> {
+    let key = common.key()?;
     let backend: Arc<dyn Backend> = Arc::new(Directory::new(&common.dir));
     let mut meter = Meter::new(if all { "verify" } else { "inspect" });
     let progress = |at| meter.progress(at);
     let found = if all {
-        verify(&backend, progress)
+        verify(&backend, key.as_ref(), progress)
     } else {
-        examine(&backend, progress)
+        examine(&backend, key.as_ref(), progress)
     }?;
     let text = match (common.json, all) {
         (true, _) => format!("{:#}", as_json(&found)),
@@ -197,6 +231,7 @@ fn as_json(found: &Examined) -> Value {
             "bytes": image.bytes,
             "valid": image.valid,
             "created_ns": image.created,
+            "key": image.key.map(|key| key.to_string()),
         })).collect::<Vec<_>>(),
         "versions": found.versions.iter().map(|version| json!({
             "version": version.number,
@@ -267,6 +302,9 @@ fn as_text(found: &Examined) -> String {
             found.images.len()
         ),
     ];
+    if let Some(key) = found.images.last().and_then(|image| image.key) {
+        lines.push(format!("encrypted   with key {key}"));
+    }
     lines.extend(problems(found));
     lines.push(format!(
         "\n{:<24} {:>16} {:>12} {:>12}",
@@ -317,15 +355,16 @@ fn as_text(found: &Examined) -> String {
     lines.join("\n")
 }
 
-fn options() -> StoreOptions {
+fn options(common: &Common) -> Result<StoreOptions, Failure> {
     let mut options = StoreOptions::default();
     options.create = false;
     options.auto_compact = false;
-    options
+    options.key = common.key()?;
+    Ok(options)
 }
 
 fn restored(restore: &Restore) -> Result<ExitCode, Failure> {
-    let mut options = options();
+    let mut options = options(&restore.common)?;
     options.accept_loss = restore.accept_loss;
     let report = if let Some(output) = &restore.output {
         options.read_only = true;
@@ -388,7 +427,7 @@ fn write(
 }
 
 fn compacted(compact: &Compact) -> Result<ExitCode, Failure> {
-    let mut options = options();
+    let mut options = options(&compact.common)?;
     options.keep = compact.keep as usize;
     let store = Store::open(&compact.common.dir, options)?;
     let mut meter = Meter::new("compact");

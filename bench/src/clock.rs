@@ -1,0 +1,38 @@
+//! Time, which under a counting emulator is instructions: one nanosecond each.
+
+use std::hint::black_box;
+use std::time::Instant;
+
+/// Nanoseconds from one reading to a later one, less what a reading costs.
+#[must_use]
+pub fn between(start: Instant, end: Instant, reading: u64) -> u64 {
+    let ns = end.saturating_duration_since(start).as_nanos();
+    u64::try_from(ns)
+        .unwrap_or(u64::MAX)
+        .saturating_sub(reading)
+}
+
+/// What reading the clock costs, in nanoseconds.
+#[must_use]
+pub fn reading() -> u64 {
+    const READINGS: u32 = 1000;
+    let start = Instant::now();
+    for _ in 0..READINGS {
+        black_box(Instant::now());
+    }
+    between(start, Instant::now(), 0) / u64::from(READINGS)
+}
+
+/// The middle of samples: what no timer interrupted; 0 of none.
+#[must_use]
+pub fn median(samples: &[u64]) -> u64 {
+    let mut sorted = samples.to_vec();
+    sorted.sort_unstable();
+    sorted.get(sorted.len() / 2).copied().unwrap_or_default()
+}
+
+/// The average of samples; 0 of none.
+#[must_use]
+pub fn mean(samples: &[u64]) -> f64 {
+    samples.iter().sum::<u64>() as f64 / samples.len().max(1) as f64
+}

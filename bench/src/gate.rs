@@ -1,0 +1,46 @@
+//! The way into the hypervisor, by itself.
+
+use std::hint::black_box;
+use std::time::Instant;
+
+use hvckpt::abi;
+use hvckpt::sys::gate;
+
+use crate::clock::between;
+
+/// Nanoseconds of one call, on average.
+#[derive(Debug, Clone, Copy, PartialEq, serde::Serialize)]
+pub struct Outcome {
+    /// Of an empty round trip through the gate.
+    pub gate_ns: f64,
+    /// Of a system call which does nothing, the same way.
+    pub syscall_ns: f64,
+}
+
+/// Measures `calls` round trips.
+///
+/// # Errors
+/// There is no gate.
+pub fn run(calls: u32) -> Result<Outcome, String> {
+    gate::capabilities().map_err(|error| hvckpt::explain(&error))?;
+    let calls = calls.max(1);
+    let crossing = || {
+        // SAFETY: there is a gate, and this operation takes no arguments.
+        black_box(unsafe { gate::int84(abi::CDA_OP_VERSION, [0; 5]) });
+    };
+    let syscall = || {
+        // SAFETY: no arguments, no effect.
+        black_box(unsafe { libc::syscall(libc::SYS_getppid) });
+    };
+    Ok(Outcome {
+        gate_ns: average(calls, crossing),
+        syscall_ns: average(calls, syscall),
+    })
+}
+
+fn average(calls: u32, call: impl Fn()) -> f64 {
+    (0..100).for_each(|_| call());
+    let start = Instant::now();
+    (0..calls).for_each(|_| call());
+    between(start, Instant::now(), 0) as f64 / f64::from(calls)
+}

@@ -1,0 +1,246 @@
+//! Plan, collection and report, around a guest whose answers are known.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use hvckpt_bench::experiment::Experiment;
+use serde_json::{Value, json};
+
+fn script(name: &str, arguments: &[&str]) -> std::process::Output {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../scripts/lib/bench");
+    Command::new("python3")
+        .arg(path.join(name))
+        .args(arguments)
+        .output()
+        .expect("python3 is installed")
+}
+
+/// A run's directory, which goes when the test ends.
+struct Work(PathBuf);
+
+impl Drop for Work {
+    fn drop(&mut self) {
+        let _left = fs::remove_dir_all(&self.0);
+    }
+}
+
+impl Work {
+    fn new(name: &str) -> Self {
+        let path = std::env::temp_dir().join(format!("hvckpt-bench-{name}-{}", std::process::id()));
+        fs::create_dir_all(path.join("plans")).unwrap();
+        fs::create_dir_all(path.join("results")).unwrap();
+        Self(path)
+    }
+
+    fn path(&self, name: &str) -> String {
+        self.0.join(name).to_str().unwrap().to_owned()
+    }
+
+    fn read(&self, name: &str) -> String {
+        fs::read_to_string(self.0.join("results").join(name)).unwrap()
+    }
+}
+
+/// Instructions of a transaction of the made-up guest.
+fn cost(tracker: &str, ppt: f64, wpp: f64, pages: f64) -> f64 {
+    match tracker {
+        "pt" => 40_000.0 * ppt,
+        "emul" => 10_000.0 * ppt * wpp,
+        "ptxen" => 400.0 + 600.0 * ppt,
+        "emulxen" => 400.0 + 500.0 * ppt * wpp,
+        "scanxen" => 300.0 + 20.0 * ppt + 3.0 * pages,
+        "autoxen" => 300.0 + 100.0 * ppt,
+        "pagemap-scan" => 50_000.0 + 8_000.0 * ppt,
+        other => panic!("{other}"),
+    }
+}
+
+fn answer(line: &Value) -> Value {
+    let number = |key: &str| line[key].as_f64().unwrap();
+    let mut answer = line.clone();
+    answer["status"] = json!("ok");
+    let kind = line["kind"].as_str().unwrap();
+    let tracker = line["tracker"].as_str().unwrap_or_default();
+    match kind {
+        "probe" if tracker == "uffd-wp" => {
+            answer["status"] = json!("failed");
+            answer["reason"] = json!("no userfaultfd, \"really\"");
+        }
+        "probe" => {}
+        "gate" => answer["gate_ns"] = json!(166.5),
+        "counts" => return Experiment::Counts { operations: 500 }.run(),
+        "micro" if tracker != "uffd-wp" => {
+            let cost = cost(tracker, number("ppt"), number("wpp"), number("pages"));
+            answer["measured"] = json!(20);
+            answer["median_ns"] = json!(cost);
+            answer["write_ns"] = json!(cost * 0.75);
+            answer["commit_ns"] = json!(cost * 0.25);
+            answer["expected"] = json!(20.0 * number("ppt"));
+            answer["missed"] = json!(0);
+            answer["traps"] = json!({ "faults": 20.0 * number("ppt"), "crossings": null });
+        }
+        "workload" if tracker != "uffd-wp" => {
+            let cost = match tracker {
+                "none" => 200.0,
+                _ => cost(tracker, 4.0, 5.0, 256.0),
+            };
+            answer["mean_ns"] = json!(cost);
+            answer["expected"] = json!(400);
+            answer["missed"] = json!(0);
+            answer["damaged"] = json!(0);
+        }
+        "program" if tracker != "uffd-wp" => answer["median_ns"] = json!(10_000),
+        _ => answer["status"] = json!("failed"),
+    }
+    answer
+}
+
+const TRACKERS: [&str; 8] = [
+    "pt",
+    "emul",
+    "ptxen",
+    "emulxen",
+    "scanxen",
+    "autoxen",
+    "pagemap-scan",
+    "uffd-wp",
+];
+
+/// Plans, and what the guest printed, less the last line of a step.
+fn made_up(work: &Work, full: bool, cut: Option<&str>) {
+    let plans = work.path("plans");
+    let mut arguments = vec![plans.as_str()];
+    arguments.extend(TRACKERS);
+    if !full {
+        arguments.push("--quick");
+    }
+    let made = script("plan.py", &arguments);
+    assert!(made.status.success(), "{made:?}");
+    fs::write(
+        work.0.join("provenance"),
+        "commit=abc\nmode=quick\nbase=Xen =1=\n",
+    )
+    .unwrap();
+    for step in fs::read_to_string(work.0.join("plans/steps"))
+        .unwrap()
+        .lines()
+    {
+        let name = step.split_whitespace().nth(1).unwrap();
+        let plan = fs::read_to_string(work.0.join(format!("plans/{name}.plan"))).unwrap();
+        let mut out = String::new();
+        for line in plan.lines() {
+            Experiment::parse(line).unwrap_or_else(|error| panic!("{line}: {error}"));
+            out += &format!("{}\n", answer(&serde_json::from_str(line).unwrap()));
+        }
+        if cut == Some(name) {
+            out.truncate(out.len() - 20);
+        }
+        fs::write(work.0.join(format!("{name}.out")), out).unwrap();
+    }
+}
+
+#[test]
+fn a_run_becomes_a_report() {
+    let work = Work::new("report");
+    made_up(&work, false, None);
+    let (from, to) = (work.path(""), work.path("results"));
+    let collected = script("collect.py", &[&from, &to]);
+    assert!(collected.status.success(), "{collected:?}");
+    let reported = script("report.py", &[&to]);
+    assert!(reported.status.success(), "{reported:?}");
+    let summary: BTreeMap<String, f64> = serde_json::from_str(&work.read("summary.json")).unwrap();
+    let expected = [
+        ("instr_gate", 166.5),
+        ("instr_ptxen_fault", (400.0 + 600.0 * 256.0) * 0.75 / 256.0),
+        ("instr_ptxen_reprotect", 150.0),
+        ("ptxen_vs_pt_ppt1", 40.0),
+        ("ptxen_vs_pt_ppt64", 2_560_000.0 / 38_800.0),
+        ("ptxen_vs_pagemapscan_ppt1", 58.0),
+        ("ptxen_vs_pagemapscan_ppt64", 562_000.0 / 38_800.0),
+        ("autoxen_vs_pt_steady", 2_560_000.0 / 6_700.0),
+        ("autoxen_traps_per_page_steady", 1.0),
+        ("emulxen_vs_emul_per_write", 20.0),
+        ("breakeven_wpp_user", 4.0),
+        ("breakeven_wpp_xen", 1.2),
+        ("commit_1page_instr_4mib", 250.0),
+        ("commit_1page_instr_1gib", 250.0),
+        ("workload_ptxen_speedup_mean_opt1", 160_000.0 / 2_800.0),
+        ("workload_emulxen_speedup_mean_opt1", 200_000.0 / 10_400.0),
+    ];
+    for (key, value) in expected {
+        let got = summary.get(key).copied().unwrap_or(f64::NAN);
+        assert!(
+            (got / value - 1.0).abs() < 0.001,
+            "{key}: {got}, not {value}"
+        );
+    }
+    let report = work.read("REPORT.md");
+    assert!(
+        report.contains("20 PPT + 3.00 pages of the area + 300"),
+        "{report}"
+    );
+    assert!(report.contains("no userfaultfd, \"really\""), "{report}");
+    assert!(!report.contains("missing or wrong"), "{report}");
+    assert!(work.read("micro.csv").starts_with("# commit=abc\n"));
+    for figure in [
+        "6", "7", "8a", "8b", "9a", "9b", "10", "11", "12", "13", "14",
+    ] {
+        let svg = work.read(&format!("figure-{figure}.svg"));
+        assert!(
+            svg.starts_with("<svg") && svg.ends_with("</svg>\n"),
+            "{figure}"
+        );
+        assert!(!svg.contains("nan"), "{figure}");
+    }
+    // The report can be written anew, the same, from the tables.
+    let again = script("report.py", &[&to]);
+    assert!(again.status.success());
+    assert_eq!(work.read("REPORT.md"), report);
+    let same = script("compare.py", &[&to, &to]);
+    assert!(same.status.success(), "{same:?}");
+}
+
+#[test]
+fn what_did_not_finish_is_named() {
+    let work = Work::new("cut");
+    made_up(&work, true, Some("emul-work"));
+    let (from, to) = (work.path(""), work.path("results"));
+    assert_eq!(script("collect.py", &[&from, &to]).status.code(), Some(1));
+    assert_eq!(script("report.py", &[&to]).status.code(), Some(1));
+    let report = work.read("REPORT.md");
+    assert!(
+        report.contains("emul-work: 40 of 41 experiments"),
+        "{report}"
+    );
+}
+
+#[test]
+fn missed_pages_are_named() {
+    let work = Work::new("missed");
+    made_up(&work, false, None);
+    let path = work.0.join("pt-micro.out");
+    let text = fs::read_to_string(&path).unwrap();
+    let mut lines: Vec<Value> = text
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    let first = lines
+        .iter_mut()
+        .find(|line| line["kind"] == "micro")
+        .unwrap();
+    first["missed"] = json!(3);
+    first["status"] = json!("wrong");
+    let text: Vec<String> = lines.iter().map(Value::to_string).collect();
+    fs::write(path, text.join("\n")).unwrap();
+    let (from, to) = (work.path(""), work.path("results"));
+    assert!(script("collect.py", &[&from, &to]).status.success());
+    assert_eq!(script("report.py", &[&to]).status.code(), Some(1));
+    assert!(work.read("REPORT.md").contains("PT: 3 pages missed"));
+    // Without a single tracker there is nothing to say.
+    for name in ["micro", "workload", "program", "counts", "trackers"] {
+        fs::remove_file(work.0.join(format!("results/{name}.csv"))).unwrap();
+    }
+    assert_eq!(script("report.py", &[&to]).status.code(), Some(1));
+}

@@ -1,0 +1,10 @@
+//! The reader of images.
+//!
+//! cargo +nightly fuzz run image
+
+#![no_main]
+
+#[path = "../../tests/store_common/fuzz.rs"]
+mod store;
+
+libfuzzer_sys::fuzz_target!(|input: &[u8]| store::one(input));

@@ -1,0 +1,345 @@
+//! The backup: listens, authenticates, and keeps a directory per primary.
+
+use std::fmt;
+use std::fs::{self, File};
+use std::io;
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use hvckpt_proto::Secret;
+use hvckpt_proto::server::{Acceptor, ServerError};
+
+use super::control;
+use super::files;
+use super::session;
+use super::vault::Vaults;
+use super::wire::ALPN;
+use crate::store::{StoreError, StoreOptions};
+
+/// Where a new connection is not accepted at once, the next attempt is.
+const ACCEPT_AGAIN: Duration = Duration::from_millis(50);
+
+/// What may go wrong with a backup as a whole.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum BackupError {
+    /// The operating system refused.
+    #[error("cannot {what} {}", .path.display())]
+    Io {
+        /// What was tried.
+        what: &'static str,
+        /// With which file.
+        path: PathBuf,
+        /// The kernel's answer.
+        #[source]
+        source: io::Error,
+    },
+    /// The address cannot be listened on.
+    #[error("cannot listen on {0}")]
+    Listen(String, #[source] io::Error),
+    /// Another backup runs in the directory.
+    #[error("another backup runs in {}", .0.display())]
+    Running(PathBuf),
+    /// A file is not what was written there.
+    #[error("{} is damaged; bring it back from a copy, or take it away by hand", .0.display())]
+    State(PathBuf),
+    /// Others may read or change the directory.
+    #[error("{} must be accessible to its owner only (chmod 700)", .0.display())]
+    Open(PathBuf),
+    /// The server's key cannot be used.
+    #[error("the server's key, {}", .0.display())]
+    Key(PathBuf, #[source] hvckpt_proto::KeyError),
+    /// TLS cannot be set up.
+    #[error("cannot set up TLS")]
+    Tls(#[source] ServerError),
+    /// No primary of that name.
+    #[error("no primary {0:?}; see hvckpt backup key list")]
+    Unknown(String),
+    /// Not a name for a primary.
+    #[error("{0:?} cannot name a primary: 1 to 64 of A-Z a-z 0-9 . _ -, a letter or digit first")]
+    Name(String),
+    /// No more primaries fit.
+    #[error("there are {0} primaries already")]
+    TooMany(usize),
+    /// Nothing was ever received, or it was promoted and moved away.
+    #[error("nothing of {0:?} is kept here")]
+    Nothing(String),
+    /// The place to move to is taken.
+    #[error("{} exists", .0.display())]
+    Exists(PathBuf),
+    /// A store.
+    #[error(transparent)]
+    Store(StoreError),
+    /// The running backup says no.
+    #[error("{0}")]
+    Remote(String),
+}
+
+impl BackupError {
+    pub(crate) fn io(what: &'static str, path: &Path, source: io::Error) -> Self {
+        let path = path.to_owned();
+        Self::Io { what, path, source }
+    }
+}
+
+/// Hears what happens, one line a time.
+pub type Log = Arc<dyn Fn(&str) + Send + Sync>;
+
+/// How a backup behaves.
+#[derive(Clone)]
+#[non_exhaustive]
+pub struct ServerOptions {
+    /// Where everything is kept.
+    pub directory: PathBuf,
+    /// `address:port` to listen on.
+    pub listen: String,
+    /// How stores are kept.
+    pub store: StoreOptions,
+    /// Connections at once; further ones are closed.
+    pub connections: usize,
+    /// Connections at once from one address, so that a stranger cannot take
+    /// all of them.
+    pub per_address: usize,
+    /// Time for a connection to prove its key and greet.
+    pub handshake: Duration,
+    /// A frame which takes longer ends the connection; so does silence.
+    pub idle: Duration,
+    /// Hears what happens.
+    pub log: Log,
+}
+
+impl fmt::Debug for ServerOptions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ServerOptions")
+            .field("directory", &self.directory)
+            .field("listen", &self.listen)
+            .finish_non_exhaustive()
+    }
+}
+
+impl ServerOptions {
+    /// A backup in the directory which listens on the address.
+    #[must_use]
+    pub fn new(directory: impl Into<PathBuf>, listen: impl Into<String>) -> Self {
+        Self {
+            directory: directory.into(),
+            listen: listen.into(),
+            store: StoreOptions::default(),
+            connections: 64,
+            per_address: 16,
+            handshake: Duration::from_secs(10),
+            idle: Duration::from_secs(15),
+            log: Arc::new(|_| {}),
+        }
+    }
+}
+
+#[derive(Debug)]
+pub(crate) struct Inner {
+    pub(crate) options: ServerOptions,
+    pub(crate) vaults: Vaults,
+    stop: AtomicBool,
+    live: AtomicUsize,
+    sessions: AtomicU64,
+    /// To end connections when the server ends.
+    handles: Mutex<Vec<(u64, IpAddr, TcpStream)>>,
+}
+
+impl Inner {
+    pub(crate) fn say(&self, line: &str) {
+        (self.options.log)(line);
+    }
+
+    /// Counts a connection; `None` if there are too many.
+    fn admit(&self, tcp: &TcpStream, from: IpAddr) -> Option<u64> {
+        let handle = tcp.try_clone().ok()?;
+        let mut handles = self.handles();
+        let same = handles.iter().filter(|(_, ip, _)| *ip == from).count();
+        if handles.len() >= self.options.connections || same >= self.options.per_address {
+            return None;
+        }
+        let session = self.sessions.fetch_add(1, Ordering::Relaxed) + 1;
+        self.live.fetch_add(1, Ordering::AcqRel);
+        handles.push((session, from, handle));
+        Some(session)
+    }
+
+    fn handles(&self) -> std::sync::MutexGuard<'_, Vec<(u64, IpAddr, TcpStream)>> {
+        self.handles.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The secret of the backup in a directory, made when there is none.
+pub(crate) fn identity(directory: &Path) -> Result<Secret, BackupError> {
+    files::private_directory(directory)
+        .map_err(|error| BackupError::io("make", directory, error))?;
+    let mode =
+        fs::metadata(directory).map_err(|error| BackupError::io("look at", directory, error))?;
+    if std::os::unix::fs::PermissionsExt::mode(&mode.permissions()) & 0o077 != 0 {
+        return Err(BackupError::Open(directory.to_owned()));
+    }
+    let path = directory.join("server.key");
+    let text = files::read(&path).map_err(|error| BackupError::io("read", &path, error))?;
+    if let Some(text) = text {
+        return Secret::from_server_file(&text).map_err(|error| BackupError::Key(path, error));
+    }
+    let secret =
+        Secret::generate().map_err(|error| BackupError::io("make a key in", directory, error))?;
+    files::replace(&path, &secret.to_server_file())
+        .map_err(|error| BackupError::io("write", &path, error))?;
+    Ok(secret)
+}
+
+/// Keeps other backups out of the directory; `None` if one is there.
+pub(crate) fn lock(directory: &Path) -> Result<Option<File>, BackupError> {
+    let path = directory.join("lock");
+    let file = File::options()
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .open(&path)
+        .map_err(|error| BackupError::io("open", &path, error))?;
+    match file.try_lock() {
+        Ok(()) => Ok(Some(file)),
+        Err(fs::TryLockError::WouldBlock) => Ok(None),
+        Err(fs::TryLockError::Error(error)) => Err(BackupError::io("lock", &path, error)),
+    }
+}
+
+/// A running backup.  Dropping it ends it.
+#[derive(Debug)]
+pub struct Server {
+    inner: Arc<Inner>,
+    address: SocketAddr,
+    threads: Vec<JoinHandle<()>>,
+    _lock: File,
+}
+
+impl Server {
+    /// Begins to listen.
+    ///
+    /// # Errors
+    /// See [`BackupError`].
+    pub fn start(options: ServerOptions) -> Result<Self, BackupError> {
+        let directory = options.directory.clone();
+        let secret = identity(&directory)?;
+        let lock = lock(&directory)?.ok_or_else(|| BackupError::Running(directory.clone()))?;
+        let acceptor = Acceptor::speaking(&secret, ALPN).map_err(BackupError::Tls)?;
+        let listen = |error| BackupError::Listen(options.listen.clone(), error);
+        let listener = TcpListener::bind(&*options.listen).map_err(listen)?;
+        let address = listener.local_addr().map_err(listen)?;
+        let control = control::bind(&directory)?;
+        let inner = Arc::new(Inner {
+            vaults: Vaults::new(&directory, options.store.key.clone()),
+            options,
+            stop: AtomicBool::new(false),
+            live: AtomicUsize::new(0),
+            sessions: AtomicU64::new(0),
+            handles: Mutex::default(),
+        });
+        let mut server = Self {
+            inner: inner.clone(),
+            address,
+            threads: Vec::new(),
+            _lock: lock,
+        };
+        let thread = |error| BackupError::io("start a thread for", &directory, error);
+        let network = inner.clone();
+        let spawned = std::thread::Builder::new()
+            .name("hvckpt-backup".to_owned())
+            .spawn(move || accept(&network, &listener, &acceptor));
+        server.threads.push(spawned.map_err(thread)?);
+        let spawned = std::thread::Builder::new()
+            .name("hvckpt-control".to_owned())
+            .spawn(move || control::serve(&control, &inner.vaults, &inner.stop));
+        server.threads.push(spawned.map_err(thread)?);
+        Ok(server)
+    }
+
+    /// Where it listens.
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Blocks for ever.
+    pub fn wait(mut self) {
+        for thread in self.threads.drain(..) {
+            let _panicked = thread.join();
+        }
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.inner.stop.store(true, Ordering::Release);
+        // Both wait for somebody to come.
+        let _accepted = TcpStream::connect_timeout(&self.address, Duration::from_secs(1));
+        control::poke(&self.inner.options.directory);
+        for (_, _, handle) in self.inner.handles().drain(..) {
+            let _closed = handle.shutdown(std::net::Shutdown::Both);
+        }
+        for thread in self.threads.drain(..) {
+            let _panicked = thread.join();
+        }
+        let deadline = Instant::now() + Duration::from_secs(5);
+        while self.inner.live.load(Ordering::Acquire) > 0 && Instant::now() < deadline {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+}
+
+fn accept(inner: &Arc<Inner>, listener: &TcpListener, acceptor: &Acceptor) {
+    while !inner.stop.load(Ordering::Acquire) {
+        let (tcp, peer) = match listener.accept() {
+            Ok(accepted) => accepted,
+            Err(_) => {
+                // Out of descriptors, or the peer went again.
+                std::thread::sleep(ACCEPT_AGAIN);
+                continue;
+            }
+        };
+        if inner.stop.load(Ordering::Acquire) {
+            return;
+        }
+        let Some(session) = inner.admit(&tcp, peer.ip()) else {
+            continue;
+        };
+        let guest = Guest {
+            inner: inner.clone(),
+            session,
+        };
+        let acceptor = acceptor.clone();
+        let spawned = std::thread::Builder::new()
+            .name(format!("hvckpt-peer-{session}"))
+            .spawn(move || {
+                let deadline = Instant::now() + guest.inner.options.handshake;
+                // Strangers are not worth a line.
+                if let Ok(channel) = acceptor.channel(tcp, deadline) {
+                    session::serve(&guest.inner, channel, peer, session);
+                }
+            });
+        if let Err(error) = spawned {
+            inner.say(&format!("{peer}: no thread for it, {error}"));
+        }
+    }
+}
+
+/// Counts a connection as long as it lives, also when its thread panics.
+struct Guest {
+    inner: Arc<Inner>,
+    session: u64,
+}
+
+impl Drop for Guest {
+    fn drop(&mut self) {
+        self.inner
+            .handles()
+            .retain(|(session, ..)| *session != self.session);
+        self.inner.live.fetch_sub(1, Ordering::AcqRel);
+    }
+}

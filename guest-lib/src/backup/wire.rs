@@ -1,0 +1,427 @@
+//! Frames between a primary and its backup; see `docs/spec-backup.md`.
+//!
+//! Nothing is allocated for a length which was not checked, and every field
+//! is: what decodes is within the limits below.
+
+use std::io::{self, Read};
+
+use crate::store::ship::AreaShape;
+use crate::sys::PAGE_SIZE;
+
+/// Name of the protocol in the handshake, and so its version.
+pub(crate) const ALPN: &[u8] = b"hvckpt-backup/1";
+
+const VERSION: u16 = 1;
+pub(crate) const HEADER: usize = 8;
+/// Longest body in bytes.
+pub(crate) const BODY_MAX: usize = 512 << 10;
+/// Records are sent in frames of about this many bytes.
+pub(crate) const PAGES_TARGET: usize = 128 << 10;
+/// Pages at most which a group of versions may have.
+pub(crate) const GROUP_PAGES: usize = 2048;
+/// Versions at most in a group.
+pub(crate) const GROUP_VERSIONS: usize = 1024;
+
+const AREAS_MAX: usize = 1024;
+const AREA: usize = 64;
+const NAME: usize = 48;
+const TEXT_MAX: usize = 256;
+
+const HELLO: u16 = 1;
+const WELCOME: u16 = 2;
+const REFUSAL: u16 = 3;
+const BEGIN: u16 = 4;
+const PAGES: u16 = 5;
+const END: u16 = 6;
+const SYNC: u16 = 7;
+const ACK: u16 = 8;
+
+const FLAG_BASE: u32 = 1;
+const FLAG_AREAS: u32 = 2;
+const FLAG_BULK: u32 = 4;
+
+/// What is wrong with a frame.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum WireError {
+    /// Longer than any frame.
+    #[error("frame too long")]
+    TooLong,
+    /// The body's length is not one its type has.
+    #[error("body of the wrong length")]
+    Length,
+    /// Not a version of this protocol.
+    #[error("unknown protocol version")]
+    Version,
+    /// A type which does not exist, or not here.
+    #[error("unexpected frame type")]
+    Type,
+    /// Reserved bits are set, or a field is outside its range.
+    #[error("field out of range")]
+    Field,
+    /// A page record is not one, or is damaged.
+    #[error("malformed page record")]
+    Record,
+}
+
+/// Why a backup does not take what a primary sends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Reason {
+    /// What was sent is not of this protocol.
+    Malformed,
+    /// The backup does not know the key.
+    UnknownKey,
+    /// Another instance was promoted: this primary's time is over.
+    Stale,
+    /// What the backup keeps was promoted, and is in use or waits for it.
+    Promoted,
+    /// Under this key the backup keeps the state of another store.
+    OtherStore,
+    /// The backup has newer versions than the primary.
+    Ahead,
+    /// A page does not come out as the primary has it; a base helps.
+    Mismatch,
+    /// A version does not follow what the backup has.
+    Gap,
+    /// The backup's disk is full.
+    Full,
+    /// The backup's copy or its disk is damaged.
+    Damaged,
+    /// Anything else which may pass.
+    Unavailable,
+    /// A newer connection with the same key took over.
+    Replaced,
+    /// A reason which this version does not know.
+    Other(u16),
+}
+
+const REASONS: [(Reason, &str); 12] = [
+    (Reason::Malformed, "malformed"),
+    (Reason::UnknownKey, "unknown-key"),
+    (Reason::Stale, "stale"),
+    (Reason::Promoted, "promoted"),
+    (Reason::OtherStore, "other-store"),
+    (Reason::Ahead, "backup-ahead"),
+    (Reason::Mismatch, "mismatch"),
+    (Reason::Gap, "gap"),
+    (Reason::Full, "full"),
+    (Reason::Damaged, "damaged"),
+    (Reason::Unavailable, "unavailable"),
+    (Reason::Replaced, "replaced"),
+];
+
+impl Reason {
+    fn code(self) -> u16 {
+        if let Self::Other(code) = self {
+            return code;
+        }
+        let at = REASONS.iter().position(|(reason, _)| *reason == self);
+        at.and_then(|at| u16::try_from(at + 1).ok()).unwrap_or(0)
+    }
+
+    fn from_code(code: u16) -> Self {
+        let at = usize::from(code).wrapping_sub(1);
+        REASONS.get(at).map_or(Self::Other(code), |known| known.0)
+    }
+
+    /// Its name, as in the documentation.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        let known = REASONS.iter().find(|(reason, _)| *reason == self);
+        known.map_or("unknown", |known| known.1)
+    }
+}
+
+/// A backup's no.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{}: {text}", .reason.name())]
+#[non_exhaustive]
+pub struct Refusal {
+    /// Why.
+    pub reason: Reason,
+    /// The backup's epoch; zero if that is not the point.
+    pub epoch: u64,
+    /// The newest version which the backup has; zero if that is not the point.
+    pub version: u64,
+    /// For people.
+    pub text: String,
+}
+
+impl Refusal {
+    pub(crate) fn new(reason: Reason, text: impl Into<String>) -> Self {
+        let mut text = text.into();
+        while text.len() > TEXT_MAX {
+            text.pop();
+        }
+        Self {
+            reason,
+            epoch: 0,
+            version: 0,
+            text,
+        }
+    }
+}
+
+/// What a version is, before its pages come.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Begin {
+    pub(crate) version: u64,
+    /// The version it follows.
+    pub(crate) previous: u64,
+    /// Nanoseconds since 1970.
+    pub(crate) time: u64,
+    /// It is complete in itself: pages which are not sent are zero.
+    pub(crate) base: bool,
+    /// It may be larger than a group, and has whole pages only.
+    pub(crate) bulk: bool,
+    /// All areas, if they may have changed.
+    pub(crate) areas: Option<Vec<AreaShape>>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Message {
+    Hello {
+        store: [u8; 16],
+        epoch: u64,
+        newest: u64,
+    },
+    Welcome {
+        epoch: u64,
+        have: u64,
+        time: u64,
+    },
+    Refusal(Refusal),
+    Begin(Begin),
+    /// Page records, one after the other.
+    Pages(Vec<u8>),
+    End {
+        version: u64,
+        pages: u64,
+    },
+    /// Make all versions so far durable and say so.
+    Sync {
+        newest: u64,
+    },
+    Ack {
+        version: u64,
+    },
+}
+
+fn u16_at(body: &[u8], at: usize) -> u16 {
+    let part = body.get(at..at + 2).and_then(|part| part.try_into().ok());
+    u16::from_le_bytes(part.unwrap_or([0; 2]))
+}
+
+fn u32_at(body: &[u8], at: usize) -> u32 {
+    let part = body.get(at..at + 4).and_then(|part| part.try_into().ok());
+    u32::from_le_bytes(part.unwrap_or([0; 4]))
+}
+
+fn u64_at(body: &[u8], at: usize) -> u64 {
+    let part = body.get(at..at + 8).and_then(|part| part.try_into().ok());
+    u64::from_le_bytes(part.unwrap_or([0; 8]))
+}
+
+/// A frame with the body which `fill` appends.
+fn frame(out: &mut Vec<u8>, kind: u16, fill: impl FnOnce(&mut Vec<u8>)) {
+    let start = out.len();
+    out.extend([0; HEADER]);
+    fill(out);
+    // Far below, as every caller's is bounded.
+    let length = u32::try_from(out.len() - start - HEADER).unwrap_or(u32::MAX);
+    out[start..start + 4].copy_from_slice(&length.to_le_bytes());
+    out[start + 4..start + 6].copy_from_slice(&VERSION.to_le_bytes());
+    out[start + 6..start + 8].copy_from_slice(&kind.to_le_bytes());
+}
+
+fn numbers(out: &mut Vec<u8>, numbers: &[u64]) {
+    for number in numbers {
+        out.extend(number.to_le_bytes());
+    }
+}
+
+impl Message {
+    /// Appends the frame.
+    pub(crate) fn encode(&self, out: &mut Vec<u8>) {
+        match self {
+            Self::Hello {
+                store,
+                epoch,
+                newest,
+            } => frame(out, HELLO, |out| {
+                out.extend(store);
+                numbers(out, &[*epoch, *newest]);
+            }),
+            Self::Welcome { epoch, have, time } => {
+                frame(out, WELCOME, |out| numbers(out, &[*epoch, *have, *time]));
+            }
+            Self::Refusal(refusal) => frame(out, REFUSAL, |out| {
+                let length = u16::try_from(refusal.text.len()).unwrap_or(0);
+                out.extend(refusal.reason.code().to_le_bytes());
+                out.extend(length.to_le_bytes());
+                out.extend([0; 4]);
+                numbers(out, &[refusal.epoch, refusal.version]);
+                out.extend(refusal.text.as_bytes());
+            }),
+            Self::Begin(begin) => frame(out, BEGIN, |out| begin.encode(out)),
+            Self::Pages(records) => frame(out, PAGES, |out| out.extend(records)),
+            Self::End { version, pages } => {
+                frame(out, END, |out| numbers(out, &[*version, *pages]));
+            }
+            Self::Sync { newest } => frame(out, SYNC, |out| numbers(out, &[*newest])),
+            Self::Ack { version } => frame(out, ACK, |out| numbers(out, &[*version])),
+        }
+    }
+
+    /// Reads a body of the type.
+    pub(crate) fn decode(kind: u16, body: &[u8]) -> Result<Self, WireError> {
+        let exactly = |length: usize| (body.len() == length).then_some(());
+        let number = |n: usize| u64_at(body, 8 * n);
+        match kind {
+            HELLO => {
+                exactly(32).ok_or(WireError::Length)?;
+                let mut store = [0; 16];
+                store.copy_from_slice(&body[..16]);
+                Ok(Self::Hello {
+                    store,
+                    epoch: number(2),
+                    newest: number(3),
+                })
+            }
+            WELCOME => {
+                exactly(24).ok_or(WireError::Length)?;
+                Ok(Self::Welcome {
+                    epoch: number(0),
+                    have: number(1),
+                    time: number(2),
+                })
+            }
+            REFUSAL => refusal(body).map(Self::Refusal),
+            BEGIN => Begin::decode(body).map(Self::Begin),
+            PAGES if body.is_empty() || !body.len().is_multiple_of(8) => Err(WireError::Length),
+            PAGES => Ok(Self::Pages(body.to_vec())),
+            END => {
+                exactly(16).ok_or(WireError::Length)?;
+                Ok(Self::End {
+                    version: number(0),
+                    pages: number(1),
+                })
+            }
+            SYNC | ACK => {
+                exactly(8).ok_or(WireError::Length)?;
+                Ok(if kind == SYNC {
+                    Self::Sync { newest: number(0) }
+                } else {
+                    Self::Ack { version: number(0) }
+                })
+            }
+            _ => Err(WireError::Type),
+        }
+    }
+}
+
+fn refusal(body: &[u8]) -> Result<Refusal, WireError> {
+    let length = usize::from(u16_at(body, 2));
+    if body.len() < 24 || length > TEXT_MAX || body.len() != 24 + length {
+        return Err(WireError::Length);
+    }
+    if u32_at(body, 4) != 0 {
+        return Err(WireError::Field);
+    }
+    Ok(Refusal {
+        reason: Reason::from_code(u16_at(body, 0)),
+        epoch: u64_at(body, 8),
+        version: u64_at(body, 16),
+        // It ends up in logs and on terminals.
+        text: String::from_utf8_lossy(&body[24..]).replace(char::is_control, " "),
+    })
+}
+
+impl Begin {
+    fn encode(&self, out: &mut Vec<u8>) {
+        let areas = self.areas.as_deref().unwrap_or_default();
+        let mut flags = 0;
+        for (set, flag) in [
+            (self.base, FLAG_BASE),
+            (self.areas.is_some(), FLAG_AREAS),
+            (self.bulk, FLAG_BULK),
+        ] {
+            flags |= if set { flag } else { 0 };
+        }
+        numbers(out, &[self.version, self.previous, self.time]);
+        out.extend(flags.to_le_bytes());
+        out.extend(u32::try_from(areas.len()).unwrap_or(0).to_le_bytes());
+        for area in areas {
+            let mut name = [0; NAME];
+            let bytes = area.name.as_bytes();
+            name[..bytes.len().min(NAME)].copy_from_slice(&bytes[..bytes.len().min(NAME)]);
+            out.extend(name);
+            numbers(out, &[area.address, area.pages]);
+        }
+    }
+
+    fn decode(body: &[u8]) -> Result<Self, WireError> {
+        let count = u32_at(body, 28) as usize;
+        if body.len() < 32 || count > AREAS_MAX || body.len() != 32 + count * AREA {
+            return Err(WireError::Length);
+        }
+        let flags = u32_at(body, 24);
+        let (version, previous) = (u64_at(body, 0), u64_at(body, 8));
+        let base = flags & FLAG_BASE != 0;
+        let listed = flags & FLAG_AREAS != 0;
+        let sane = flags & !(FLAG_BASE | FLAG_AREAS | FLAG_BULK) == 0
+            && (listed || (!base && count == 0))
+            && version > previous;
+        if !sane {
+            return Err(WireError::Field);
+        }
+        let area = |entry: &[u8]| {
+            let end = entry[..NAME].iter().position(|&b| b == 0).unwrap_or(NAME);
+            let name = core::str::from_utf8(&entry[..end]).ok()?;
+            let padded = entry[end..NAME].iter().all(|&b| b == 0);
+            let (address, pages) = (u64_at(entry, NAME), u64_at(entry, NAME + 8));
+            let page = PAGE_SIZE as u64;
+            let top = pages.checked_mul(page)?.checked_add(address)?;
+            let sane = padded && !name.is_empty() && pages > 0;
+            (sane && address.is_multiple_of(page) && top <= 1 << 47).then(|| AreaShape {
+                name: name.to_owned(),
+                address,
+                pages,
+            })
+        };
+        let areas: Option<Vec<_>> = body[32..].chunks_exact(AREA).map(area).collect();
+        let areas = areas.ok_or(WireError::Field)?;
+        Ok(Self {
+            version,
+            previous,
+            time: u64_at(body, 16),
+            base,
+            bulk: flags & FLAG_BULK != 0,
+            areas: listed.then_some(areas),
+        })
+    }
+}
+
+/// Reads one frame.  `body` is scratch, and never grows over [`BODY_MAX`].
+pub(crate) fn read(from: &mut impl Read, body: &mut Vec<u8>) -> io::Result<Message> {
+    let mut header = [0; HEADER];
+    from.read_exact(&mut header)?;
+    let length = u32_at(&header, 0) as usize;
+    if u16_at(&header, 4) != VERSION {
+        return Err(malformed(WireError::Version));
+    }
+    if length > BODY_MAX {
+        return Err(malformed(WireError::TooLong));
+    }
+    body.resize(length, 0);
+    from.read_exact(body)?;
+    Message::decode(u16_at(&header, 6), body).map_err(malformed)
+}
+
+pub(crate) fn malformed(error: WireError) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, error)
+}
+
+#[cfg(test)]
+mod tests;

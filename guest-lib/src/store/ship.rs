@@ -1,0 +1,280 @@
+//! What replication needs of a store: pages as they travel, the difference
+//! between two versions, and versions which another store made.
+
+use std::borrow::Cow;
+use std::collections::BTreeSet;
+use std::fmt;
+use std::sync::Arc;
+
+use super::error::StoreError;
+use super::format::{Place, RECORD_HEADER, RecordHeader, RecordKind};
+use super::frame::Change;
+use super::images::{Images, parse_record};
+use super::index::AreaIndex;
+use super::options::StoreOptions;
+use super::page::{Difference, Encoder, Page, apply, runs};
+use super::pipeline::Shared;
+use super::scan::Version;
+use super::view::View;
+use super::writer::{Batch, Writer};
+
+/// An area, without where its pages are.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct AreaShape {
+    pub(crate) name: String,
+    pub(crate) address: u64,
+    /// In pages of 4096 bytes.
+    pub(crate) pages: u64,
+}
+
+impl AreaShape {
+    fn of(index: &AreaIndex) -> Self {
+        Self {
+            name: index.name.clone(),
+            address: index.address,
+            pages: index.pages,
+        }
+    }
+}
+
+/// Pages of a version which are too many to be kept in memory.
+pub(crate) trait Bulk: fmt::Debug + Send + Sync {
+    /// Reads them, from the beginning.
+    fn changes(&self) -> Box<dyn Iterator<Item = Result<Change, StoreError>> + '_>;
+}
+
+/// Pages of a version.
+pub(crate) type Changes<'a> = Box<dyn Iterator<Item = Result<Cow<'a, Change>, StoreError>> + 'a>;
+
+/// A page as it came.
+#[derive(Debug)]
+pub(crate) struct Record<'b> {
+    header: RecordHeader,
+    payload: &'b [u8],
+}
+
+impl Record<'_> {
+    pub(crate) fn area(&self) -> u32 {
+        self.header.area
+    }
+
+    pub(crate) fn page(&self) -> u64 {
+        self.header.page
+    }
+
+    /// Whether it says what changed since the page of the version before.
+    pub(crate) fn difference(&self) -> bool {
+        self.header.kind != RecordKind::Whole
+    }
+
+    /// The page; `None` if it does not come out as its sender had it.  `old`:
+    /// the page of the version before, if this is a difference to it.
+    pub(crate) fn change(&self, old: Option<&Page>) -> Option<Change> {
+        let header = &self.header;
+        let mut new = old.copied().unwrap_or(Page::ZERO);
+        let right = apply(&mut new, header.kind, header.codec, self.payload)
+            && crc32c::crc32c(&new.to_bytes()) == header.content;
+        right.then(|| Change {
+            area: header.area,
+            page: header.page,
+            new,
+            runs: old.and_then(|old| runs(&old.0, &new.0)),
+            words: None,
+        })
+    }
+}
+
+/// Writes page records as they are in images, but that a difference is one to
+/// the page of the version before, wherever that is.
+#[derive(Debug)]
+pub(crate) struct RecordWriter(Encoder);
+
+impl RecordWriter {
+    pub(crate) fn new(options: &StoreOptions) -> Self {
+        Self(Encoder::new(options.compression))
+    }
+
+    /// Appends a page, whole unless `difference` allows what changed.
+    pub(crate) fn write(&mut self, out: &mut Vec<u8>, change: &Change, difference: bool) {
+        let difference = difference.then_some(Difference {
+            runs: change.runs.as_deref(),
+            words: change.words.as_deref(),
+            base: Place::ZERO,
+            depth: 0,
+        });
+        self.0
+            .encode(out, change.area, change.page, &change.new, difference);
+    }
+}
+
+/// Takes a record from the front; `None` if there is none.
+pub(crate) fn read_record(bytes: &[u8]) -> Option<(Record<'_>, &[u8])> {
+    let header = parse_record(bytes)?;
+    let end = RECORD_HEADER + header.bytes as usize;
+    let payload = bytes.get(RECORD_HEADER..end)?;
+    let rest = bytes.get(end.next_multiple_of(8)..)?;
+    Some((Record { header, payload }, rest))
+}
+
+/// A version as the difference to an older one, or to nothing.
+#[derive(Debug)]
+pub(crate) struct Delta {
+    pub(crate) version: Version,
+    pub(crate) base: bool,
+    pub(crate) areas: Vec<AreaShape>,
+    view: View,
+    pages: Vec<(u32, u64)>,
+}
+
+impl Delta {
+    fn between(view: View, old: Option<&View>) -> Self {
+        let now = view.indexes();
+        // Somebody may have gone back to a version with fewer or other areas.
+        let old = old.map(View::indexes).filter(|old| {
+            old.len() <= now.len()
+                && old.iter().zip(now).all(|(old, now)| {
+                    old.name == now.name && old.address == now.address && old.pages <= now.pages
+                })
+        });
+        let mut pages = Vec::new();
+        for (number, now) in (0_u32..).zip(now) {
+            let old = old.and_then(|old| old.get(number as usize));
+            let mut list: BTreeSet<u64> = now.present().iter().map(|(page, _)| *page).collect();
+            if let Some(old) = old {
+                list.extend(old.present().iter().map(|(page, _)| *page));
+                list.retain(|&page| old.get(page) != now.get(page));
+            }
+            pages.extend(list.into_iter().map(|page| (number, page)));
+        }
+        Self {
+            version: view.version(),
+            base: old.is_none(),
+            areas: now.iter().map(AreaShape::of).collect(),
+            pages,
+            view,
+        }
+    }
+
+    /// How many pages it has.
+    pub(crate) fn pages(&self) -> usize {
+        self.pages.len()
+    }
+
+    /// The pages, whole.
+    pub(crate) fn changes(&self) -> impl Iterator<Item = Result<Change, StoreError>> + '_ {
+        self.pages.iter().map(|&(area, page)| {
+            let new = self.view.page(area as usize, page)?;
+            Ok(Change {
+                area,
+                page,
+                new,
+                runs: None,
+                words: None,
+            })
+        })
+    }
+}
+
+impl Shared {
+    /// A version to read; the newest durable one unless told.
+    pub(crate) fn view(&self, version: Option<u64>) -> Result<View, StoreError> {
+        let (version, images) = {
+            let writer = self.writer();
+            let number = version.unwrap_or(writer.last);
+            let found = writer.versions.get(&number).copied();
+            (
+                found.ok_or(StoreError::NoVersion { version: number })?,
+                writer.images.clone(),
+            )
+        };
+        View::new(&images, version)
+    }
+
+    /// The newest durable version as the difference to another, or to nothing
+    /// if that one is not kept.
+    pub(crate) fn delta(&self, since: Option<u64>) -> Result<Delta, StoreError> {
+        let old = since.and_then(|since| self.view(Some(since)).ok());
+        Ok(Delta::between(self.view(None)?, old.as_ref()))
+    }
+
+    /// When a version was committed, if it is kept.
+    pub(crate) fn time_of(&self, version: u64) -> Option<u64> {
+        let writer = self.writer();
+        writer.versions.get(&version).map(|version| version.time)
+    }
+
+    /// The store's id.
+    pub(crate) fn id(&self) -> [u8; 16] {
+        self.writer().store
+    }
+
+    /// Takes over versions which another store made, with their numbers, and
+    /// makes them durable; all or none.  `shape`: the areas as they are from
+    /// the first one on, and whether that is complete in itself.
+    pub(crate) fn adopt(
+        &self,
+        shape: Option<(bool, &[AreaShape])>,
+        batches: &[Arc<Batch>],
+    ) -> Result<u64, StoreError> {
+        let mut writer = self.writer();
+        let result = adopt(&mut writer, shape, batches);
+        self.settle(&writer);
+        result.map(|()| writer.last)
+    }
+
+    /// Areas as they are now.
+    pub(crate) fn shapes(&self) -> Vec<AreaShape> {
+        self.writer().areas.iter().map(AreaShape::of).collect()
+    }
+
+    /// A page as it is in the newest version.
+    pub(crate) fn page(&self, area: u32, page: u64) -> Result<Page, StoreError> {
+        let (images, place): (Arc<Images>, Place) = {
+            let writer = self.writer();
+            let index = writer.areas.get(area as usize);
+            let index = index.ok_or_else(|| StoreError::NoArea(area.to_string()))?;
+            (writer.images.clone(), index.get(page))
+        };
+        images.page(place, area, page)
+    }
+}
+
+fn adopt(
+    writer: &mut Writer,
+    shape: Option<(bool, &[AreaShape])>,
+    batches: &[Arc<Batch>],
+) -> Result<(), StoreError> {
+    let Some((base, shapes)) = shape else {
+        return writer.write(batches);
+    };
+    let before = writer.areas.clone();
+    let floor = writer.floor;
+    if base {
+        writer.areas.clear();
+        writer.floor = None;
+    }
+    let result = reshape(writer, shapes).and_then(|()| writer.write(batches));
+    if result.is_err() {
+        writer.areas = before;
+        writer.floor = floor;
+    }
+    result
+}
+
+fn reshape(writer: &mut Writer, shapes: &[AreaShape]) -> Result<(), StoreError> {
+    for (number, shape) in shapes.iter().enumerate() {
+        let there = writer.areas.get(number);
+        let same =
+            there.is_none_or(|there| there.name == shape.name && there.address == shape.address);
+        // A name stands once.
+        let placed = writer.place(&shape.name, shape.address, shape.pages)?;
+        if !same || placed != number {
+            return Err(StoreError::Shape {
+                name: shape.name.clone(),
+                pages: shape.pages,
+                why: "another area has its place",
+            });
+        }
+    }
+    Ok(())
+}

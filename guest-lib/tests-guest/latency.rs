@@ -1,0 +1,148 @@
+//! How long does an operation keep the processor?  A timer signal is due every
+//! millisecond; the longest wait between two of them, while large areas are
+//! begun, committed, forked, unregistered and detached, is what the hypervisor
+//! did without looking up (and the kernel: see "nothing").
+//!
+//! Prints one line of JSON.  Exit status 1 if a wait was longer than
+//! --limit-ms, which means something only where time is counted in
+//! instructions.
+
+mod common;
+
+use std::ptr;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use clap::Parser;
+use common::{Area, PAGE, Session, in_child, need_gate};
+
+/// How long an operation keeps the processor.
+#[derive(Parser, Debug)]
+struct Args {
+    /// Size of the area in MiB.
+    #[arg(long, default_value_t = 256)]
+    mib: usize,
+    /// The longest wait that is good enough; 0: do not judge.
+    #[arg(long, default_value_t = 0)]
+    limit_ms: u64,
+}
+
+static LAST: AtomicU64 = AtomicU64::new(0);
+static LONGEST: AtomicU64 = AtomicU64::new(0);
+
+/// Nanoseconds; may be called in a signal handler.
+fn now() -> u64 {
+    let mut time = libc::timespec {
+        tv_sec: 0,
+        tv_nsec: 0,
+    };
+    // SAFETY: fills the structure; async-signal-safe.
+    unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &raw mut time) };
+    time.tv_sec.cast_unsigned() * 1_000_000_000 + time.tv_nsec.cast_unsigned()
+}
+
+/// Signal handler: atomics and the clock only.
+extern "C" fn tick(_signal: i32) {
+    let now = now();
+    let last = LAST.swap(now, Ordering::Relaxed);
+    LONGEST.fetch_max(now.saturating_sub(last), Ordering::Relaxed);
+}
+
+fn timer(microseconds: i64) {
+    let time = libc::timeval {
+        tv_sec: 0,
+        tv_usec: microseconds,
+    };
+    let every = libc::itimerval {
+        it_interval: time,
+        it_value: time,
+    };
+    // SAFETY: reads the structure.
+    let result = unsafe { libc::setitimer(libc::ITIMER_REAL, &raw const every, ptr::null_mut()) };
+    assert_eq!(result, 0, "setitimer");
+}
+
+/// The longest wait for a signal during `body`, in ns.
+fn waits(body: impl FnOnce()) -> u64 {
+    LAST.store(now(), Ordering::Relaxed);
+    LONGEST.store(0, Ordering::Relaxed);
+    timer(1000);
+    body();
+    timer(0);
+    LONGEST
+        .load(Ordering::Relaxed)
+        .max(now() - LAST.load(Ordering::Relaxed))
+}
+
+fn good(what: &str, answer: i64) {
+    if answer < 0 {
+        eprintln!("{what} answered {answer}");
+        std::process::exit(2);
+    }
+}
+
+fn main() {
+    let args = Args::parse();
+    need_gate();
+    let handler: extern "C" fn(i32) = tick;
+    // SAFETY: the handler is async-signal-safe; interrupted calls go on.
+    unsafe {
+        let mut action: libc::sigaction = core::mem::zeroed();
+        action.sa_sigaction = handler as usize;
+        action.sa_flags = libc::SA_RESTART;
+        assert_eq!(
+            libc::sigaction(libc::SIGALRM, &raw const action, ptr::null_mut()),
+            0
+        );
+    }
+    let session = Session::attach();
+    let area = Area::chunks(args.mib.max(2) / 2);
+    let log = area.log();
+    // Xen writes there only where the kernel lets it: not after a fork.
+    log.advise(libc::MADV_DONTFORK);
+    let touch = || {
+        for page in 0..area.pages() {
+            area.set(page * PAGE + 8, 1);
+        }
+    };
+    let range = session.register(&area.registration(&log));
+    good("register", range);
+    let results = [
+        ("nothing", waits(touch)),
+        ("first begin", waits(|| good("begin", session.begin(range)))),
+        ("first stores", waits(touch)),
+        ("commit", waits(|| good("commit", session.commit(range)))),
+        ("peek", waits(|| good("peek", session.peek(range)))),
+        ("fork", {
+            touch();
+            waits(|| assert_eq!(in_child(|| 0), 0, "the child fails"))
+        }),
+        ("end", waits(|| good("end", session.end(range)))),
+        ("begin", waits(|| good("begin", session.begin(range)))),
+        ("unregister", {
+            touch();
+            waits(|| good("unregister", session.unregister(range)))
+        }),
+        ("detach", {
+            let range = session.register(&area.registration(&log));
+            good("register", range);
+            good("begin", session.begin(range));
+            touch();
+            waits(|| good("detach", session.detach()))
+        }),
+    ];
+    let limit = args.limit_ms * 1_000_000;
+    let late: Vec<_> = results
+        .iter()
+        .filter(|(_, wait)| limit != 0 && *wait > limit)
+        .map(|(name, _)| *name)
+        .collect();
+    let waits: serde_json::Map<_, _> = results
+        .iter()
+        .map(|(name, wait)| ((*name).to_owned(), (*wait).into()))
+        .collect();
+    let line = serde_json::json!({
+        "program": "latency", "mib": args.mib, "longest_wait_ns": waits, "late": late,
+    });
+    println!("{line}");
+    std::process::exit(i32::from(!late.is_empty()));
+}

@@ -1,0 +1,62 @@
+#!/bin/sh
+# Runs in Dom0: the key-value server in a guest of its own, a backup in Dom0, a
+# client which logs every write that was acknowledged.
+#  1. The server is killed under load and recovers in its guest.
+#  2. The guest is destroyed under load and the backup takes over in Dom0.
+# Each time what is there is compared with the log.
+D=/tmp/failover
+GUEST=kv
+fail() { echo "FAIL $1"; tail -n 5 $D/*.log; exit 1; }
+# wait_for WHAT COMMAND…: a minute at most.
+wait_for() {
+    what=$1; shift
+    n=0
+    until "$@" >/dev/null 2>&1; do
+        n=$((n + 1)); [ $n -lt 300 ] || fail "in vain: $what"
+        sleep 0.2
+    done
+}
+acknowledged() { [ "$(grep -c '^a ' $D/writes)" -ge "$1" ]; }
+serve_kv() {
+    lab-domu run $GUEST 1000 kv --dir /tmp/kv --listen 0.0.0.0:6379 --pages 1024 \
+        --backup 10.84.0.1:4885 --key /tmp/kv.key >>$D/guest.log 2>&1 &
+}
+load() {
+    kv_load run --server "$ip:6379" --log $D/writes >>$D/load.log 2>&1 &
+    load=$!
+}
+compare() { kv_load check --server "$1" --log $D/writes --least "$2"; }
+
+rm -rf $D; mkdir -p $D; : >$D/writes
+hvckpt backup key add --dir $D/backup --out $D/key kv || fail "no key for the backup"
+hvckpt backup serve --dir $D/backup --listen 10.84.0.1:4885 >$D/serve.log 2>&1 &
+serve=$!
+lab-domu create $GUEST memory=384 || fail "cannot create the guest"
+ip=$(awk -v n=$GUEST '$1 == n {print $2}' /lab/domains)
+lab-key issue $GUEST $D/policy.key && lab-key deliver $GUEST $D/policy.key || fail "no key of the policy daemon"
+labagent call -i $GUEST 0 sh -c 'umask 077; cat >/tmp/kv.key; chown 1000:1000 /tmp/kv.key' <$D/key || fail "cannot deliver the key"
+
+serve_kv
+load
+wait_for "acknowledged writes" acknowledged 200
+lab-domu run $GUEST 0 killall -9 kv || fail "cannot kill the server"
+wait $load
+serve_kv
+echo "the server is killed in its guest, and recovers there:"
+compare "$ip:6379" 100 || fail "acknowledged writes are missing after recovery"
+
+before=$(grep -c '^a ' $D/writes)
+load
+wait_for "more acknowledged writes" acknowledged $((before + 200))
+xl destroy $GUEST || fail "cannot destroy the guest"
+# Its connection would only time out; the log is what counts.
+kill -9 $load
+wait $load 2>/dev/null
+echo "its guest is destroyed, and the backup in Dom0 takes over:"
+hvckpt backup promote --dir $D/backup kv || fail "cannot promote"
+kv --dir $D/backup/kv/store --listen 127.0.0.1:6379 >$D/heir.log 2>&1 &
+heir=$!
+compare 127.0.0.1:6379 200 || fail "the backup lacks acknowledged writes"
+grep -h ready $D/guest.log $D/heir.log
+kill $heir $serve
+echo "ok failover"

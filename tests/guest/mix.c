@@ -1,0 +1,154 @@
+/* SPDX-License-Identifier: MIT OR Apache-2.0 */
+/*
+ * What programs that know nothing of checkpointing do all day: fork, exec,
+ * mmap, page faults, mprotect, munmap.  Under instruction-counting virtual
+ * time nanoseconds are instructions.
+ *
+ * usage: mix [ROUNDS]      one line: the median of each part and of all
+ */
+#define _GNU_SOURCE
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+#define PAGE 4096
+#define PAGES 512
+#define MOST 200
+#define WARM_UP 25
+
+static char *area;
+
+static uint64_t now(void)
+{
+    struct timespec t;
+
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return t.tv_sec * 1000000000ULL + t.tv_nsec;
+}
+
+static void touch(char *at, int step)
+{
+    for ( int i = 0; i < PAGES; i += step )
+        *(volatile char *)(at + i * PAGE) += 1;
+}
+
+static void die(const char *what)
+{
+    perror(what);
+    exit(2);
+}
+
+/* Copy on write, in the child and then in the parent. */
+static void do_fork(void)
+{
+    pid_t pid = fork();
+    int status;
+
+    if ( pid < 0 )
+        die("fork");
+    if ( !pid )
+    {
+        touch(area, 4);
+        _exit(0);
+    }
+    touch(area, 4);
+    if ( waitpid(pid, &status, 0) != pid || status )
+        die("child");
+}
+
+static void do_exec(void)
+{
+    pid_t pid = fork();
+    int status;
+
+    if ( pid < 0 )
+        die("fork");
+    if ( !pid )
+    {
+        execl("/proc/self/exe", "mix", "nothing", (char *)NULL);
+        _exit(1);
+    }
+    if ( waitpid(pid, &status, 0) != pid || status )
+        die("exec");
+}
+
+static void do_map(void)
+{
+    char *at = mmap(NULL, PAGES * PAGE, PROT_READ | PROT_WRITE,
+                    MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+
+    if ( at == MAP_FAILED )
+        die("mmap");
+    touch(at, 1);
+    if ( munmap(at, PAGES * PAGE) )
+        die("munmap");
+}
+
+static void do_protect(void)
+{
+    if ( mprotect(area, PAGES * PAGE, PROT_READ) ||
+         mprotect(area, PAGES * PAGE, PROT_READ | PROT_WRITE) )
+        die("mprotect");
+    touch(area, 1);
+}
+
+static int compare(const void *a, const void *b)
+{
+    const uint64_t *x = a, *y = b;
+
+    return *x < *y ? -1 : *x > *y;
+}
+
+int main(int argc, char **argv)
+{
+    static const struct { const char *name; void (*run)(void); } part[] = {
+        { "fork", do_fork }, { "exec", do_exec }, { "map", do_map },
+        { "protect", do_protect },
+    };
+    enum { PARTS = sizeof(part) / sizeof(*part) };
+    static uint64_t took[PARTS + 1][MOST];
+    unsigned int rounds = argc > 1 ? atoi(argv[1]) : 50, r, i;
+
+    if ( argc > 1 && !strcmp(argv[1], "nothing") )
+        return 0;
+    if ( !rounds || rounds > MOST )
+    {
+        fprintf(stderr, "usage: mix [ROUNDS]   (at most %d)\n", MOST);
+        return 2;
+    }
+    area = mmap(NULL, PAGES * PAGE, PROT_READ | PROT_WRITE,
+                MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE, -1, 0);
+    if ( area == MAP_FAILED )
+        die("mmap");
+    /* The first rounds fill the kernel's caches. */
+    for ( r = 0; r < rounds + WARM_UP; ++r )
+    {
+        uint64_t all = 0;
+
+        for ( i = 0; i < PARTS; ++i )
+        {
+            uint64_t start = now();
+
+            part[i].run();
+            start = now() - start;
+            all += start;
+            if ( r >= WARM_UP )
+                took[i][r - WARM_UP] = start;
+        }
+        if ( r >= WARM_UP )
+            took[PARTS][r - WARM_UP] = all;
+    }
+    printf("{\"program\":\"mix\",\"rounds\":%u", rounds);
+    for ( i = 0; i <= PARTS; ++i )
+    {
+        qsort(took[i], rounds, sizeof(took[i][0]), compare);
+        printf(",\"%s\":%lu", i < PARTS ? part[i].name : "all", took[i][rounds / 2]);
+    }
+    puts("}");
+    return 0;
+}

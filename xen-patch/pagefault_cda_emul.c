@@ -1,0 +1,153 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * arch/x86/pv/pagefault_cda_emul.c
+ *
+ * Emulxen: lets Xen's instruction emulator perform a store of a guest's user
+ * mode to a protected page.  What the emulator reads comes from the guest, as
+ * the process sees it; what it writes goes through cda_store_write() and
+ * cda_store_cmpxchg(), which check, perform and log.  Whatever they or the
+ * emulator refuse changes nothing: the page becomes writable instead, and the
+ * guest executes the instruction itself.
+ */
+
+#include <xen/guest_access.h>
+#include <xen/sched.h>
+
+#include <asm/debugreg.h>
+#include <asm/i387.h>
+#include <asm/msr.h>
+#include <asm/pv/cda.h>
+#include <asm/pv/cda-compat.h>
+#include <asm/x86_emulate.h>
+
+static int cf_check emul_read(enum x86_segment seg, unsigned long offset,
+                              void *data, unsigned int bytes,
+                              struct x86_emulate_ctxt *ctxt)
+{
+    return copy_from_guest_pv(data, (void __user *)offset, bytes)
+           ? X86EMUL_UNHANDLEABLE : X86EMUL_OKAY;
+}
+
+static int cf_check emul_insn_fetch(unsigned long offset, void *data,
+                                    unsigned int bytes,
+                                    struct x86_emulate_ctxt *ctxt)
+{
+    return copy_from_guest_pv(data, (void __user *)offset, bytes)
+           ? X86EMUL_UNHANDLEABLE : X86EMUL_OKAY;
+}
+
+static int result(enum cda_stored stored)
+{
+    switch ( stored )
+    {
+    case CDA_STORED:    return X86EMUL_OKAY;
+    case CDA_DIFFERS:   return X86EMUL_CMPXCHG_FAILED;
+    case CDA_AGAIN:     return X86EMUL_RETRY;
+    case CDA_REFUSED:   break;
+    }
+
+    return X86EMUL_UNHANDLEABLE;
+}
+
+static int cf_check emul_write(enum x86_segment seg, unsigned long offset,
+                               void *data, unsigned int bytes,
+                               struct x86_emulate_ctxt *ctxt)
+{
+    return result(cda_store_write(ctxt->data, offset, data, bytes));
+}
+
+static int cf_check emul_cmpxchg(enum x86_segment seg, unsigned long offset,
+                                 void *old, void *new, unsigned int bytes,
+                                 bool lock, struct x86_emulate_ctxt *ctxt)
+{
+    return result(cda_store_cmpxchg(ctxt->data, offset, old, new, bytes));
+}
+
+static int cf_check emul_validate(const struct x86_emulate_state *state,
+                                  struct x86_emulate_ctxt *ctxt)
+{
+    return x86_insn_is_mem_write(state, ctxt) ? X86EMUL_OKAY
+                                              : X86EMUL_UNHANDLEABLE;
+}
+
+/* 64-bit user mode: all segments are flat but these two. */
+static int cf_check emul_read_segment(enum x86_segment seg,
+                                      struct segment_register *reg,
+                                      struct x86_emulate_ctxt *ctxt)
+{
+    if ( !is_x86_user_segment(seg) )
+        return X86EMUL_UNHANDLEABLE;
+
+    memset(reg, 0, sizeof(*reg));
+    reg->base = seg == x86_seg_fs ? read_fs_base() :
+                seg == x86_seg_gs ? read_gs_base() : 0;
+    reg->limit = ~0U;
+    reg->type = (seg == x86_seg_cs ? _SEGMENT_CODE | _SEGMENT_WR
+                                   : _SEGMENT_WR) >> 8;
+    reg->s = 1;
+    reg->dpl = 3;
+    reg->p = 1;
+    reg->l = 1;
+    reg->g = 1;
+
+    return X86EMUL_OKAY;
+}
+
+/* Stores of MMX and SSE registers; the guest executes wider ones itself. */
+static int cf_check emul_get_fpu(enum x86_emulate_fpu_type type,
+                                 struct x86_emulate_ctxt *ctxt)
+{
+    struct vcpu *curr = current;
+
+    if ( (type != X86EMUL_FPU_mmx && type != X86EMUL_FPU_xmm) ||
+         (curr->arch.pv.ctrlreg[0] & (X86_CR0_TS | X86_CR0_EM)) )
+        return X86EMUL_UNHANDLEABLE;
+
+    vcpu_restore_fpu_lazy(curr);
+
+    return X86EMUL_OKAY;
+}
+
+static const struct x86_emulate_ops emul_ops = {
+    .read         = emul_read,
+    .insn_fetch   = emul_insn_fetch,
+    .write        = emul_write,
+    .cmpxchg      = emul_cmpxchg,
+    .validate     = emul_validate,
+    .read_segment = emul_read_segment,
+    .get_fpu      = emul_get_fpu,
+};
+
+/*
+ * True if the access is dealt with: performed, or to be tried again as another
+ * vCPU changed the entry.
+ */
+bool cda_emulate(struct cda_store *store, struct cpu_user_regs *regs)
+{
+    struct vcpu *curr = current;
+    struct x86_emulate_ctxt ctxt = {
+        .regs = regs,
+        .data = store,
+        .addr_size = 64,
+        .sp_size = 64,
+        .lma = true,
+    };
+
+    /* What a debugger, or the alignment check, has to see. */
+    if ( (regs->eflags & (X86_EFLAGS_TF | X86_EFLAGS_AC)) ||
+         (curr->arch.dr7 & DR7_ACTIVE_MASK) )
+        return false;
+
+    ctxt.cpu_policy = curr->domain->arch.cpu_policy;
+
+    switch ( x86_emulate(&ctxt, &emul_ops) )
+    {
+    case X86EMUL_OKAY:
+        ASSERT(!ctxt.event_pending && !ctxt.retire.raw);
+        return true;
+    case X86EMUL_RETRY:
+        return true;
+    default:
+        return false;
+    }
+}
