@@ -295,19 +295,17 @@ static unsigned long *want_of(const struct cda_chunk *c)
 }
 
 /*
- * The guest is about to replace the entry at @pl1e in table @l1mfn, whose
- * page_lock() the caller holds.  Nothing changes for the guest; only the
- * chunk learns that the entry's bits will be gone.
+ * See cda_guest_update().  Nothing changes for the guest; only the chunk
+ * learns that the entry's bits will be gone.
  */
-void cda_guest_update(struct domain *d, mfn_t l1mfn, const void *pl1e)
+void cda_entry_update(struct domain *d, mfn_t l1mfn, const void *pl1e)
 {
     struct cda_domain *cda = d->arch.pv.cda;
     unsigned long l1e = *(const volatile unsigned long *)pl1e;
     unsigned int slot = PAGE_OFFSET(pl1e) / sizeof(l1_pgentry_t);
     struct cda_chunk *c;
 
-    if ( likely(!(l1e & CDA_L1E_TRACKED)) || !cda ||
-         !(l1e & _PAGE_PRESENT) )
+    if ( !cda || !(l1e & _PAGE_PRESENT) )
         return;
 
     spin_lock(&cda->hash_lock);

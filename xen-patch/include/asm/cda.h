@@ -18,7 +18,7 @@ extern bool opt_cda;
 extern unsigned long cda_l1e_keep;  /* ~CDA_L1E_BITS, or ~0 with cda=off */
 extern unsigned long cda_l1e_grant; /* CDA_L1E_NEVER, or 0 with cda=off */
 
-void cda_guest_update(struct domain *d, mfn_t l1mfn, const void *pl1e);
+void cda_entry_update(struct domain *d, mfn_t l1mfn, const void *pl1e);
 void cda_table_gone(struct domain *d, struct page_info *pg, unsigned long type);
 int cda_table_new(const struct domain *d, const struct page_info *l4);
 bool cda_fixup_fault(unsigned long addr, struct cpu_user_regs *regs);
@@ -38,6 +38,17 @@ enum cda_stored cda_store_cmpxchg(struct cda_store *store, unsigned long va,
                                   void *old, const void *new,
                                   unsigned int bytes);
 bool cda_emulate(struct cda_store *store, struct cpu_user_regs *regs);
+
+/*
+ * The guest is about to replace the entry at @pl1e in table @l1mfn, whose
+ * page_lock() the caller holds.  Almost no entry is any of ours.
+ */
+static inline void cda_guest_update(struct domain *d, mfn_t l1mfn,
+                                    const void *pl1e)
+{
+    if ( unlikely(*(const volatile unsigned long *)pl1e & CDA_L1E_TRACKED) )
+        cda_entry_update(d, l1mfn, pl1e);
+}
 
 /* A user write to a present page, or Xen's own on the guest's behalf. */
 static inline bool cda_may_fix(const struct domain *d, unsigned long addr,

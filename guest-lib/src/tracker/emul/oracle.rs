@@ -89,7 +89,7 @@ impl Rng {
 }
 
 fn iced(bytes: &[u8]) -> Option<Instruction> {
-    let options = DecoderOptions::NO_INVALID_CHECK & 0;
+    let options = DecoderOptions::NONE;
     let mut decoder = Decoder::with_ip(64, bytes, IP, options);
     let instruction = decoder.decode();
     (decoder.last_error() == DecoderError::None && !instruction.is_invalid()).then_some(instruction)
@@ -140,7 +140,8 @@ fn agree(
         let next = IP + instruction.len() as u64;
         let distance = memory.displacement().wrapping_sub(next).cast_signed();
         let distance = if store.address.narrow {
-            i64::from((distance & 0xffff_ffff) as u32 as i32)
+            // The low half, as a signed number.
+            distance << 32 >> 32
         } else {
             distance
         };
