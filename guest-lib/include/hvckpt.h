@@ -251,6 +251,12 @@ struct hvckpt_hypervisor_counters {
     uint64_t forks;
     uint64_t flushes;
     uint64_t cycles;
+    uint64_t watched;
+    uint64_t heated;
+    uint64_t cooled;
+    uint64_t emulated;
+    uint64_t degraded;
+    uint64_t reserved;
 };
 
 #define HVCKPT_KNOWN_FAULTS 1u
