@@ -17,6 +17,14 @@ grep -qi 'token' /tmp/err || fail "another domain's key: error does not speak of
 guest 'HVCKPT_KEY=/nonexistent exact --tracker ptxen --pages 16 --transactions 1' 2>/tmp/err && fail "worked without key"
 cat /tmp/err
 
+# A key for one tracker opens no other.
+hvckpt-policy key add --domain domu --modes ptxen --out /tmp/one.key one >/dev/null || fail "key for ptxen"
+deliver /tmp/one.key one.key
+guest 'HVCKPT_KEY=/tmp/one.key exact --tracker ptxen --pages 16 --transactions 1' || fail "the key for ptxen"
+guest 'HVCKPT_KEY=/tmp/one.key exact --tracker autoxen --pages 16 --transactions 1' 2>/tmp/err && fail "a key for ptxen opened autoxen"
+cat /tmp/err
+grep -q 'does not allow this tracker' /tmp/err || fail "a tracker which the key does not allow: error does not say so"
+
 # A live session, then its key is revoked.
 hvckpt-policy key add --domain domu --out /tmp/short.key short >/dev/null || fail "key add"
 deliver /tmp/short.key short.key

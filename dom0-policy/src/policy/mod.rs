@@ -240,6 +240,7 @@ impl Policy {
             max_pages: grant.max_pages,
             max_ranges: grant.max_ranges,
             max_sessions: grant.max_sessions,
+            modes: modes.0,
         })?;
         // From here on the token exists but nobody knows it; it is told only
         // once the decision is on disk, and else expires unused.

@@ -38,6 +38,9 @@ pub struct Token {
     pub max_ranges: u32,
     /// Live sessions with this tag; 0: the domain's limit only.
     pub max_sessions: u32,
+    /// What its session may track with: a bit per mode, as in the
+    /// capabilities (bit 0 PTxen, 1 Emulxen, …); 0: everything.
+    pub modes: u32,
 }
 
 impl std::fmt::Debug for Token {
@@ -147,7 +150,8 @@ impl Control {
             max_ranges: token.max_ranges,
             max_pages: token.max_pages,
             max_sessions: token.max_sessions,
-            modes: 0,
+            // Bit n of the ABI's mask stands for mode n, and modes begin at 1.
+            modes: token.modes << 1,
         };
         self.control("CDA_CTL_add_token", abi::CDA_CTL_ADD_TOKEN, argument)
             .map(drop)

@@ -42,6 +42,7 @@ fn token(domid: u32) -> Token {
         max_pages: 0,
         max_ranges: 0,
         max_sessions: 0,
+        modes: 0b1001,
     }
 }
 
