@@ -100,6 +100,49 @@ static void fork_in_replace(void)
     }
 }
 
+/*
+ * A fork has shared a page which it took for read-only, when a fault through
+ * another address makes the entry writable: its table was there before, and
+ * the chunk is still bound to it.  A commit then finds the other table.  The
+ * hook, or the commit before it forgets, must take that back.
+ */
+static void grant_and_commit(void *mm)
+{
+    CHECK(hw_xen_store(va_of(0, 0), 1) == -EFAULT, "no longer there");
+    proc_cycle(mm, CDA_OP_commit, 0);
+}
+
+static void fork_and_store(void *mm)
+{
+    fork_it(mm);
+    hw_store(va_of(1, 0), 666);
+    CHECK(content(forked, va_of(1, 0)) != 666, "the child's page changed");
+}
+
+static void grant_in_fork(void)
+{
+    static const char *const at[] = { "never", "lock", "unlock", "page_lock",
+                                      "page_locked", "page_unlock" };
+    unsigned int i, nth;
+
+    for ( i = 0; i < ARRAY_SIZE(at); ++i )
+        for ( nth = 1; nth <= 8; ++nth )
+        {
+            struct mm *mm;
+
+            world_start();
+            mm = world_session(0);
+            proc_register(mm, 0, va_of(0, 0), 4, io_va(2), 4096);
+            proc_cycle(mm, CDA_OP_begin, 0);
+            kern_move_table(mm, 0, 1);
+            kern_map_zero(mm, 0, 0);
+            sched_pause_at(1, at[i], nth);
+            run(fork_and_store, "copy_pte", 2, grant_and_commit, mm);
+            truth_check();
+            world_end();
+        }
+}
+
 /* A fault that found the old binding, when another chunk has the table. */
 static void fault_in_replace(void)
 {
@@ -129,19 +172,28 @@ static void revoke_all(void *unused)
 }
 
 /* Once marked, nothing is granted any more. */
-static void fault_in_revoke(void)
+static void fault_in_revoke_with(unsigned int mode)
 {
     struct cda_ctl_counters c = { .size = sizeof(c), .domid = 1 };
     struct mm *mm;
 
     world_start();
     mm = world_session(0);
+    proc_mode = mode;
     proc_register(mm, 0, va_of(0, 0), 4, io_va(2), 4096);
+    proc_mode = CDA_MODE_PTXEN;
     proc_cycle(mm, CDA_OP_begin, 0);
     run(revoke_all, "unlock", 1, store_0, mm);
-    CHECK(!ctl(CDA_CTL_counters, &c) && !c.counters.faults_fixed, "granted");
+    CHECK(!ctl(CDA_CTL_counters, &c) && !c.counters.faults_fixed &&
+          !c.counters.emulated, "granted");
     truth_check();
     world_end();
+}
+
+static void fault_in_revoke(void)
+{
+    fault_in_revoke_with(CDA_MODE_PTXEN);
+    fault_in_revoke_with(CDA_MODE_EMULXEN);
 }
 
 /* Between protecting and the flush, the frame gets another type. */
@@ -315,6 +367,7 @@ static void recreate_in_commit(void)
 const struct test_case races[] = {
     { "fork within begin", fork_in_begin },
     { "fork while a table is replaced", fork_in_replace },
+    { "grant within a fork", grant_in_fork },
     { "fault while a table is replaced", fault_in_replace },
     { "fault within revoke", fault_in_revoke },
     { "type change before the flush", type_before_flush },
