@@ -468,6 +468,14 @@ static void leftover_authority(void)
     proc_cycle(mm, CDA_OP_begin, 0);
     CHECK(hw_store(data_va(0, 0), 1) == -EFAULT, "forwarded");
     world_end();
+
+    mm = one_range(0, 4);
+    *entry_at(mm, data_va(0, 0)) |= CDA_L1E_WATCH;
+    proc_cycle(mm, CDA_OP_begin, 0);
+    truth_check();
+    hw_store(data_va(0, 0), next_stamp());
+    CHECK(proc_cycle(mm, CDA_OP_commit, 0) == 1, "reported");
+    world_end();
 }
 
 /* KSM leaves alone what is read-only and clean. */
@@ -571,6 +579,27 @@ static void forged_bits(void)
         CHECK(!(*p & CDA_L1E_BITS), "bit %#lx is kept", bit);
     }
     world_end();
+}
+
+/* Frames that are not ours to judge, mapped within a cycle. */
+static void foreign_later(void)
+{
+    unsigned int i;
+
+    for ( i = 0; i < 3; ++i )
+    {
+        struct mm *mm = one_range(0, 4);
+
+        proc_cycle(mm, CDA_OP_begin, 0);
+        if ( i < 2 )
+            kern_map_foreign(mm, 0, 1, i);
+        else
+            kern_grant(mm, 0, 1, true);
+        CHECK(!proc_unregister(mm, 0), "unregister");
+        CHECK(*entry_at(mm, data_va(0, 1)) & _PAGE_RW, "taken away");
+        truth_check();
+        world_end();
+    }
 }
 
 /* A fault as the CPU would report it, by chance or by malice. */
@@ -719,6 +748,7 @@ const struct test_case cases[] = {
     { "forward only", forward_only },
     { "frame of another type", typed_away },
     { "forged bits", forged_bits },
+    { "foreign frames later", foreign_later },
     { "swap entries", swapped_out },
     { "odd faults", odd_faults },
     { "no gate with FRED", fred },

@@ -100,6 +100,7 @@ static void log_full(void)
         struct mm *mm = emulxen();
         struct cda_query q;
 
+        proc_cycle(mm, CDA_OP_commit, 0);  /* the second list is the last */
         emul_first = fill;
         CHECK(!hw_store(AT, next_stamp()), "store");
         CHECK(*walk_l1e(mm->l4, AT) & _PAGE_RW, "a page entry from now on");
@@ -110,8 +111,8 @@ static void log_full(void)
 }
 
 /* What another vCPU does between the fault and the store. */
-static enum { ABSENT_NOW, WRITABLE, READ_ONLY, READ_ONLY_WAY, MOVED, ANEW,
-              NR_CHANGES } change;
+static enum { ABSENT_NOW, WRITABLE, GRANTED, READ_ONLY, READ_ONLY_WAY,
+              MOVED, ANEW, NR_CHANGES } change;
 static struct mm *changed;
 
 static void change_it(struct cda_store *st, unsigned long va)
@@ -128,6 +129,15 @@ static void change_it(struct cda_store *st, unsigned long va)
         set_pte(changed, 0, PAGE, was | _PAGE_RW, true);
         want = CDA_AGAIN;
         break;
+    case GRANTED:
+    {
+        struct cpu_user_regs regs = { .eflags = X86_EFLAGS_IF,
+            .error_code = FAULT_USER & ~PFEC_user_mode };
+
+        CHECK(cda_fixup_fault(va, &regs), "granted");
+        want = CDA_AGAIN;
+        break;
+    }
     case READ_ONLY:
         kern_protect(changed, 0, PAGE, false);
         break;
@@ -197,8 +207,8 @@ static void whose(void)
     }
 }
 
-/* More stores than the process's log has room for. */
-static void small_log(void)
+/* More stores, or pages, than the process's log has room for. */
+static void small_log_with(unsigned int mode, unsigned long bytes)
 {
     struct mm *mm;
     uint64_t canary = 0x1234, now;
@@ -207,18 +217,24 @@ static void small_log(void)
 
     world_start();
     mm = world_session(0);
-    proc_mode = CDA_MODE_EMULXEN;
-    proc_register(mm, 0, va_of(0, 0), 4, io_va(2), 64 + 5 * 8);
+    proc_mode = mode;
+    proc_register(mm, 0, va_of(0, 0), 4, io_va(2), bytes);
     proc_mode = CDA_MODE_PTXEN;
     proc_cycle(mm, CDA_OP_begin, 0);
-    CHECK(!put_user(io_va(2) + 64 + 5 * 8, &canary, 8), "put");
+    CHECK(!put_user(io_va(2) + bytes, &canary, 8), "put");
     for ( i = 0; i < 4; ++i )
         hw_store(va_of(0, i), next_stamp());
     rc = proc_cycle(mm, CDA_OP_commit, 0);
     CHECK(rc == (4 | CDA_RESULT_LOST), "%lx", rc);
-    CHECK(!get_user(io_va(2) + 64 + 5 * 8, &now, 8) && now == canary,
+    CHECK(!get_user(io_va(2) + bytes, &now, 8) && now == canary,
           "written beyond the log");
     world_end();
+}
+
+static void small_log(void)
+{
+    small_log_with(CDA_MODE_EMULXEN, 64 + 5 * 8);
+    small_log_with(CDA_MODE_PTXEN, 64 + 2 * 8);
 }
 
 /* Header on a good page, entries on one that cannot be written. */
@@ -371,7 +387,7 @@ const struct test_case emul_cases[] = {
     { "log of stores full", log_full },
     { "change before a store", changes },
     { "not the process's stores", whose },
-    { "small log of stores", small_log },
+    { "small log", small_log },
     { "unwritable log of stores", lost_log },
     { "number of logs of stores", number_of_logs },
     { "store within commit", store_or_commit_first },

@@ -112,6 +112,16 @@ static void grant_and_commit(void *mm)
     proc_cycle(mm, CDA_OP_commit, 0);
 }
 
+/* The kernel ages the page: it writes back RW which it never gave. */
+static void grant_and_age(void *mm)
+{
+    const unsigned long *p = walk_l1e(((struct mm *)mm)->l4, va_of(1, 0));
+
+    CHECK(hw_xen_store(va_of(0, 0), 1) == -EFAULT, "no longer there");
+    CHECK(*p & _PAGE_RW, "granted");
+    set_pte(mm, 1, 0, *p & ~(unsigned long)_PAGE_ACCESSED, false);
+}
+
 static void fork_and_store(void *mm)
 {
     fork_it(mm);
@@ -121,7 +131,7 @@ static void fork_and_store(void *mm)
 
 static void grant_in_fork(void)
 {
-    static const char *const at[] = { "never", "lock", "unlock", "page_lock",
+    static const char *const at[] = { "age", "lock", "unlock", "page_lock",
                                       "page_locked", "page_unlock" };
     unsigned int i, nth;
 
@@ -137,7 +147,8 @@ static void grant_in_fork(void)
             kern_move_table(mm, 0, 1);
             kern_map_zero(mm, 0, 0);
             sched_pause_at(1, at[i], nth);
-            run(fork_and_store, "copy_pte", 2, grant_and_commit, mm);
+            run(fork_and_store, "copy_pte", 2,
+                i ? grant_and_commit : grant_and_age, mm);
             truth_check();
             world_end();
         }
@@ -337,6 +348,47 @@ static void register_in_fork(void)
     world_end();
 }
 
+static void unregister_it(void *mm)
+{
+    CHECK(!proc_unregister(mm, 0), "unregister");
+}
+
+/* The range itself goes meanwhile. */
+static void unregister_in_fork(void)
+{
+    struct mm *mm;
+
+    world_start();
+    mm = world_session(0);
+    proc_register(mm, 0, va_of(0, 509), 7, io_va(2), 4096);
+    proc_cycle(mm, CDA_OP_begin, 0);
+    run(fork_it, "preempt", 1, unregister_it, mm);
+    world_end();
+}
+
+static void detach_it(void *mm)
+{
+    CHECK(!proc_detach(mm), "detach");
+}
+
+static void query_late(void *mm)
+{
+    struct cda_query q;
+
+    CHECK(proc_query(mm, &q) == -ENOENT, "the session has ended");
+}
+
+/* Found, and ended before it could be locked. */
+static void ended_session(void)
+{
+    struct mm *mm;
+
+    world_start();
+    mm = world_session(0);
+    run(query_late, "lock", 1, detach_it, mm);
+    world_end();
+}
+
 static void recreate_0(void *mm)
 {
     kern_recreate_table(mm, 0);
@@ -375,6 +427,8 @@ const struct test_case races[] = {
     { "second thread", second_thread },
     { "tickets", tickets },
     { "register within a fork", register_in_fork },
+    { "unregister within a fork", unregister_in_fork },
+    { "session ends before its lock", ended_session },
     { "table anew within commit", recreate_in_commit },
     { NULL, NULL },
 };

@@ -112,10 +112,16 @@ static void scan_stays(void)
 {
     struct mm *mm = world_range(CDA_MODE_SCANXEN, 0, 4);
 
+    kern_protect(mm, 0, 2, false);
     proc_cycle(mm, CDA_OP_begin, 0);
+    CHECK((entry(mm, 2) & (_PAGE_RW | CDA_L1E_TRACKED)) == CDA_L1E_SEEN,
+          "a read-only page is watched");
     commits(mm, 100, 0);
     CHECK(watched(mm), "Scanxen cools");
     commits(mm, 3, 1);
+    kern_age(mm, 0, PAGE);
+    CHECK(!watched(mm) && proc_cycle(mm, CDA_OP_commit, 0) == 1 &&
+          watched(mm), "rewritten: watched again at once");
     world_end();
 }
 

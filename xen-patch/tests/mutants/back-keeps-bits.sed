@@ -1,2 +1,2 @@
 # take_back_entry() leaves no bit of ours
-s/new = \(old & ~\(_PAGE_RW \| CDA_L1E_TRACKED\)\) \| mark/new = (old \& ~_PAGE_RW) | mark/
+s/new = \(old & ~\(_PAGE_RW \| CDA_L1E_TRACKED\)\) \| mark/new = (old \& ~(unsigned long)_PAGE_RW) | mark/
