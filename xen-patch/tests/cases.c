@@ -602,6 +602,19 @@ static void foreign_later(void)
     }
 }
 
+/* Two ranges in one table: an update concerns one of them. */
+static void neighbours(void)
+{
+    struct mm *mm = one_range(0, 4);
+
+    proc_register(mm, 1, data_va(0, 4), 3, io_va(3), 4096);
+    proc_cycle(mm, CDA_OP_begin, ALL_RANGES);
+    kern_age(mm, 0, 5);
+    CHECK(!proc_cycle(mm, CDA_OP_commit, 0), "not this one");
+    CHECK(proc_cycle(mm, CDA_OP_commit, 1) == 1, "but that");
+    world_end();
+}
+
 /* A fault as the CPU would report it, by chance or by malice. */
 static bool fault_at(unsigned long va, unsigned int ec, uint64_t eflags)
 {
@@ -748,6 +761,7 @@ const struct test_case cases[] = {
     { "forward only", forward_only },
     { "frame of another type", typed_away },
     { "forged bits", forged_bits },
+    { "neighbours", neighbours },
     { "foreign frames later", foreign_later },
     { "swap entries", swapped_out },
     { "odd faults", odd_faults },

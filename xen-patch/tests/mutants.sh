@@ -42,9 +42,15 @@ fi
 make -s build/cda-test || exit 1
 names=("$@")
 [ $# -gt 0 ] || for f in mutants/*.sed; do n=${f##*/}; names+=("${n%.sed}"); done
-all=$(printf '%s\n' "${names[@]}" |
-      xargs -P "${JOBS:-$(nproc)}" -I{} ./mutants.sh --one {} | tee /dev/fd/2)
-broken=$(grep -c ': BROKEN' <<<"$all")
-echo "$(grep -c ': killed by' <<<"$all") killed," \
-     "$(grep -c ': SURVIVED' <<<"$all") survived, $broken broken"
-[ "$broken" -eq 0 ]
+killed=0 survived=0 broken=0
+while read -r line; do
+    echo "$line"
+    case $line in
+        *': killed by '*) killed=$((killed + 1)) ;;
+        *': SURVIVED') survived=$((survived + 1)) ;;
+        *) broken=$((broken + 1)) ;;
+    esac
+done < <(printf '%s\n' "${names[@]}" |
+         xargs -P "${JOBS:-$(nproc)}" -I{} ./mutants.sh --one {})
+echo "$killed killed, $survived survived, $broken broken"
+[ $broken -eq 0 ]
