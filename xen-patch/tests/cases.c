@@ -69,6 +69,11 @@ static void exact_lists_auto(void)
     exact_lists_with(CDA_MODE_AUTOXEN);
 }
 
+static void exact_lists_emul(void)
+{
+    exact_lists_with(CDA_MODE_EMULXEN);
+}
+
 /* A page that is written in every cycle stops faulting; then it cools down. */
 static void hot_page(void)
 {
@@ -463,6 +468,14 @@ static void leftover_authority(void)
     proc_cycle(mm, CDA_OP_begin, 0);
     CHECK(hw_store(data_va(0, 0), 1) == -EFAULT, "forwarded");
     world_end();
+
+    mm = one_range(0, 4);
+    *entry_at(mm, data_va(0, 0)) |= CDA_L1E_WATCH;
+    proc_cycle(mm, CDA_OP_begin, 0);
+    truth_check();
+    hw_store(data_va(0, 0), next_stamp());
+    CHECK(proc_cycle(mm, CDA_OP_commit, 0) == 1, "reported");
+    world_end();
 }
 
 /* KSM leaves alone what is read-only and clean. */
@@ -481,22 +494,28 @@ static void ksm_clean(void)
     world_end();
 }
 
-static void log_dirty_mode(void)
+static void log_dirty_mode_with(unsigned int mode)
 {
-    struct mm *mm = one_range(0, 4);
+    struct mm *mm = world_range(mode, 0, 4);
     struct cda_ctl_counters c = { .size = sizeof(c), .domid = 1 };
 
     proc_cycle(mm, CDA_OP_begin, 0);
     domu.paging = true;
     hw_store(data_va(0, 0), next_stamp());
-    CHECK(!ctl(CDA_CTL_counters, &c) && !c.counters.faults_fixed,
-          "granted behind log-dirty mode's back");
+    CHECK(!ctl(CDA_CTL_counters, &c) && !c.counters.faults_fixed &&
+          !c.counters.emulated, "granted behind log-dirty mode's back");
     domu.paging = false;
     CHECK(proc_cycle(mm, CDA_OP_commit, 0) == 1, "and reported");
     world_end();
 }
 
-static void forward_only(void)
+static void log_dirty_mode(void)
+{
+    log_dirty_mode_with(CDA_MODE_PTXEN);
+    log_dirty_mode_with(CDA_MODE_EMULXEN);
+}
+
+static void forward_only_with(unsigned int mode)
 {
     struct cda_ctl_limits l = { .size = sizeof(l), .domid = 1 };
     struct cda_ctl_counters c = { .size = sizeof(c), .domid = 1 };
@@ -507,18 +526,27 @@ static void forward_only(void)
     l.flags = CDA_LIMIT_FORWARD;
     ctl(CDA_CTL_set_limits, &l);
     mm = world_session(0);
+    proc_mode = mode;
     proc_register(mm, 0, va_of(0, 0), 4, io_va(2), 4096);
+    proc_mode = CDA_MODE_PTXEN;
     proc_cycle(mm, CDA_OP_begin, 0);
     hw_store(data_va(0, 0), next_stamp());
-    CHECK(!ctl(CDA_CTL_counters, &c) && !c.counters.faults_fixed, "granted");
+    CHECK(!ctl(CDA_CTL_counters, &c) && !c.counters.faults_fixed &&
+          !c.counters.emulated, "granted");
     CHECK(proc_cycle(mm, CDA_OP_commit, 0) == 1, "and reported");
     world_end();
 }
 
-/* The frame became a segment descriptor page while RW was withheld. */
-static void typed_away(void)
+static void forward_only(void)
 {
-    struct mm *mm = one_range(0, 4);
+    forward_only_with(CDA_MODE_PTXEN);
+    forward_only_with(CDA_MODE_EMULXEN);
+}
+
+/* The frame became a segment descriptor page while RW was withheld. */
+static void typed_away_with(unsigned int mode)
+{
+    struct mm *mm = world_range(mode, 0, 4);
     unsigned long f = frame_of(*entry_at(mm, data_va(0, 0)));
 
     put_page_type(&frame_table[f]);
@@ -530,6 +558,122 @@ static void typed_away(void)
     put_page_type(&frame_table[f]);
     CHECK(get_page_type(&frame_table[f], PGT_writable_page), "type");
     dmap_rw[f] = true;
+    world_end();
+}
+
+static void typed_away(void)
+{
+    typed_away_with(CDA_MODE_PTXEN);
+    typed_away_with(CDA_MODE_EMULXEN);
+}
+
+/* Bits of Xen's in what a guest writes: gone. */
+static void forged_bits(void)
+{
+    struct mm *mm = one_range(0, 4);
+    unsigned long *p = entry_at(mm, data_va(0, 0)), bit;
+
+    for ( bit = CDA_L1E_RO; bit <= CDA_L1E_WATCH; bit <<= 1 )
+    {
+        set_pte(mm, 0, 0, *p | bit, true);
+        CHECK(!(*p & CDA_L1E_BITS), "bit %#lx is kept", bit);
+    }
+    world_end();
+}
+
+/* Frames that are not ours to judge, mapped within a cycle. */
+static void foreign_later(void)
+{
+    unsigned int i;
+
+    for ( i = 0; i < 3; ++i )
+    {
+        struct mm *mm = one_range(0, 4);
+
+        proc_cycle(mm, CDA_OP_begin, 0);
+        if ( i < 2 )
+            kern_map_foreign(mm, 0, 1, i);
+        else
+            kern_grant(mm, 0, 1, true);
+        CHECK(!proc_unregister(mm, 0), "unregister");
+        CHECK(*entry_at(mm, data_va(0, 1)) & _PAGE_RW, "taken away");
+        truth_check();
+        world_end();
+    }
+}
+
+/* Two ranges in one table: an update concerns one of them. */
+static void neighbours(void)
+{
+    struct mm *mm = one_range(0, 4);
+
+    proc_register(mm, 1, data_va(0, 4), 3, io_va(3), 4096);
+    proc_cycle(mm, CDA_OP_begin, ALL_RANGES);
+    kern_age(mm, 0, 5);
+    CHECK(!proc_cycle(mm, CDA_OP_commit, 0), "not this one");
+    CHECK(proc_cycle(mm, CDA_OP_commit, 1) == 1, "but that");
+    world_end();
+}
+
+/* A fault as the CPU would report it, by chance or by malice. */
+static bool fault_at(unsigned long va, unsigned int ec, uint64_t eflags)
+{
+    struct cpu_user_regs regs = { .error_code = ec, .eflags = eflags,
+                                  .rip = 0x1000, .cs = 0x33 };
+
+    return cda_fixup_fault(va, &regs);
+}
+
+/* Not present, and all bits of ours: a swap entry may look like that. */
+static void swapped_out(void)
+{
+    struct mm *mm = one_range(0, 4);
+    unsigned long swap, e = *entry_at(mm, data_va(0, 1));
+
+    proc_cycle(mm, CDA_OP_begin, 0);
+    for ( swap = 0; swap <= _PAGE_RW; swap += _PAGE_RW )
+    {
+        unsigned long was = (e & PADDR_MASK & PAGE_MASK) | CDA_L1E_TRACKED |
+                            swap;
+
+        if ( !swap )
+            kern_unmap(mm, 0, 0);
+        set_pte(mm, 0, 0, was, false);
+        CHECK(!fault_at(data_va(0, 0), 7, X86_EFLAGS_IF), "granted");
+        world_process();          /* takes back, as for a fork */
+        CHECK(*entry_at(mm, data_va(0, 0)) == was, "%#lx became %#lx", was,
+              *entry_at(mm, data_va(0, 0)));
+    }
+    set_pte(mm, 0, 0, 0, false);
+    world_end();
+}
+
+static void odd_faults(void)
+{
+    struct mm *mm = one_range(0, 4);
+    struct cda_query q;
+
+    proc_cycle(mm, CDA_OP_begin, 0);
+    CHECK(!fault_at(data_va(0, 0), 3, 0), "Xen with interrupts disabled");
+    CHECK(fault_at(data_va(0, 0), 7, X86_EFLAGS_IF), "granted");
+    CHECK(fault_at(data_va(0, 0), 7, X86_EFLAGS_IF), "a vCPU was first");
+    CHECK(!proc_query(mm, &q) && q.counters.faults_fixed == 1 &&
+          q.counters.faults_spurious == 1, "counted");
+    truth_check();
+    kern_recreate_table(mm, 0);
+    CHECK(!fault_at(data_va(0, 0), 7, X86_EFLAGS_IF), "nothing is bound");
+    world_end();
+}
+
+/* With FRED there is no gate to open. */
+static void fred(void)
+{
+    world_start();
+    shim_fred = true;
+    shim_initcall();
+    CHECK(!opt_cda, "nobody could get in");
+    shim_fred = false;
+    opt_cda = true;
     world_end();
 }
 
@@ -590,6 +734,7 @@ const struct test_case cases[] = {
     { "exact lists", exact_lists },
     { "exact lists, Scanxen", exact_lists_scan },
     { "exact lists, Autoxen", exact_lists_auto },
+    { "exact lists, Emulxen", exact_lists_emul },
     { "hot page", hot_page },
     { "watched pages given back", watched_given_back },
     { "mode mask", mode_mask },
@@ -615,6 +760,12 @@ const struct test_case cases[] = {
     { "log-dirty mode", log_dirty_mode },
     { "forward only", forward_only },
     { "frame of another type", typed_away },
+    { "forged bits", forged_bits },
+    { "neighbours", neighbours },
+    { "foreign frames later", foreign_later },
+    { "swap entries", swapped_out },
+    { "odd faults", odd_faults },
+    { "no gate with FRED", fred },
     { "token expires", token_expires },
     { "sessions of one tag", tag_limit },
     { "identity", identity },

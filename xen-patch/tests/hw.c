@@ -10,6 +10,7 @@
 #include "build/cda.h"
 
 unsigned long hw_faults, hw_flushes;
+void (*emul_first)(struct cda_store *store, unsigned long va);
 
 #define PATH_FLAGS (_PAGE_PRESENT | _PAGE_USER)
 
@@ -170,9 +171,13 @@ static bool xen_fault(unsigned long va, unsigned int ec)
  */
 bool cda_emulate(struct cda_store *store, struct cpu_user_regs *regs)
 {
+    void (*first)(struct cda_store *, unsigned long) = emul_first;
     struct vcpu *v = current;
     enum cda_stored rc;
 
+    emul_first = NULL;
+    if ( first )
+        first(store, v->emul.va);
     if ( !v->emul.possible )
         return false;
     rc = cda_store_write(store, v->emul.va, &v->emul.value,

@@ -15,6 +15,10 @@ int hw_xen_store(unsigned long va, uint64_t value);
 /* The L1 entry at @va below root @l4, or NULL; does not check permissions. */
 unsigned long *walk_l1e(unsigned long l4, unsigned long va);
 
+/* What another vCPU, or another instruction, does first: once. */
+struct cda_store;
+extern void (*emul_first)(struct cda_store *store, unsigned long va);
+
 extern unsigned long hw_faults, hw_flushes;
 
 void emul_stored(void);

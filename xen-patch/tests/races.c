@@ -100,6 +100,60 @@ static void fork_in_replace(void)
     }
 }
 
+/*
+ * A fork has shared a page which it took for read-only, when a fault through
+ * another address makes the entry writable: its table was there before, and
+ * the chunk is still bound to it.  A commit then finds the other table.  The
+ * hook, or the commit before it forgets, must take that back.
+ */
+static void grant_and_commit(void *mm)
+{
+    CHECK(hw_xen_store(va_of(0, 0), 1) == -EFAULT, "no longer there");
+    proc_cycle(mm, CDA_OP_commit, 0);
+}
+
+/* The kernel ages the page: it writes back RW which it never gave. */
+static void grant_and_age(void *mm)
+{
+    const unsigned long *p = walk_l1e(((struct mm *)mm)->l4, va_of(1, 0));
+
+    CHECK(hw_xen_store(va_of(0, 0), 1) == -EFAULT, "no longer there");
+    CHECK(*p & _PAGE_RW, "granted");
+    set_pte(mm, 1, 0, *p & ~(unsigned long)_PAGE_ACCESSED, false);
+}
+
+static void fork_and_store(void *mm)
+{
+    fork_it(mm);
+    hw_store(va_of(1, 0), 666);
+    CHECK(content(forked, va_of(1, 0)) != 666, "the child's page changed");
+}
+
+static void grant_in_fork(void)
+{
+    static const char *const at[] = { "age", "lock", "unlock", "page_lock",
+                                      "page_locked", "page_unlock" };
+    unsigned int i, nth;
+
+    for ( i = 0; i < ARRAY_SIZE(at); ++i )
+        for ( nth = 1; nth <= 8; ++nth )
+        {
+            struct mm *mm;
+
+            world_start();
+            mm = world_session(0);
+            proc_register(mm, 0, va_of(0, 0), 4, io_va(2), 4096);
+            proc_cycle(mm, CDA_OP_begin, 0);
+            kern_move_table(mm, 0, 1);
+            kern_map_zero(mm, 0, 0);
+            sched_pause_at(1, at[i], nth);
+            run(fork_and_store, "copy_pte", 2,
+                i ? grant_and_commit : grant_and_age, mm);
+            truth_check();
+            world_end();
+        }
+}
+
 /* A fault that found the old binding, when another chunk has the table. */
 static void fault_in_replace(void)
 {
@@ -129,19 +183,28 @@ static void revoke_all(void *unused)
 }
 
 /* Once marked, nothing is granted any more. */
-static void fault_in_revoke(void)
+static void fault_in_revoke_with(unsigned int mode)
 {
     struct cda_ctl_counters c = { .size = sizeof(c), .domid = 1 };
     struct mm *mm;
 
     world_start();
     mm = world_session(0);
+    proc_mode = mode;
     proc_register(mm, 0, va_of(0, 0), 4, io_va(2), 4096);
+    proc_mode = CDA_MODE_PTXEN;
     proc_cycle(mm, CDA_OP_begin, 0);
     run(revoke_all, "unlock", 1, store_0, mm);
-    CHECK(!ctl(CDA_CTL_counters, &c) && !c.counters.faults_fixed, "granted");
+    CHECK(!ctl(CDA_CTL_counters, &c) && !c.counters.faults_fixed &&
+          !c.counters.emulated, "granted");
     truth_check();
     world_end();
+}
+
+static void fault_in_revoke(void)
+{
+    fault_in_revoke_with(CDA_MODE_PTXEN);
+    fault_in_revoke_with(CDA_MODE_EMULXEN);
 }
 
 /* Between protecting and the flush, the frame gets another type. */
@@ -285,6 +348,47 @@ static void register_in_fork(void)
     world_end();
 }
 
+static void unregister_it(void *mm)
+{
+    CHECK(!proc_unregister(mm, 0), "unregister");
+}
+
+/* The range itself goes meanwhile. */
+static void unregister_in_fork(void)
+{
+    struct mm *mm;
+
+    world_start();
+    mm = world_session(0);
+    proc_register(mm, 0, va_of(0, 509), 7, io_va(2), 4096);
+    proc_cycle(mm, CDA_OP_begin, 0);
+    run(fork_it, "preempt", 1, unregister_it, mm);
+    world_end();
+}
+
+static void detach_it(void *mm)
+{
+    CHECK(!proc_detach(mm), "detach");
+}
+
+static void query_late(void *mm)
+{
+    struct cda_query q;
+
+    CHECK(proc_query(mm, &q) == -ENOENT, "the session has ended");
+}
+
+/* Found, and ended before it could be locked. */
+static void ended_session(void)
+{
+    struct mm *mm;
+
+    world_start();
+    mm = world_session(0);
+    run(query_late, "lock", 1, detach_it, mm);
+    world_end();
+}
+
 static void recreate_0(void *mm)
 {
     kern_recreate_table(mm, 0);
@@ -343,6 +447,7 @@ static void commit_in_fault(void)
 const struct test_case races[] = {
     { "fork within begin", fork_in_begin },
     { "fork while a table is replaced", fork_in_replace },
+    { "grant within a fork", grant_in_fork },
     { "fault while a table is replaced", fault_in_replace },
     { "fault within revoke", fault_in_revoke },
     { "type change before the flush", type_before_flush },
@@ -350,6 +455,8 @@ const struct test_case races[] = {
     { "second thread", second_thread },
     { "tickets", tickets },
     { "register within a fork", register_in_fork },
+    { "unregister within a fork", unregister_in_fork },
+    { "session ends before its lock", ended_session },
     { "table anew within commit", recreate_in_commit },
     { "commit within a fault", commit_in_fault },
     { NULL, NULL },

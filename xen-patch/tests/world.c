@@ -87,3 +87,15 @@ struct mm *world_session(unsigned int v)
     CHECK(!proc_attach(mm, token), "attach");
     return mm;
 }
+
+struct mm *world_range(unsigned int mode, unsigned int c, unsigned long pages)
+{
+    struct mm *mm;
+
+    world_start();
+    mm = world_session(0);
+    proc_mode = mode;
+    CHECK(!proc_register(mm, 0, va_of(c, 0), pages, io_va(2), 4096), "id");
+    proc_mode = CDA_MODE_PTXEN;
+    return mm;
+}

@@ -1,2 +1,2 @@
 # take_back_entry() takes back CDA_L1E_RO
-s/else if \( old & \(CDA_L1E_RO \| CDA_L1E_SEEN\) \)/else if ( 0 )/
+s/else if \( old & CDA_L1E_TRACKED \)/else if ( 0 )/

@@ -1,2 +1,2 @@
 # take_back_entry() takes back granted RW
-s/if \( !granted \|\| /if ( 1 || !granted || /
+s/if \( !\(granted \|\| \(old/if ( 1 || !(granted || (old/

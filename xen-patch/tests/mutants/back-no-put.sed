@@ -1,2 +1,2 @@
 # take_back_entry() drops the type reference
-s/(    if \( old & _PAGE_RW \)\n)        put_writable\(pg\);\n\}/\1        (void)0;\n}/
+s/        put_writable\(pg\);\n\n    return \(old & CDA_L1E_WATCH\)/        (void)0;\n\n    return (old \& CDA_L1E_WATCH)/

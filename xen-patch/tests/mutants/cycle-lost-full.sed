@@ -1,2 +1,3 @@
 # a full log is marked lost
-s/r->lost \|\| r->found != r->count \?/r->lost ?/
+s/\.flags = r->lost \|\| r->full \?/.flags = r->lost ?/
+s/else if \( h\.flags \)/else if ( 0 )/

@@ -1,2 +1,2 @@
 # detach and revocation return the quota
-s/    cda->used_pages -= s->pages;\n    s->pages = 0;/    s->pages = 0;/
+s/    cda->used_pages -= s->pages;\n    for \( i = 0; i < tab->nr; \+\+i \)/    for ( i = 0; i < tab->nr; ++i )/

@@ -1,2 +1,2 @@
 # the list ends with the log
-s/if \( r->count \+ n < r->log_entries \)/if ( 1 )/
+s/if \( unlikely\(found > room\) \)/if ( 0 )/

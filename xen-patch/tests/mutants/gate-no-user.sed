@@ -1,2 +1,2 @@
 # no user page table, no gate
-s/!pagetable_is_null\(curr->arch.guest_table_user\) \)/true )/
+s/ \|\|\n         pagetable_is_null\(curr->arch\.guest_table_user\) \)\n        imp/ )\n        imp/

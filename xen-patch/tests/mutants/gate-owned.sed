@@ -1,2 +1,2 @@
 # a guest's own vector 0x84 wins
-s/ +!curr->arch.pv.trap_ctxt\[CDA_VECTOR\].address &&\n//
+s/         curr->arch\.pv\.trap_ctxt\[CDA_VECTOR\]\.address \|\|\n//

@@ -1,2 +1,2 @@
 # 32-bit guests are refused
-s/ && !is_pv_32bit_vcpu\(curr\) &&/ \&\&/
+s/unlikely\(!opt_cda\) \|\| is_pv_32bit_vcpu\(curr\) \|\|/unlikely(!opt_cda) ||/

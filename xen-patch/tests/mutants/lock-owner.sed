@@ -1,2 +1,2 @@
 # lock_l1() wants the domain's own frame
-s/if \( unlikely\(!get_page\(pg, d\)\) \)\n        return NULL;\n\n    if \( likely\(page_lock/if ( !get_page(pg, page_get_owner(pg)) )\n        return NULL;\n\n    if ( likely(page_lock/
+s/    if \( unlikely\(!ref_frame\(pg, d\)\) \)\n        return NULL;/    if ( unlikely(!ref_frame(pg, page_get_owner(pg))) )\n        return NULL;/

@@ -1,2 +1,2 @@
 # cda=off
-s/    if \( likely\(opt_cda\) && /    if ( /
+s/if \( unlikely\(!opt_cda\) \|\| is_pv_32bit/if ( is_pv_32bit/

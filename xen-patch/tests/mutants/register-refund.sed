@@ -1,2 +1,2 @@
 # a failed register returns the quota
-s/(xvfree\(grown\);\n    spin_lock\(&cda->lock\);\n)    cda->used_pages -= reg.pages;\n    s->pages -= reg.pages;/\1/
+s/    cda->used_pages -= reg\.pages;\n    cda->used_word_logs -= words;\n    s->pages -= reg\.pages;/    cda->used_word_logs -= words;/

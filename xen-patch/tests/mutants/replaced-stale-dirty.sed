@@ -1,2 +1,2 @@
 # sync_replaced() starts with a clean map
-s/    memset\(c->dirty, 0, sizeof\(c->dirty\)\);\n    bind/    bind/
+s/    memset\(c->dirty, 0, sizeof\(c->dirty\)\);\n//

@@ -1,2 +1,2 @@
 # a token of zeroes is refused
-s/ \|\| !memcmp\(t->token, none, sizeof\(none\)\) \)/ )/
+s/ \|\|\n         !memcmp\(t->token, none, sizeof\(none\)\) \)/ )/

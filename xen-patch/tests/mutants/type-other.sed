@@ -1,2 +1,2 @@
 # the inline references only count writable frames
-s/#define WRITABLE          \(PGT_writable_page \| PGT_validated\)/#define WRITABLE PGT_validated/; s/#define WRITABLE_MASK     \(PGT_type_mask \| PGT_validated \| PGT_partial \| \\\n                           PGT_locked\)/#define WRITABLE_MASK     PGT_validated/
+s/likely\(\(x & TYPE_STATE\) == WRITABLE\)/likely((x \& TYPE_STATE \& ~PGT_type_mask) == PGT_validated)/g

@@ -1,2 +1,2 @@
 # cda_guest_update() looks at CDA_L1E_SEEN too
-s/!\(l1e & \(CDA_L1E_RO \| CDA_L1E_SEEN\)\)\) \|\| !cda/!(l1e \& CDA_L1E_RO)) || !cda/
+s/!\(l1e & CDA_L1E_TRACKED\)\) \|\| !cda/!(l1e \& (CDA_L1E_RO | CDA_L1E_WATCH))) || !cda/

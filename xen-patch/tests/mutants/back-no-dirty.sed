@@ -1,0 +1,2 @@
+# take_back_entry() gives D back
+s/\| mark \| _PAGE_DIRTY;/| mark;/

@@ -1,0 +1,2 @@
+# modes beyond the mask are refused
+s/reg\.mode >= 32 \|\| //

@@ -1,0 +1,2 @@
+# cmpxchg takes aligned operands
+s/    if \( \(bytes & \(bytes - 1\)\) \|\| \(va & \(bytes - 1\)\) \)/    if ( bytes \& (bytes - 1) )/

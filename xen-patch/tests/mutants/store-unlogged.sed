@@ -1,0 +1,2 @@
+# store() logs
+s/            log_words\(store, va, new, bytes\);/            (void)log_words;/

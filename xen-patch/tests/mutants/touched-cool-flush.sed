@@ -1,0 +1,2 @@
+# do_cycle() flushes after a page was cooled
+s/            \*changed = true;\n//

@@ -1,0 +1,2 @@
+# a clean page cools
+s/\+\+\*streak >= COLD_AFTER/0/

@@ -1,0 +1,2 @@
+# sync_watched() reads D
+s/            written \|= 1UL << b;/            (void)0;/

@@ -1,0 +1,2 @@
+# stores end with the log
+s/    if \( nr > room \)/    if ( 0 )/

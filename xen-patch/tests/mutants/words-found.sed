@@ -1,0 +1,2 @@
+# stores are counted
+s/    r->found \+= nr;\n//

@@ -1,0 +1,2 @@
+# a failed register returns its log of stores
+s/    cda->used_word_logs -= words;\n//
