@@ -873,12 +873,13 @@ static void unlink_session(struct cda_domain *cda, struct cda_session *s)
 }
 
 /* A page table loses its type, under whatever locks: no allocation here. */
-void cda_table_gone(struct domain *d, struct page_info *pg, unsigned long type)
+void cda_forget_table(struct domain *d, struct page_info *pg,
+                      unsigned long type)
 {
     struct cda_domain *cda = d ? d->arch.pv.cda : NULL;
     mfn_t mfn = page_to_mfn(pg);
 
-    if ( likely(!opt_cda) || !d || !is_pv_domain(d) || !cda ||
+    if ( !d || !is_pv_domain(d) || !cda ||
          !cda->used_sessions )
         return;
 
@@ -908,14 +909,14 @@ void cda_table_gone(struct domain *d, struct page_info *pg, unsigned long type)
  * to the child's pages (or, through KSM, to a stranger's), so it ends here.
  * Returns 0, or -EINTR to be called again.
  */
-int cda_table_new(const struct domain *d, const struct page_info *l4)
+int cda_forked(const struct domain *d, const struct page_info *l4)
 {
     struct vcpu *curr = current;
     struct cda_domain *cda;
     struct cda_session *s;
     int rc = 0;
 
-    if ( likely(!opt_cda) || curr->domain != d || !is_pv_domain(d) ||
+    if ( curr->domain != d || !is_pv_domain(d) ||
          (cda = d->arch.pv.cda) == NULL || !cda->used_sessions )
         return 0;
 

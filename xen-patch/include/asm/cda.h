@@ -19,8 +19,9 @@ extern unsigned long cda_l1e_keep;  /* ~CDA_L1E_BITS, or ~0 with cda=off */
 extern unsigned long cda_l1e_grant; /* CDA_L1E_NEVER, or 0 with cda=off */
 
 void cda_entry_update(struct domain *d, mfn_t l1mfn, const void *pl1e);
-void cda_table_gone(struct domain *d, struct page_info *pg, unsigned long type);
-int cda_table_new(const struct domain *d, const struct page_info *l4);
+void cda_forget_table(struct domain *d, struct page_info *pg,
+                      unsigned long type);
+int cda_forked(const struct domain *d, const struct page_info *l4);
 bool cda_fixup_fault(unsigned long addr, struct cpu_user_regs *regs);
 void cda_domain_destroy(struct domain *d);
 
@@ -46,8 +47,24 @@ bool cda_emulate(struct cda_store *store, struct cpu_user_regs *regs);
 static inline void cda_guest_update(struct domain *d, mfn_t l1mfn,
                                     const void *pl1e)
 {
-    if ( unlikely(*(const volatile unsigned long *)pl1e & CDA_L1E_TRACKED) )
+    /* The upper half is enough, and one instruction. */
+    if ( unlikely(((const volatile unsigned int *)pl1e)[1] &
+                  (CDA_L1E_TRACKED >> 32)) )
         cda_entry_update(d, l1mfn, pl1e);
+}
+
+/* A page table loses its type; a new root is about to be validated. */
+static inline void cda_table_gone(struct domain *d, struct page_info *pg,
+                                  unsigned long type)
+{
+    if ( unlikely(opt_cda) )
+        cda_forget_table(d, pg, type);
+}
+
+static inline int cda_table_new(const struct domain *d,
+                                const struct page_info *l4)
+{
+    return unlikely(opt_cda) ? cda_forked(d, l4) : 0;
 }
 
 /* A user write to a present page, or Xen's own on the guest's behalf. */
