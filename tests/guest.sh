@@ -201,22 +201,23 @@ E
 # INT 0x84 must do what it does without the patch, unless it is asked to; and who
 # does not use it must not pay.  $logs/gate-NAME gets what each boot printed.
 guest_gate() {
-    local v opts first= line mixes='domu:200 mix mix 40
+    # Several times: how a run falls in with timer ticks moves it by some 0.3 %.
+    local v opts first= line mixes='domu:200 mix-1 mix 40
+domu:200 mix-2 mix 40
+domu:200 mix-3 mix 40
+domu:200 mix-4 mix 40
 '
     for v in unpatched off pvh on; do
         mkdir -p "$logs/gate-$v"
         case $v in
         unpatched)
-            opts="--no-key --xen $("$HVCKPT_ROOT/scripts/build-xen" --unpatched 2>>"$logs/build.log" | tail -n 1)"
-            # Twice: how far do counts repeat?
-            printf 'domu:60 int84 int84\n%sdomu:200 again mix 40\n' "$mixes" >"$logs/gate-$v/steps" ;;
+            opts="--no-key --xen $("$HVCKPT_ROOT/scripts/build-xen" --unpatched 2>>"$logs/build.log" | tail -n 1)" ;;
         off) opts='--no-key --xen-args cda=off' ;;
         pvh) opts='--no-key --type pvh' ;;
         # With a key: the guest is admitted, and the program does not care.
         on) opts= ;;
         esac
-        [ -e "$logs/gate-$v/steps" ] ||
-            printf 'domu:60 int84 int84\n%s' "$([ $v = pvh ] || printf '%s' "$mixes")" >"$logs/gate-$v/steps"
+        printf 'domu:60 int84 int84\n%s' "$([ $v = pvh ] || printf '%s' "$mixes")" >"$logs/gate-$v/steps"
         # shellcheck disable=SC2086 # options
         HVCKPT_NO_BUILD=1 "$HVCKPT_ROOT/scripts/guest-run" --icount $opts --add "$GUEST_BIN/int84" --add "$GUEST_BIN/mix" \
             --logs "$logs/gate-$v" --console "$logs/gate-$v/console.log" --script "$logs/gate-$v/steps" \
@@ -242,7 +243,7 @@ guest_gate() {
         FAIL\ *) bad "gate: ${line#FAIL }" ;;
         *) log "$line" ;;
         esac
-    done < <(python3 "$HVCKPT_ROOT/tests/tax.py" "$logs"/gate-{unpatched/mix,unpatched/again,off/mix,on/mix}.out 2>&1)
+    done < <(python3 "$HVCKPT_ROOT/tests/tax.py" "$logs"/gate-{unpatched,off,on} 2>&1)
 }
 
 guest_pvh() {
