@@ -581,6 +581,22 @@ static void forged_bits(void)
     world_end();
 }
 
+/* What is not mapped cannot be protected: it is looked at each time. */
+static void unmapped_page(void)
+{
+    struct mm *mm = one_range(0, 4);
+
+    proc_cycle(mm, CDA_OP_begin, 0);
+    kern_unmap(mm, 0, 1);
+    CHECK(proc_cycle(mm, CDA_OP_commit, 0) == 1, "unmapped");
+    truth_check();
+    kern_map(mm, 0, 1, true);
+    hw_store(data_va(0, 1), next_stamp());
+    CHECK(proc_cycle(mm, CDA_OP_commit, 0) == 1, "mapped and written");
+    CHECK(!proc_cycle(mm, CDA_OP_commit, 0), "tracked again");
+    world_end();
+}
+
 /* Frames that are not ours to judge, mapped within a cycle. */
 static void foreign_later(void)
 {
@@ -761,6 +777,7 @@ const struct test_case cases[] = {
     { "forward only", forward_only },
     { "frame of another type", typed_away },
     { "forged bits", forged_bits },
+    { "unmapped page", unmapped_page },
     { "neighbours", neighbours },
     { "foreign frames later", foreign_later },
     { "swap entries", swapped_out },

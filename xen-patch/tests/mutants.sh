@@ -9,7 +9,8 @@ cd "$(dirname "$0")" || exit 1
 export SEEDS=${SEEDS:-400} CC=${CC:-gcc}
 
 one() {
-    local n=$1 dir=build/mutant-$1 out rc
+    local n=$1 out rc
+    dir=build/mutant-$1       # global: the trap needs it later
     mkdir -p "$dir"
     trap 'rm -rf "$dir"' EXIT
     sed -E -z -f "mutants/$n.sed" build/source.c > "$dir/source.c" ||
