@@ -1151,7 +1151,8 @@ static enum cda_stored store(struct cda_store *store, unsigned long va,
 
     to = (uint8_t *)map_table(l2e_mfn(l1e)) + PAGE_OFFSET(va);
     spin_lock(&words->lock);
-    if ( words->nr + 2 + bytes / 8 <= MAX_WORDS )
+    /* 16 bytes are four entries at most: 8 + 4 + 2 + 1. */
+    if ( words->nr + 4 <= MAX_WORDS )
     {
         rc = CDA_STORED;
         if ( !old )

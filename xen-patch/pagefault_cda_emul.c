@@ -66,6 +66,15 @@ static int cf_check emul_cmpxchg(enum x86_segment seg, unsigned long offset,
 static int cf_check emul_validate(const struct x86_emulate_state *state,
                                   struct x86_emulate_ctxt *ctxt)
 {
+    /* The emulator writes back what it read for bytes that are masked out. */
+    switch ( ctxt->opcode )
+    {
+    case X86EMUL_OPC(0x0f, 0xf7):        /* maskmovq */
+    case X86EMUL_OPC_66(0x0f, 0xf7):     /* maskmovdqu */
+    case X86EMUL_OPC_VEX_66(0x0f, 0xf7): /* vmaskmovdqu */
+        return X86EMUL_UNHANDLEABLE;
+    }
+
     return x86_insn_is_mem_write(state, ctxt) ? X86EMUL_OKAY
                                               : X86EMUL_UNHANDLEABLE;
 }
