@@ -100,7 +100,7 @@ domu:300 exact-pt exact --tracker pt --pages 1024 --threads 4 --transactions 60
 domu:300 exact-pagemap-scan exact --tracker pagemap-scan --pages 1024 --threads 4 --transactions 60
 domu:100 exact-emul exact --tracker emul --pages 256 --threads 4 --transactions 30
 domu:100 exact-uffd-wp exact --tracker uffd-wp --pages 256 --threads 4 --transactions 30
-domu:100 autoxen-blind exact --tracker autoxen --pages 256 --transactions 30 --writer vm_writev; test $? = 77
+domu:100 autoxen-blind exact --tracker autoxen --pages 256 --transactions 30 --writer vm_writev; test \$? = 77
 domu:100 sabotaged ! exact --tracker ptxen --pages 256 --transactions 10 --sabotage
 E
         common_steps "$forks"
