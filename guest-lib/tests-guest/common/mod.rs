@@ -237,6 +237,12 @@ impl Area {
         assert_eq!(result, 0, "mprotect: {}", std::io::Error::last_os_error());
     }
 
+    /// As [`Self::protect`], where there may be holes; false if one was met.
+    pub fn protect_mapped(&self, prot: i32) -> bool {
+        // SAFETY: who writes without permission is prepared for it.
+        unsafe { libc::mprotect(self.start as *mut libc::c_void, self.bytes, prot) == 0 }
+    }
+
     pub fn advise(&self, advice: i32) -> bool {
         // SAFETY: content may go, nobody counts on it.
         unsafe { libc::madvise(self.start as *mut libc::c_void, self.bytes, advice) == 0 }

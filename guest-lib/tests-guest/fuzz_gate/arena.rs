@@ -132,9 +132,9 @@ impl Arena {
                 piece.unmap();
                 Area::map(piece.start, piece.bytes, libc::MAP_NORESERVE, -1);
             }
-            1 => piece.protect(libc::PROT_READ),
-            2 => piece.protect(libc::PROT_NONE),
-            3 | 4 => self.all.protect(libc::PROT_READ | libc::PROT_WRITE),
+            1 => drop(piece.protect_mapped(libc::PROT_READ)),
+            2 => drop(piece.protect_mapped(libc::PROT_NONE)),
+            3 | 4 => drop(self.all.protect_mapped(libc::PROT_READ | libc::PROT_WRITE)),
             5 => drop(piece.advise(libc::MADV_DONTNEED)),
             6 => drop(piece.advise(libc::MADV_FREE)),
             7 => drop(piece.advise(libc::MADV_MERGEABLE)),
