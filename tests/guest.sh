@@ -121,7 +121,7 @@ domu:6000 fuzz fuzz_gate --round 5000 $calls
 dom0:6000 fuzz-control fuzz55 $controls
 dom0:300 cycles crowd cycles 10000
 dom0:100 sessions crowd sessions 500
-dom0:30 free-after sleep 1; xenfree; test \$(( \$(cat /tmp/free) - \$(xenfree) )) -le 4
+dom0:30 free-after sleep 1; xenfree; test \$(( \$(cat /tmp/free) - \$(xenfree) )) -le 32
 E
 }
 
