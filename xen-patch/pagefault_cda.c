@@ -1527,6 +1527,8 @@ static bool cool(l1_pgentry_t *pl1e, unsigned long old)
     return true;
 }
 
+#define WATCHED_ENTRY     (_PAGE_PRESENT | _PAGE_RW | CDA_L1E_WATCH)
+
 /*
  * Word @w of the watched pages of a chunk: which were written.  With @protect
  * those which stayed clean for long are protected instead.
@@ -1545,9 +1547,12 @@ static unsigned long sync_watched(struct cda_session *s, const struct domain *d,
         unsigned long l1e = ACCESS_ONCE(l1e_get_intpte(pl1e[b]));
         uint8_t *streak = &h->streak[w * BITS_PER_LONG + b];
 
-        if ( unlikely(!(l1e & CDA_L1E_WATCH)) )
+        if ( unlikely((l1e & WATCHED_ENTRY) != WATCHED_ENTRY) )
         {
-            /* Rewritten by the guest, or taken back: `dirty` knows. */
+            /*
+             * Rewritten by the guest, or taken back: `dirty` knows.  An entry
+             * that is not present may hold any bits, ours as well.
+             */
             if ( protect )
                 __clear_bit(b, &h->hot[w]);
         }

@@ -55,6 +55,34 @@ static unsigned int cool_down(struct mm *mm)
     return n;
 }
 
+/*
+ * About to cool, it becomes a swap entry that looks watched.  Nothing may be
+ * put for a frame which such an entry only seems to name.
+ */
+static void swapped_out(void)
+{
+    static const unsigned long looks[] = { 0, _PAGE_RW, _PAGE_RW | _PAGE_USER };
+    unsigned int i;
+
+    for ( i = 0; i < ARRAY_SIZE(looks); ++i )
+    {
+        struct mm *mm = hot();
+        unsigned long swap = (entry(mm, PAGE) & PADDR_MASK & PAGE_MASK) |
+                             CDA_L1E_WATCH | looks[i];
+
+        commits(mm, 47, 0);
+        CHECK(watched(mm), "about to cool");
+        kern_unmap(mm, 0, PAGE);
+        set_pte(mm, 0, PAGE, swap, false);
+        proc_cycle(mm, CDA_OP_commit, 0);
+        proc_cycle(mm, CDA_OP_commit, 0);
+        CHECK(entry(mm, PAGE) == swap, "%#lx became %#lx", swap,
+              entry(mm, PAGE));
+        set_pte(mm, 0, PAGE, 0, false);
+        world_end();
+    }
+}
+
 /* How long a page stays watched: COLD_AFTER clean cycles, in a row. */
 static void how_long(void)
 {
@@ -201,5 +229,6 @@ const struct test_case watch_cases[] = {
     { "watched page made read-only", made_read_only },
     { "watched page taken back", taken_back },
     { "write while a page cools", late_write },
+    { "a swap entry that looks watched", swapped_out },
     { NULL, NULL },
 };
