@@ -304,6 +304,6 @@ guest_powercut() {
 powercut_boot() {
     local n=$1; shift
     HVCKPT_NO_BUILD=1 exec "$HVCKPT_ROOT/scripts/guest-run" --in dom0 --no-key --disk "$dir/disk" \
-        --add "$EXAMPLES/kv" --add "$EXAMPLES/kv_load" --add "$dir/writes:/lab/work/writes" --timeout 600 \
+        --add "$EXAMPLES/kv" --add "$EXAMPLES/kv_load" --add "$dir/writes:/lab/bin/writes" --timeout 600 \
         "$HVCKPT_ROOT/tests/dom0/powercut.sh" "$@" >"$dir/out-$n" 2>"$dir/err-$n" </dev/null
 }

@@ -3,7 +3,7 @@
 #   powercut.sh check        compare with the log of earlier runs
 #   powercut.sh write FROM   compare, then write until the power is cut; the log
 #                            goes to standard output
-LOG=/lab/work/writes
+LOG=/lab/bin/writes
 fail() { echo "FAIL $1"; cat /tmp/kv.log; exit 1; }
 mkdir -p /mnt
 mount -t ext4 /dev/vdc /mnt || fail "cannot mount the disk"
