@@ -101,12 +101,9 @@ static PARITY: AtomicUsize = AtomicUsize::new(0);
 /// Held by who changes the table or the handler; never by the handler.
 static CHANGE: Mutex<()> = Mutex::new(());
 
-const RETIRED: usize = 64;
-/// Ranges lately unwatched: a thread may have faulted before and arrive here
-/// after.  Torn entries do no harm, see `retry_retired`.
-static RETIRED_STARTS: [AtomicUsize; RETIRED] = [const { AtomicUsize::new(0) }; RETIRED];
-static RETIRED_ENDS: [AtomicUsize; RETIRED] = [const { AtomicUsize::new(0) }; RETIRED];
-static RETIRED_NEXT: AtomicUsize = AtomicUsize::new(0);
+/// Counts the tables: a fault which nobody owned may have come too late for
+/// one table and too early for the next.
+static GENERATION: AtomicU64 = AtomicU64::new(0);
 
 fn change() -> MutexGuard<'static, ()> {
     CHANGE.lock().unwrap_or_else(PoisonError::into_inner)
@@ -145,11 +142,7 @@ impl Drop for Watch {
         let _changing = change();
         update(|entries| {
             if let Ok(at) = entries.binary_search_by_key(&self.start, |entry| entry.start) {
-                let gone = entries.remove(at);
-                let slot = RETIRED_NEXT.fetch_add(1, Ordering::Relaxed) % RETIRED;
-                RETIRED_ENDS[slot].store(0, Ordering::SeqCst);
-                RETIRED_STARTS[slot].store(gone.start, Ordering::SeqCst);
-                RETIRED_ENDS[slot].store(gone.end, Ordering::SeqCst);
+                entries.remove(at);
             }
         });
     }
@@ -162,6 +155,8 @@ fn update(edit: impl FnOnce(&mut Vec<Entry>)) {
     let mut entries = unsafe { old.as_ref() }.cloned().unwrap_or_default();
     edit(&mut entries);
     TABLE.store(Box::into_raw(Box::new(entries)), Ordering::SeqCst);
+    // Before the caller protects anything.
+    GENERATION.fetch_add(1, Ordering::SeqCst);
     // A reader which counted itself in before the store may hold the old
     // table; one which does so later loads the new one.  Turning the parity
     // keeps newcomers from holding us up.
@@ -263,14 +258,30 @@ extern "C" fn on_signal(number: c_int, info: *mut libc::siginfo_t, context: *mut
     } else {
         (Signal::Segv, SEGV_ACCERR)
     };
-    if code == expected
-        && error & (WRITE | FETCH) == WRITE
-        && (dispatch(signal, address, machine) || retry_retired(address))
-    {
+    if code == expected && error & (WRITE | FETCH) == WRITE && serve(signal, address, machine) {
         return;
     }
     // SAFETY: the arguments come from the kernel.
     unsafe { chain(signal, info, context, code) };
+}
+
+/// Whether the write may be tried again.  async-signal-safe.
+fn serve(signal: Signal, address: usize, machine: *mut libc::ucontext_t) -> bool {
+    on_one_table(|| dispatch(signal, address, machine) || is_writable(address))
+}
+
+/// A range may be unwatched and watched anew between the steps of `attempt`,
+/// so its "no" counts only if the table stayed the same.  async-signal-safe.
+fn on_one_table(mut attempt: impl FnMut() -> bool) -> bool {
+    loop {
+        let generation = GENERATION.load(Ordering::SeqCst);
+        if attempt() {
+            return true;
+        }
+        if GENERATION.load(Ordering::SeqCst) == generation {
+            return false;
+        }
+    }
 }
 
 /// async-signal-safe.
@@ -294,20 +305,15 @@ fn dispatch(signal: Signal, address: usize, machine: *mut libc::ucontext_t) -> b
     handled
 }
 
-/// A fault taken before its range was unwatched: if the page can be written
-/// now, the instruction may simply be tried again.  async-signal-safe.
-fn retry_retired(address: usize) -> bool {
-    let retired = RETIRED_STARTS
-        .iter()
-        .zip(&RETIRED_ENDS)
-        .any(|(start, end)| {
-            (start.load(Ordering::SeqCst)..end.load(Ordering::SeqCst)).contains(&address)
-        });
+/// Whether the page can be written now: then the fault was taken before its
+/// range was unwatched, and the instruction may simply be tried again.
+/// async-signal-safe.
+fn is_writable(address: usize) -> bool {
     let page = address & !(PAGE_SIZE - 1);
     #[allow(clippy::cast_sign_loss)] // 23
     let populate = libc::MADV_POPULATE_WRITE as usize;
     // SAFETY: changes no content; fails if the page is not writable.
-    retired && unsafe { raw::syscall4(libc::SYS_madvise, page, PAGE_SIZE, populate, 0) } == 0
+    unsafe { raw::syscall4(libc::SYS_madvise, page, PAGE_SIZE, populate, 0) == 0 }
 }
 
 /// Does what would have happened without us.  async-signal-safe, unless the
@@ -383,6 +389,42 @@ fn default_action(signal: c_int, from_processor: bool) {
                 let thread = raw::syscall4(libc::SYS_gettid, 0, 0, 0, 0) as usize;
                 raw::syscall4(libc::SYS_tgkill, process, thread, signal as usize, 0);
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_no_from_between_two_tables_does_not_count() {
+        let mut attempts = 0;
+        let served = on_one_table(|| {
+            attempts += 1;
+            if attempts == 1 {
+                // Another thread watches the range anew, and protects it.
+                let _changing = change();
+                update(|_| {});
+            }
+            attempts == 2
+        });
+        assert!(served);
+    }
+
+    #[test]
+    fn a_page_is_writable_or_not() {
+        let bytes = PAGE_SIZE;
+        // SAFETY: a fresh private mapping, unmapped below.
+        unsafe {
+            let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
+            let prot = libc::PROT_READ | libc::PROT_WRITE;
+            let page = libc::mmap(ptr::null_mut(), bytes, prot, flags, -1, 0);
+            assert_ne!(page, libc::MAP_FAILED);
+            assert!(is_writable(page as usize + 5));
+            libc::mprotect(page, bytes, libc::PROT_READ);
+            assert!(!is_writable(page as usize + 5));
+            libc::munmap(page, bytes);
         }
     }
 }
