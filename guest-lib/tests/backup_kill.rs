@@ -10,8 +10,8 @@ mod kv;
 mod kv_load;
 mod store_common;
 
-use std::fs::OpenOptions;
-use std::io::{BufRead, BufReader};
+use std::fs::{File, OpenOptions};
+use std::io::{BufRead, BufReader, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::thread::JoinHandle;
@@ -132,26 +132,31 @@ impl Load {
         self.logs.iter().map(PathBuf::as_path).collect()
     }
 
-    /// Writes which were acknowledged, says the log.
-    fn acknowledged(&self) -> usize {
-        let lines = |path: &PathBuf| {
-            let text = std::fs::read(path).unwrap();
-            text.windows(3).filter(|part| part == b"\na ").count()
-        };
-        self.logs.iter().map(lines).sum()
-    }
-
     /// Starts, and waits until some writes were acknowledged; every fourth
     /// round does not wait.
     fn start_in(&mut self, round: u64, server: &str) {
-        let before = self.acknowledged();
+        let size = |path: &PathBuf| std::fs::metadata(path).unwrap().len();
+        let before: Vec<u64> = self.logs.iter().map(size).collect();
         self.start(server);
-        if round % 4 < 3 {
-            let deadline = Instant::now() + Duration::from_secs(120);
-            while self.acknowledged() < before + 8 {
-                assert!(Instant::now() < deadline, "nothing is acknowledged");
-                std::thread::sleep(Duration::from_millis(5));
-            }
+        let acknowledged = |(path, &from): (&PathBuf, &u64)| {
+            let mut text = Vec::new();
+            let mut log = File::open(path).unwrap();
+            log.seek(SeekFrom::Start(from)).unwrap();
+            log.read_to_end(&mut text).unwrap();
+            text.windows(3).filter(|part| part == b"\na ").count()
+        };
+        let deadline = Instant::now() + Duration::from_secs(120);
+        while round % 4 < 3
+            && self
+                .logs
+                .iter()
+                .zip(&before)
+                .map(acknowledged)
+                .sum::<usize>()
+                < 8
+        {
+            assert!(Instant::now() < deadline, "nothing is acknowledged");
+            std::thread::sleep(Duration::from_millis(5));
         }
     }
 
