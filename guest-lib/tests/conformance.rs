@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use std::sync::Barrier;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use common::{Rng, builder, region, trackers};
+use common::{Rng, Stop, builder, region, trackers};
 use hvckpt::{CycleError, PAGE_SIZE, RawPages, Region, RegionError, TrackerKind};
 use proptest::prelude::*;
 
@@ -246,6 +246,7 @@ fn threads_racing_with_commits() {
         let mut owed: BTreeSet<usize> = BTreeSet::new();
         let mut seen = 0;
         std::thread::scope(|scope| {
+            let _stop = Stop(&stop);
             for seed in 0..4 {
                 let (region, stop) = (&region, &stop);
                 scope.spawn(move || {
@@ -256,15 +257,16 @@ fn threads_racing_with_commits() {
                 });
             }
             let mut rounds = 0;
-            while rounds < 2000 || (seen < 1000 && rounds < 200_000) {
+            // However seldom the writers run.
+            while rounds < 2000 || seen < 1000 {
                 rounds += 1;
                 let list: BTreeSet<usize> =
                     transaction.commit_and_continue().unwrap().iter().collect();
                 let missed: Vec<_> = owed.difference(&list).collect();
-                if !missed.is_empty() {
-                    stop.store(true, Ordering::Relaxed);
-                    panic!("{kind}: {missed:?} changed and was in neither list");
-                }
+                assert!(
+                    missed.is_empty(),
+                    "{kind}: {missed:?} changed and was in neither list"
+                );
                 let now = look();
                 let changed = (0..PAGES).filter(|&page| now[page] != copy[page]);
                 let changed: BTreeSet<usize> = changed.collect();
@@ -272,12 +274,7 @@ fn threads_racing_with_commits() {
                 owed = changed.difference(&list).copied().collect();
                 copy = now;
             }
-            stop.store(true, Ordering::Relaxed);
         });
-        assert!(
-            seen >= 1000,
-            "{kind}: the writers hardly ran, nothing is proven"
-        );
     }
 }
 
@@ -477,6 +474,7 @@ fn adopted_memory_under_fire() {
         };
         let stop = AtomicBool::new(false);
         std::thread::scope(|scope| {
+            let _stop = Stop(&stop);
             for seed in 0..3 {
                 let stop = &stop;
                 scope.spawn(move || {
@@ -498,7 +496,6 @@ fn adopted_memory_under_fire() {
                 let mut transaction = region.begin().unwrap();
                 transaction.commit_and_continue().unwrap();
             }
-            stop.store(true, Ordering::Relaxed);
         });
         // SAFETY: nobody uses it any more.
         unsafe { libc::munmap(start as *mut libc::c_void, bytes) };
@@ -595,33 +592,4 @@ fn prepare_write_makes_dirty_and_changes_nothing() {
             assert_eq!(sorted(dirty), [0, 1, 2], "{kind}");
         }
     }
-}
-
-/// More runs of pages than the kernel allows a process: the list degrades to
-/// "all", and is never wrong.
-#[test]
-fn more_runs_than_the_kernel_allows() {
-    let limit = std::fs::read_to_string("/proc/sys/vm/max_map_count").unwrap();
-    let limit: usize = limit.trim().parse().unwrap();
-    if limit > 200_000 {
-        common::skipped(
-            "more_runs_than_the_kernel_allows",
-            "vm.max_map_count is large",
-        );
-        return;
-    }
-    let pages = limit + 2000;
-    let build = builder(TrackerKind::Pt, pages).lock(hvckpt::LockPolicy::Never);
-    let region = build.register().unwrap();
-    let mut transaction = region.begin().unwrap();
-    (0..pages).step_by(2).for_each(|page| write(&region, page));
-    let dirty = transaction.commit_and_continue().unwrap();
-    assert!(dirty.lost(), "so many runs cannot be told apart");
-    assert_eq!(dirty.len(), pages);
-    drop(dirty);
-    // And it recovers.
-    write(&region, 77);
-    assert_eq!(transaction.commit_and_continue().unwrap().to_vec(), [77]);
-    write(&region, 78);
-    assert_eq!(transaction.commit().unwrap().to_vec(), [78]);
 }
