@@ -27,7 +27,7 @@ guest_prepare() {
             die "cannot compile $src"
     done
     GUEST_ADD=()
-    for src in exact cost refusals fork_isolation remap fuzz_gate life latency kv kv_load; do GUEST_ADD+=(--add "$EXAMPLES/$src"); done
+    for src in exact cost refusals fork_isolation remap stores fuzz_gate life latency kv kv_load; do GUEST_ADD+=(--add "$EXAMPLES/$src"); done
     for src in "$GUEST_BIN"/* "$HVCKPT_ROOT"/tests/dom0/*.sh; do GUEST_ADD+=(--add "$src"); done
 }
 
@@ -79,6 +79,7 @@ common_steps() {
 domu:60 doctor hvckpt doctor
 domu:120 refusals refusals
 domu:120 remap remap
+domu:120 stores stores
 domu:200 racing exact --tracker ptxen --pages 2048 --threads 4 --transactions 200 --racing
 domu:200 odd-size exact --tracker ptxen --pages 777 --threads 3 --transactions 100
 domu:100 write-read exact --tracker ptxen --pages 1024 --transactions 60 --writer read
