@@ -1,4 +1,8 @@
 //! What every tracker must do, on every tracker that works here.
+//!
+//! `HVCKPT_RACING_ROUNDS` (2,000) and `HVCKPT_RANDOM_PROGRAMS` (60) change the
+//! runs, for slow machines; `HVCKPT_EXPECT_TRACKERS` names those which must
+//! work.
 
 mod common;
 
@@ -6,8 +10,11 @@ use std::collections::BTreeSet;
 use std::sync::Barrier;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use common::{Rng, Stop, builder, region, trackers};
-use hvckpt::{CycleError, PAGE_SIZE, RawPages, Region, RegionError, TrackerKind};
+use common::{Rng, Stop, builder, number, region, trackers};
+use hvckpt::{
+    AttachError, CycleError, GateError, PAGE_SIZE, RawPages, Region, RegionError, TrackError,
+    TrackerKind,
+};
 use proptest::prelude::*;
 
 const WORDS: usize = PAGE_SIZE / 8;
@@ -256,9 +263,10 @@ fn threads_racing_with_commits() {
                     }
                 });
             }
+            let enough = number("HVCKPT_RACING_ROUNDS", 2000);
             let mut rounds = 0;
             // However seldom the writers run.
-            while rounds < 2000 || seen < 1000 {
+            while rounds < enough || seen < enough / 2 {
                 rounds += 1;
                 let list: BTreeSet<usize> =
                     transaction.commit_and_continue().unwrap().iter().collect();
@@ -375,7 +383,7 @@ fn random_programs_against_a_byte_comparison() {
         .map(|kind| region(kind, MODEL_PAGES))
         .collect();
     let config = ProptestConfig {
-        cases: 60,
+        cases: u32::try_from(number("HVCKPT_RANDOM_PROGRAMS", 60)).unwrap(),
         failure_persistence: None,
         ..Default::default()
     };
@@ -487,7 +495,7 @@ fn adopted_memory_under_fire() {
                     }
                 });
             }
-            for _ in 0..300 {
+            for _ in 0..number("HVCKPT_RACING_ROUNDS", 2000).min(300) {
                 // SAFETY: private, anonymous, mapped until the scope ends; the
                 // writers are atomic.
                 let memory = unsafe { RawPages::from_raw(start as *mut u8, bytes) };
@@ -573,6 +581,45 @@ fn the_choice_is_the_callers_and_reported() {
             assert_eq!(list.tracker(), TrackerKind::PtXen);
             assert!(list.attempts().is_empty());
         }
+    }
+}
+
+/// A tracker which is not there says so, and why, before it is used.
+#[test]
+fn what_does_not_work_is_not_available() {
+    let works = trackers();
+    let guest = std::fs::read_to_string("/sys/hypervisor/guest_type").unwrap_or_default();
+    for kind in TrackerKind::ALL {
+        if works.contains(&kind) {
+            continue;
+        }
+        let error = match builder(kind, 1).register() {
+            Err(RegionError::Tracker {
+                kind: named,
+                source,
+            }) if named == kind => source,
+            other => panic!("{kind}: {other:?}"),
+        };
+        let in_hypervisor = matches!(
+            kind,
+            TrackerKind::PtXen | TrackerKind::EmulXen | TrackerKind::ScanXen | TrackerKind::AutoXen
+        );
+        let fits = match (&error, in_hypervisor) {
+            // Nobody knows whether an administrator gave a key.
+            (TrackError::Attach(AttachError::Gate(reason)), true) => match guest.trim() {
+                "" => matches!(reason, GateError::NotXen),
+                "PV" => true,
+                other => matches!(reason, GateError::GuestType(named) if named == other),
+            },
+            (TrackError::Attach(_) | TrackError::Mode | TrackError::NeedsLock(_), true) => true,
+            (TrackError::Uffd(_), false) => {
+                matches!(kind, TrackerKind::PagemapScan | TrackerKind::UffdWp)
+            }
+            (TrackError::SoftDirty(_), false) => kind == TrackerKind::SoftDirty,
+            (TrackError::Memory(_), false) => kind == TrackerKind::Emul,
+            _ => false,
+        };
+        assert!(fits, "{kind}: {}", hvckpt::explain(&error));
     }
 }
 

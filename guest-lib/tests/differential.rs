@@ -14,10 +14,7 @@ use hvckpt::{DirtyPages, PAGE_SIZE, Region, TrackerKind};
 const PAGES: usize = 24;
 
 fn transactions() -> usize {
-    std::env::var("HVCKPT_DIFF_TRANSACTIONS").map_or(1_000, |text| {
-        text.parse()
-            .expect("HVCKPT_DIFF_TRANSACTIONS must be a number")
-    })
+    common::number("HVCKPT_DIFF_TRANSACTIONS", 1_000)
 }
 
 /// One random write, of one to eight bytes, at times of zero bytes changed.
@@ -152,8 +149,9 @@ fn several(kind: TrackerKind) {
             });
         }
         // However seldom the writers run.
+        let enough = transactions();
         let mut rounds = 0;
-        while rounds < transactions() || referee.changed <= 1000 {
+        while rounds < enough || referee.changed < enough {
             rounds += 1;
             referee.judge(&transaction.commit_and_continue().unwrap(), true);
         }
