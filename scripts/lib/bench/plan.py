@@ -35,7 +35,7 @@ class Plan:
 
     def micro(self, ppt, wpp, pages=PAGES, pattern="spread", warmup=5, transactions=None):
         # A timer's tick spoils one transaction of many: medians need some.
-        n = transactions or (40 if ppt <= 16 else 15)
+        n = transactions or (24 if ppt <= 16 else 12)
         budget = {}
         if not self.args.quick and transactions is None:
             n, budget = self.args.transactions, {"budget_ms": int(self.args.budget * 1000)}
