@@ -225,6 +225,9 @@ fn replay(log: &Area, bytes: &mut [u8]) -> (usize, Vec<usize>) {
     (stores, pages)
 }
 
+/// Name, what executes the store at an address, how many stores it is.
+type Case = (&'static str, fn(usize), usize);
+
 struct Tried<'a> {
     session: &'a Session,
     id: i64,
@@ -296,7 +299,7 @@ fn main() {
         plain: &plain,
         log: &log,
     };
-    let performed: [(&str, fn(usize), usize); 36] = [
+    let performed: [Case; 36] = [
         ("mov of a byte", byte, 1),
         ("mov of 2", short, 1),
         ("mov of 4", int, 1),
