@@ -66,9 +66,13 @@ static int cf_check emul_cmpxchg(enum x86_segment seg, unsigned long offset,
 static int cf_check emul_validate(const struct x86_emulate_state *state,
                                   struct x86_emulate_ctxt *ctxt)
 {
-    /* The emulator writes back what it read for bytes that are masked out. */
     switch ( ctxt->opcode )
     {
+    /* emul_read_segment() knows no selectors. */
+    case 0x8c:                           /* mov from a segment register */
+    case X86EMUL_OPC(0x0f, 0xa0):        /* push %fs */
+    case X86EMUL_OPC(0x0f, 0xa8):        /* push %gs */
+    /* The emulator writes back what it read for bytes that are masked out. */
     case X86EMUL_OPC(0x0f, 0xf7):        /* maskmovq */
     case X86EMUL_OPC_66(0x0f, 0xf7):     /* maskmovdqu */
     case X86EMUL_OPC_VEX_66(0x0f, 0xf7): /* vmaskmovdqu */
