@@ -128,9 +128,12 @@ fn left_out_by_emul(case: &Case) -> bool {
     let instruction = &case.instruction;
     let operands = 0..instruction.op_count();
     let kinds = operands.clone().map(|op| instruction.op_kind(op));
-    let rsp = operands
+    let own = operands
         .filter(|&op| instruction.op_kind(op) == OpKind::Register)
-        .any(|op| instruction.op_register(op).full_register() == Register::RSP);
+        .any(|op| {
+            let register = instruction.op_register(op).full_register();
+            matches!(register, Register::RSP | Register::CS | Register::SS)
+        });
     let prefixed = generate::is_string(instruction)
         && (instruction.has_segment_prefix()
             || kinds
@@ -142,7 +145,7 @@ fn left_out_by_emul(case: &Case) -> bool {
         && instruction.memory_displ_size() == 4
         && instruction.memory_base() == Register::None
         && instruction.memory_index() == Register::None;
-    rsp || prefixed
+    own || prefixed
         || narrow
         || match instruction.mnemonic() {
             M::Pop => false,
