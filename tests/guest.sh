@@ -21,14 +21,42 @@ guest_prepare() {
     EXAMPLES=${CARGO_TARGET_DIR:-$HVCKPT_ROOT/target}/release/examples
     host_packages gcc libc6-dev python3
     make_tmpdir GUEST_BIN
+    guest_suites
     for src in "$HVCKPT_ROOT"/tests/guest/*.c "$HVCKPT_ROOT"/tests/dom0/*.c; do
         gcc -O2 -Wall -Wextra -I"$HVCKPT_ROOT/tests/include" -I"$HVCKPT_ROOT/xen-patch/include" \
             -o "$GUEST_BIN/$(basename "$src" .c)" "$src" -ldl -lpthread ||
             die "cannot compile $src"
     done
     GUEST_ADD=()
-    for src in exact cost refusals fork_isolation remap stores fuzz_gate life latency kv kv_load; do GUEST_ADD+=(--add "$EXAMPLES/$src"); done
+    for src in exact cost refusals fork_isolation remap stores fuzz_gate insn life latency kv kv_load; do GUEST_ADD+=(--add "$EXAMPLES/$src"); done
     for src in "$GUEST_BIN"/* "$HVCKPT_ROOT"/tests/dom0/*.sh; do GUEST_ADD+=(--add "$src"); done
+}
+
+# The suites over all trackers are programs too.
+guest_suites() {
+    local suite path
+    ( cd "$HVCKPT_ROOT" && cargo test --release --no-run --message-format=json -p hvckpt \
+        --test conformance --test differential ) >"$logs/suites.json" 2>>"$logs/build.log" </dev/null ||
+        die "the test suites cannot be built (log: $logs/build.log)"
+    for suite in conformance differential; do
+        path=$(sed -n "s|.*\"name\":\"$suite\".*\"executable\":\"\([^\"]*\)\".*|\1|p" "$logs/suites.json" | tail -n 1)
+        [ -f "$path" ] || die "no program of the test suite $suite (see $logs/suites.json)"
+        cp "$path" "$GUEST_BIN/$suite"
+    done
+}
+
+# Every tracker of the guest must be there: a suite which skips one fails, and
+# so does one which finds more.  $1: the trackers, $2: rounds of the suites.
+suite_steps() {
+    local env="HVCKPT_EXPECT_TRACKERS='$1' HVCKPT_RACING_ROUNDS=$2 HVCKPT_RANDOM_PROGRAMS=$(( $2 / 10 )) HVCKPT_DIFF_TRANSACTIONS=$2"
+    printf 'domu:900 conformance %s\n' "$(once_more "$env conformance --test-threads 1")"
+    printf 'domu:900 differential %s\n' "$(once_more "$env differential --test-threads 1")"
+}
+
+# Random storing instructions against native execution.  $1: cases, $2:
+# tracker, with options.
+insn_step() {
+    printf 'domu:3000 insn-%s insn --tracker %s --cases %d\n' "${2// --/-}" "$2" "$1"
 }
 
 # boot NAME [GUEST-RUN-OPTION]...: one boot; the steps come on standard input.
@@ -114,6 +142,11 @@ domu:100 exact-uffd-wp exact --tracker uffd-wp --pages 256 --threads 4 --transac
 domu:100 autoxen-blind exact --tracker autoxen --pages 256 --transactions 30 --writer vm_writev; test \$? = 77
 domu:100 sabotaged ! exact --tracker ptxen --pages 256 --transactions 10 --sabotage
 E
+        insn_step "${HVCKPT_INSN_CASES:-2000}" emulxen
+        insn_step "${HVCKPT_INSN_CASES:-1000}" 'emulxen --low'
+        # The handler has room for so many, and no xsave in this machine.
+        insn_step 500 emul
+        suite_steps 'autoxen ptxen scanxen emulxen pagemap-scan uffd-wp pt emul sim' 100
         common_steps "$forks"
         printf 'dom0:120 keys keys.sh\n'
         printf 'dom0:300 failover failover.sh\n'
@@ -257,12 +290,16 @@ domu:200 mix-2 mix 40
 
 guest_pvh() {
     # One thread: QEMU's SVM with several sometimes runs a guest into host code.
-    boot pvh --type pvh --icount <<'E'
+    boot pvh --type pvh --icount < <(
+        cat <<'E'
 domu:60 doctor hvckpt doctor
 domu:60 ptxen-unavailable exact --tracker ptxen --pages 16 --transactions 1; test $? = 2
 domu:300 exact-pt exact --tracker pt --pages 1024 --threads 4 --transactions 60
 domu:300 exact-pagemap-scan exact --tracker pagemap-scan --pages 1024 --threads 4 --transactions 60
 E
+        insn_step 500 emul
+        suite_steps 'pagemap-scan uffd-wp pt emul sim' 100
+    )
 }
 
 # The emulator is killed under load, HVCKPT_POWERCUTS times (once); the state

@@ -64,6 +64,37 @@ fn first_and_last_byte_of_a_page() {
     }
 }
 
+/// Who checks the alignment of its accesses (EFLAGS.AC) writes like others.
+#[test]
+fn a_writer_with_alignment_checks() {
+    for kind in trackers() {
+        let region = region(kind, 4);
+        for round in 1..4_u64 {
+            let transaction = region.begin().unwrap();
+            let word = &region.atomics_u64()[2 * WORDS + 5];
+            // SAFETY: one aligned store into the region, with the flag set
+            // for as long.
+            unsafe {
+                core::arch::asm!(
+                    "pushfq",
+                    "or dword ptr [rsp], {check}",
+                    "popfq",
+                    "mov [{at}], {value}",
+                    "pushfq",
+                    "and dword ptr [rsp], {keep}",
+                    "popfq",
+                    check = const 1_i32 << 18,
+                    keep = const !(1_i32 << 18),
+                    at = in(reg) word.as_ptr(),
+                    value = in(reg) round,
+                );
+            }
+            assert_eq!(word.load(Ordering::Relaxed), round, "{kind}");
+            assert_eq!(sorted(&transaction.commit().unwrap()), [2], "{kind}");
+        }
+    }
+}
+
 #[test]
 fn reading_makes_nothing_dirty() {
     for kind in trackers() {
