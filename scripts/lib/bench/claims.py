@@ -90,7 +90,8 @@ def claims(r, s):
          NONE if not scan[0] else "agrees" if list(scan[0].values()) == sorted(scan[0].values()) else "differs",
          "Size of the area up to which Scanxen costs less; the larger, the more pages a transaction has."),
         ("Figure 9b: Scanxen beats PTxen only below tens or hundreds of KiB", sizes(scan[1]),
-         NONE if not scan[1] else "agrees" if max(scan[1].values()) < 1024 else "differs", "As above."),
+         NONE if not scan[1] else "agrees" if max(scan[1].values()) < 1024 else "differs",
+         "As above. A clean page costs Scanxen so little here that with many dirty ones it wins a little longer."),
         ("Figure 10: with hypervisor assistance 4 to 10 times as fast (WPP 4)",
          span(pt + over_ppt(r, "emul", "emulxen")), verdict(mean(pt), 10), signals),
         ("Figure 12: PTxen speeds up the structures 11.4 times on average (up to 13)",
@@ -117,25 +118,37 @@ def bounds(r, s):
     """What bounds a figure and what was tried, by its key in the summary."""
     found = {
         "instr_gate": "Xen's own entry from and return to a PV guest; the session is found by comparing page table roots.",
-        "instr_ptxen_fault": "Xen's own path to and from a page fault is about half of it. Tried: page references and page locks inline, "
-                             "one bitmap, no lock but the page table's (509 before).",
-        "instr_ptxen_reprotect": "An atomic change of the entry and of its reference. Tried: one lock and one flush for each page table "
-                                 "(382 with a lock for each page), entries which Xen granted need no second look (134 before).",
-        "emulxen_vs_emul_per_write": "Xen's general instruction emulator, which fetches, decodes and checks segments and access rights for each store; "
-                                     "the page table is looked up for the instruction and for the store. Not tried: a decoder of our own "
-                                     "for plain MOVs, one more parser of guest input in the hypervisor.",
-        "autoxen_vs_pt_steady": "The transaction's own cost, shared by 64 pages, and a test and clear of D for each.",
+        "instr_ptxen_fault": "Xen's own way to and from the handler of a page fault is in it. Tried: page references and page locks "
+                             "inline, no second look at entries which Xen granted, no lock but the page table's.",
+        "instr_ptxen_reprotect": "An atomic change of the entry and of the page's references. Tried: one lock and one flush for each page table.",
     }
+    a = parts(r, "autoxen")
+    if a:
+        found["autoxen_vs_pt_steady"] = (
+            f"{a['alone']:,.0f} instructions for the transaction, shared by 64 pages, and {a['commit_n']:,.0f} for each neighbouring page: D tested and "
+            "cleared by an atomic change, the page logged. Pages at equal distances add a word of bits to look through for each. "
+            "Tried: one flush for all, common cases inline.")
     p = parts(r, "ptxen")
     if p:
-        text = (f"Of PTxen's instructions {p['alone']:,.0f} are a transaction which writes nothing, "
-                f"{p['write_1']:,.0f} the write and its fault, {p['commit_1']:,.0f} the page's part of the commit: "
-                "one look at every 64 entries' bits, a lock, a flush, a second copy to the log. All three are paid for a single page; "
+        text = (f"PTxen: {p['alone']:,.0f} instructions for a transaction which writes nothing (the gate, the library, a header copied to the log), "
+                f"{p['write_1']:,.0f} for the write and its fault, {p['commit_1']:,.0f} for the page's part of the commit "
+                "(a page table locked, the bits of 512 entries looked through, one flush, a second copy). All of it is paid for a single page; "
                 f"one more neighbour costs {p['write_n'] + p['commit_n']:,.0f}.")
         for key, slow in (("ptxen_vs_pt_ppt1", "pt"), ("ptxen_vs_pagemapscan_ppt1", "pagemap-scan")):
             cost = r.cost(slow, 1, 1)
             more = f" 25x would leave {cost / 25:,.0f} for all of it." if cost else ""
-            found[key] = text + more
+            found[key] = (text + more + " Tried: end and begin in one crossing, one look at each 2 MiB, cheaper references and locks; "
+                          "not tried: a log page kept mapped, which would save both copies.")
+    each, user, fault = per_write(r, "emulxen"), per_write(r, "emul"), s.get("instr_ptxen_fault")
+    low, high = r.micro("emulxen", 16, 4), r.micro("emulxen", 16, 16)
+    if None not in (each, user, fault, low, high):
+        log = (high["commit_ns"] - low["commit_ns"]) / 192
+        found["emulxen_vs_emul_per_write"] = (
+            f"A write takes Emulxen {each:,.0f} instructions and Emul {user:,.0f}. Of Emulxen's, about {fault:,.0f} are what any fault in Xen costs (PTxen's), "
+            f"{log:.0f} the entry's copy to the log; the rest is Xen's own instruction emulator (each field of the instruction fetched from the guest, decoding, checks) "
+            "and the store with its locks and references. "
+            "Not tried: fetching the instruction at once; a decoder of our own for plain stores, one more parser of guest input inside the hypervisor. "
+            "Many writes to a page are better served by PTxen or Autoxen.")
     return found
 
 
