@@ -5,7 +5,7 @@
 //! compared with the pages which were written to, and in the end the two
 //! memories with each other.
 
-use std::sync::atomic::AtomicU32;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
@@ -96,7 +96,11 @@ impl Workload {
         if self.opt == 0 || self.operations < self.opt || self.repeats == 0 || self.windows == 0 {
             return Err("opt, repeats, windows: at least 1; operations: at least opt".to_owned());
         }
-        case.with(Runner { load: self, case })
+        case.with(Runner {
+            load: self,
+            case,
+            clock: reading(),
+        })
     }
 
     fn windows(&self) -> Vec<Window> {
@@ -128,6 +132,8 @@ impl Workload {
 struct Runner<'w> {
     load: &'w Workload,
     case: Case,
+    /// What reading the clock costs.
+    clock: u64,
 }
 
 impl Runner<'_> {
@@ -137,16 +143,16 @@ impl Runner<'_> {
             .for_each(|index| self.case.operate(to, memory, index, self.load.operations));
     }
 
-    /// Runs a window on a copy of `image`, and returns what became of it.
+    /// Runs a window on a copy of `image`, which must become `wanted`.
     fn timed<S: Structure>(
         &self,
         structure: &S,
-        image: &[u32],
+        (image, wanted): (&[u32], &[AtomicU32]),
         window: Window,
         expected: &[Vec<u32>],
         outcome: &mut Outcome,
-    ) -> Result<(Times, Vec<u32>), String> {
-        let (mut structure, clock) = (structure.clone(), reading());
+    ) -> Result<Times, String> {
+        let (mut structure, clock) = (structure.clone(), self.clock);
         let mut times = Times::default();
         if self.load.tracker == trackers::NONE {
             let memory = plain(AREA_PAGES);
@@ -160,7 +166,8 @@ impl Runner<'_> {
                     times.copy.push(0);
                 }
             }
-            return Ok((times, copy(&memory)));
+            outcome.damaged += differing(&memory, wanted);
+            return Ok(times);
         }
         let region = trackers::open(&self.load.tracker, AREA_PAGES)?;
         let memory = words(&region);
@@ -188,13 +195,9 @@ impl Runner<'_> {
             outcome.lists.add(dirty.to_vec(), want);
         }
         drop(transaction);
-        Ok((times, copy(memory)))
+        outcome.damaged += differing(memory, wanted);
+        Ok(times)
     }
-}
-
-fn copy(memory: &[AtomicU32]) -> Vec<u32> {
-    let end = u32::try_from(memory.len()).unwrap_or(u32::MAX);
-    (0..end).map(|at| memory.load(at)).collect()
 }
 
 /// Makes fresh memory the image.
@@ -220,11 +223,15 @@ impl Visit for Runner<'_> {
         let mut structure: S = self.case.prepare(memory, self.load.operations);
         let (mut outcome, mut all) = (Outcome::default(), Times::default());
         let (mut writes, mut pages, mut next) = (0, 0, 0);
+        let mut image = vec![0; plain.len()];
         for window in self.load.windows() {
             (next..window.first).for_each(|number| {
                 self.transaction(&mut structure, memory, number);
             });
-            let (image, before) = (copy(&plain), structure.clone());
+            let before = structure.clone();
+            for (kept, word) in image.iter_mut().zip(&plain) {
+                *kept = word.load(Ordering::Relaxed);
+            }
             (window.first..window.timed).for_each(|number| {
                 self.transaction(&mut structure, memory, number);
             });
@@ -238,11 +245,10 @@ impl Visit for Runner<'_> {
                 expected.push(dirtied);
             }
             next = window.end;
-            let wanted = copy(&plain);
             let mut best: Option<Times> = None;
             for _ in 0..self.load.repeats {
-                let (times, got) = self.timed(&before, &image, window, &expected, &mut outcome)?;
-                outcome.damaged += differing(&got, &wanted);
+                let memories = (image.as_slice(), plain.as_slice());
+                let times = self.timed(&before, memories, window, &expected, &mut outcome)?;
                 best = Some(match best {
                     Some(best) => best.shorter(&times),
                     None => times,
