@@ -322,10 +322,8 @@ inline protect(t)
 /* regrant(): one cmpxchg, which leaves CDA_L1E_RO. */
 inline regrant(t) { pte[t].rw = 1; pte[t].d = HAS_D }
 
-#if defined(STORE_NO_AUTHORITY)
+#ifdef STORE_NO_AUTHORITY
 #define MAY_STORE(v)  (pte[f_t].p && bound[v % CHUNKS] == f_t && !revoked)
-#elif defined(STORE_UNBOUND)
-#define MAY_STORE(v)  (pte[f_t].p && !pte[f_t].rw && pte[f_t].ro && !revoked)
 #else
 #define MAY_STORE(v)  (pte[f_t].p && !pte[f_t].rw && pte[f_t].ro && bound[v % CHUNKS] == f_t && !revoked)
 #endif
