@@ -43,14 +43,28 @@
 #define END    2
 #define COMMIT 3
 
-/* Nobody but KSM looks at D. */
-#ifdef KSM
+/* Scanxen and Autoxen: which pages are watched is left open. */
+#ifdef WATCH
+#define IF_WATCH(what) what
+#define WATCHED(t)     pte[t].watch
+#else
+#define IF_WATCH(what) skip
+#define WATCHED(t)     false
+#endif
+/* Emulxen */
+#ifdef EMUL
+#define IF_EMUL(what)  what
+#else
+#define IF_EMUL(what)  skip
+#endif
+/* Nobody but KSM and who watches looks at D. */
+#if defined(KSM) || defined(WATCH)
 #define HAS_D 1
 #else
 #define HAS_D 0
 #endif
 
-typedef pte_t { bit p, rw, ro, seen, d };
+typedef pte_t { bit p, rw, ro, seen, watch, d };
 
 /* --- the guest's memory ------------------------------------------------- */
 
@@ -62,8 +76,13 @@ byte shared[2];                       /* frame in the entry of t: 0 only here, 1
                                          child that is being made, 2 others
                                          read it */
 bit mm;                               /* the kernel's mmap lock */
+bit ptl;                              /* a page table lock is held */
+byte moving;                          /* migration entry: 1 read-only, 2 writable */
 
-/* Translations which allow a write: CPU c, va v at 2c+v. */
+/*
+ * Translations which allow a write without a look at the entry: CPU c, va v at
+ * 2c+v.  With WATCH they were cached with D set; without D the CPU looks.
+ */
 bit tlb[4];
 bit tlb_frame[4];
 
@@ -87,6 +106,9 @@ byte bound[CHUNKS];                   /* c->l1 */
 bit dirty[CHUNKS];                    /* c->dirty */
 byte want[CHUNKS];                    /* r->want: table ... */
 bit touched[CHUNKS];                  /* ... and WANT_TOUCHED */
+bit hot[CHUNKS];                      /* heat->hot: WATCH was set */
+bit w_lock;                           /* words->lock */
+bit logged[CHUNKS];                   /* words: the buffer which is written */
 
 /* --- what must hold ----------------------------------------------------- */
 
@@ -101,6 +123,14 @@ bit stale[CHUNKS];
 /* For the call that is under way: stale when it began; remapped since. */
 bit before[CHUNKS];
 bit remapped[CHUNKS];
+/*
+ * Of stores by Xen: in memory, not in the copy; that when the call began; the
+ * same since the buffers turned.  `words` is what the log names.
+ */
+bit stale_w[CHUNKS];
+bit before_w[CHUNKS];
+bit after_w[CHUNKS];
+bit words[CHUNKS];
 
 #define frame_at(v)  ((l2[v] != NONE && pte[l2[v] % 2].p) -> \
                       l2[v] : OTHER)
@@ -171,7 +201,11 @@ inline guest_update(t)
 {
 #ifndef NO_UPDATE_HOOK
     if
+#ifdef UPDATE_NO_WATCH
     :: pte[t].p && (pte[t].ro || pte[t].seen) ->
+#else
+    :: pte[t].p && (pte[t].ro || pte[t].seen || WATCHED(t)) ->
+#endif
         mark_if_bound(0, t);
 #if CHUNKS > 1
         mark_if_bound(1, t);
@@ -205,12 +239,26 @@ inline l1_gone(t)
 
 /* --- Xen: entries and chunks -------------------------------------------- */
 
+/* What Xen granted or may have granted once. */
+#if defined(BACK_ONLY_RO)
+#define GRANTED(k, t) (pte[t].ro || WATCHED(t))
+#elif defined(BACK_NO_WATCH)
+#define GRANTED(k, t) (dirty[k] || pte[t].ro)
+#else
+#define GRANTED(k, t) (dirty[k] || pte[t].ro || WATCHED(t))
+#endif
+
 /* take_back_entry(): one cmpxchg; `mark` is SEEN for a fork, else 0. */
 inline take_back_slot(k, t, mark)
 {
     if
-    :: pte[t].p && pte[t].rw && dirty[k] ->
-        pte[t].rw = 0; pte[t].seen = mark; pte[t].d = HAS_D
+    :: pte[t].p && pte[t].rw && GRANTED(k, t) ->
+#ifndef BACK_FORGETS_D
+        if :: WATCHED(t) && pte[t].d -> dirty[k] = 1 :: else fi;
+#endif
+        pte[t].rw = 0; pte[t].ro = 0; pte[t].seen = mark;
+        pte[t].d = HAS_D;
+        IF_WATCH(pte[t].watch = 0)
     :: pte[t].p && !pte[t].rw && (pte[t].ro || pte[t].seen) ->
 #ifdef FORK_KEEPS_RO
         if :: !mark -> pte[t].ro = 0; pte[t].seen = 0 :: else fi
@@ -246,26 +294,90 @@ inline take_back_chunk(k, mark)
     fi
 }
 
-/* protect_entry(): one cmpxchg.  ok: PROTECTED. */
+/*
+ * protect_entry(): one cmpxchg.  ok: PROTECTED or, with `warm` and RW, WATCHED.
+ * warm: afterwards, whether it is watched.
+ */
 inline protect(t)
 {
     if
-    :: !pte[t].p -> ok = 0
-    :: pte[t].p && pte[t].rw ->
-        pte[t].rw = 0; pte[t].seen = 0; pte[t].ro = 1;
+    :: !pte[t].p -> ok = 0; warm = 0
+    :: pte[t].p && pte[t].rw && !warm ->
+        pte[t].rw = 0; pte[t].seen = 0; pte[t].ro = 1; IF_WATCH(pte[t].watch = 0);
 #ifndef NO_D
         pte[t].d = HAS_D;
 #endif
         ok = 1
+    :: pte[t].p && pte[t].rw && warm ->
+        pte[t].seen = 0; pte[t].ro = 0; pte[t].d = 0; IF_WATCH(pte[t].watch = 1);
+        ok = 1
     :: pte[t].p && !pte[t].rw ->
-        pte[t].ro = 0; pte[t].seen = 1; ok = 1
+        pte[t].ro = 0; pte[t].seen = 1; IF_WATCH(pte[t].watch = 0);
+        ok = 1; warm = 0
     fi
 }
 
 /* --- Xen: the fault handler --------------------------------------------- */
 
-/* regrant(): one cmpxchg. */
-inline regrant(t) { pte[t].ro = 0; pte[t].rw = 1; pte[t].d = HAS_D }
+/* regrant(): one cmpxchg, which leaves CDA_L1E_RO. */
+inline regrant(t) { pte[t].rw = 1; pte[t].d = HAS_D }
+
+#ifdef STORE_NO_AUTHORITY
+#define MAY_STORE(v)  (pte[f_t].p && bound[v % CHUNKS] == f_t && !revoked)
+#else
+#define MAY_STORE(v)  (pte[f_t].p && !pte[f_t].rw && pte[f_t].ro && bound[v % CHUNKS] == f_t && !revoked)
+#endif
+
+/* Into memory, by Xen. */
+inline xen_stores(v, t)
+{
+    assert(shared[t] != 2);
+    if :: open -> stale_w[v] = 1; after_w[v] = 1 :: else fi
+}
+
+/*
+ * store() for va v, below cda_emulate(): under page_lock(); the way to the
+ * table; the store and its entry under the log's lock.  Or nothing is done:
+ * an instruction that Xen cannot perform, a full log.  fixed: performed.
+ */
+inline emulated(v)
+{
+    if
+    :: f_t != NONE ->
+        atomic {
+            !locked[f_t];
+            if
+            :: valid[f_t] && MAY_STORE(v) -> locked[f_t] = 1; USE; ok = 1
+            :: else
+            fi
+        };
+        d_step { if :: ok && l2[v] != f_t -> ok = 0; locked[f_t] = 0 :: else fi };
+        if
+        :: ok ->
+#ifdef STORE_UNLOCKED
+            d_step { xen_stores(v % CHUNKS, f_t) };
+            d_step { USE; logged[v % CHUNKS] = 1; locked[f_t] = 0; fixed = 1; ok = 0 }
+#elif defined(STORE_UNPAGED)
+            locked[f_t] = 0;
+            atomic { !w_lock -> w_lock = 1 };
+            d_step { xen_stores(v % CHUNKS, f_t) };
+            d_step { USE; logged[v % CHUNKS] = 1; w_lock = 0; fixed = 1; ok = 0 }
+#else
+            atomic { !w_lock -> w_lock = 1 };
+            d_step { xen_stores(v % CHUNKS, f_t) };
+            d_step {
+                USE; logged[v % CHUNKS] = 1; w_lock = 0;
+                locked[f_t] = 0; fixed = 1; ok = 0
+            }
+#endif
+        :: ok -> locked[f_t] = 0; ok = 0
+        :: else
+        fi
+    :: else
+    fi;
+    /* Xen writes, or the page is to become writable. */
+    skip
+}
 
 /*
  * cda_fixup_fault() for va v on CPU c, which has begun to read the session.
@@ -276,8 +388,11 @@ inline fixup_fault(c, v)
     if
     :: reading[c] && v < CHUNKS ->
         d_step { USE; if :: ranges -> f_t = bound[v % CHUNKS] :: else fi };
+#ifdef EMUL
+        emulated(v);
+#endif
         if
-        :: f_t != NONE ->
+        :: f_t != NONE && !fixed ->
             /* lock_l1() */
             atomic {
                 !locked[f_t];
@@ -291,9 +406,9 @@ inline fixup_fault(c, v)
 #ifdef NAIVE
             :: f_t != NONE && pte[f_t].p && !pte[f_t].rw && bound[v % CHUNKS] == f_t && !revoked ->
 #elif defined(NO_RECHECK)
-            :: f_t != NONE && pte[f_t].p && pte[f_t].ro && !revoked ->
+            :: f_t != NONE && pte[f_t].p && !pte[f_t].rw && pte[f_t].ro && !revoked ->
 #else
-            :: f_t != NONE && pte[f_t].p && pte[f_t].ro && bound[v % CHUNKS] == f_t && !revoked ->
+            :: f_t != NONE && pte[f_t].p && !pte[f_t].rw && pte[f_t].ro && bound[v % CHUNKS] == f_t && !revoked ->
 #endif
 #ifdef GRANT_FIRST
                 d_step { regrant(f_t) };
@@ -355,6 +470,63 @@ inline table_new(c)
 
 /* --- Xen: begin, end, commit -------------------------------------------- */
 
+/* To be watched, or not: runs_hot() may say either. */
+inline choose()
+{
+#ifdef WATCH
+    if :: warm = 1 :: warm = 0 fi
+#else
+    skip
+#endif
+}
+
+/* sync_watched(): one look at the entry; cool(): one cmpxchg. */
+inline sync_watched(n, op)
+{
+#ifdef WATCH
+    d_step {
+        if
+        :: hot[n] && !(pte[y_t].p && pte[y_t].rw && pte[y_t].watch) ->
+            if :: op != END -> hot[n] = 0 :: else fi
+#ifdef UNREAD_D
+        :: 0
+#else
+        :: hot[n] && pte[y_t].p && pte[y_t].rw && pte[y_t].watch && pte[y_t].d ->
+            map = 1
+#endif
+        :: hot[n] && pte[y_t].p && pte[y_t].rw && pte[y_t].watch && !pte[y_t].d ->
+            cold = (op != END)
+        :: else
+        fi
+    };
+    if
+    :: cold ->
+        /* Clean for long. */
+        d_step {
+            if
+#ifdef COOL_BLIND
+            :: true ->
+#else
+            :: !pte[y_t].d ->
+#endif
+                pte[y_t].rw = 0; pte[y_t].watch = 0; pte[y_t].ro = 1;
+#ifndef COOL_NO_D
+                pte[y_t].d = 1;
+#endif
+                hot[n] = 0; moved = 1
+#ifndef COOL_BLIND
+            :: else
+#endif
+            fi;
+            cold = 0
+        }
+    :: true -> cold = 0
+    fi
+#else
+    skip
+#endif
+}
+
 /* y_t: the table in the L2 entry. */
 inline sync_touched(n, op)
 {
@@ -369,12 +541,32 @@ inline sync_touched(n, op)
     };
     if
     :: y_t != NONE && op != END ->
+        sync_watched(n, op);
+        ok = 1;
+        if
+        :: map ->
+            choose();
+            d_step {
+                protect(y_t); dirty[n] = !ok;
+#ifndef WATCH_NO_FLUSH
+                moved = 1;
+#else
+                if :: !warm -> moved = 1 :: else fi;
+#endif
+                IF_WATCH(hot[n] = warm)
+            }
+        :: else
+        fi;
         d_step {
-            ok = 1;
-            if :: map -> protect(y_t); moved = 1; dirty[n] = !ok :: else fi
-        };
-        d_step { want[n] = y_t; touched[n] = !ok; locked[y_t] = 0 }
-    :: y_t != NONE && op == END -> locked[y_t] = 0
+            want[n] = y_t;
+#ifdef HOT_UNTOUCHED
+            touched[n] = !ok;
+#else
+            touched[n] = !ok || hot[n];
+#endif
+            locked[y_t] = 0
+        }
+    :: y_t != NONE && op == END -> sync_watched(n, op); locked[y_t] = 0
     :: else
     fi
 }
@@ -398,13 +590,15 @@ inline sync_replaced(n, op)
         atomic {
             y_t == NONE || !locked[y_t % 2];
             if
-            :: y_t != NONE && valid[y_t % 2] -> locked[y_t] = 1; dirty[n] = 0
+            :: y_t != NONE && valid[y_t % 2] ->
+                locked[y_t] = 1; dirty[n] = 0; hot[n] = 0
             :: else -> y_t = NONE; want[n] = NONE; touched[n] = 1
             fi
         };
         if
         :: y_t != NONE ->
             moved = 1;
+            choose();
 #ifdef BIND_LATE
             d_step { protect(y_t) };
             bound[n] = y_t;
@@ -426,7 +620,8 @@ inline sync_replaced(n, op)
 #endif
             d_step {
                 if :: !ok -> dirty[n] = 1 :: else fi;
-                want[n] = y_t; touched[n] = !ok; locked[y_t] = 0
+                IF_WATCH(hot[n] = warm);
+                want[n] = y_t; touched[n] = !ok || hot[n]; locked[y_t] = 0
             }
         :: else
         fi
@@ -450,7 +645,7 @@ inline cycle(op)
         fi;
         atomic {
             list[cursor] = list[cursor] | map;
-            cursor++; map = 0; ok = 0; y_t = NONE;
+            cursor++; map = 0; ok = 0; warm = 0; y_t = NONE;
             if
 #ifndef NO_PREEMPTION
             :: cursor < CHUNKS -> break
@@ -471,6 +666,15 @@ inline cycle(op)
 inline deliver_one(v, op)
 {
     assert(op == BEGIN || lost || list[v] || !before[v] || remapped[v]);
+#ifdef EMUL
+    assert(op == BEGIN || lost || list[v] || words[v] || !before_w[v] || remapped[v]);
+    if
+    :: op != COMMIT || lost || list[v] -> stale_w[v] = 0
+    :: op == COMMIT && !lost && !list[v] && words[v] -> stale_w[v] = after_w[v]
+    :: else
+    fi;
+    before_w[v] = 0; after_w[v] = 0; words[v] = 0;
+#endif
     if
     :: op == END -> copy_of[v] = OTHER; stale[v] = 0
     :: op == BEGIN || (op != END && (lost || list[v])) ->
@@ -493,9 +697,16 @@ inline deliver(op)
 
 inline forget_list(v) { list[v] = 0 }
 
+/* emit_words(), or begin's end: one region under the log's lock. */
+inline turn_one(v)
+{
+    words[v] = logged[v]; logged[v] = 0; after_w[v] = 0
+}
+
 inline begin_one(v)
 {
-    before[v] = open && differs(v); remapped[v] = 0
+    before[v] = open && differs(v); remapped[v] = 0;
+    IF_EMUL(before_w[v] = stale_w[v])
 }
 
 /*
@@ -528,6 +739,17 @@ inline gate_cycle(c, op, resume)
         fi
     };
     cycle(op);
+#ifdef EMUL
+    d_step { if :: moved -> flush_all(); moved = 0 :: else fi };
+    if
+#ifdef UNLOCKED_TURN
+    :: done -> d_step { BOTH_CHUNKS(turn_one) }
+#else
+    :: done -> d_step { !w_lock -> BOTH_CHUNKS(turn_one) }
+#endif
+    :: else
+    fi;
+#endif
     d_step {
         if
 #ifdef NO_FLUSH
@@ -592,7 +814,9 @@ inline drop_all()
 
 inline forget_copy(v)
 {
-    list[v] = 0; copy_of[v] = OTHER; stale[v] = 0; before[v] = 0; remapped[v] = 0
+    list[v] = 0; copy_of[v] = OTHER; stale[v] = 0; before[v] = 0; remapped[v] = 0;
+    stale_w[v] = 0; before_w[v] = 0; after_w[v] = 0; words[v] = 0; logged[v] = 0;
+    hot[v] = 0
 }
 
 inline gate_detach(c)
@@ -641,11 +865,11 @@ inline set_pte(t, P, RW, D)
         pte[t].p = P; pte[t].rw = RW; pte[t].d = D;
 #ifdef NO_STRIP
         if
-        :: !P || RW -> pte[t].ro = 0; pte[t].seen = 0
+        :: !P || RW -> pte[t].ro = 0; pte[t].seen = 0; IF_WATCH(pte[t].watch = 0)
         :: else
         fi;
 #else
-        pte[t].ro = 0; pte[t].seen = 0;
+        pte[t].ro = 0; pte[t].seen = 0; IF_WATCH(pte[t].watch = 0);
 #endif
         locked[t] = 0
     }
@@ -660,19 +884,25 @@ inline kernel_fault(v)
             /* A fresh table. */
             g_t = (valid[0] -> 1 : 0);
             pte[g_t].p = 0; pte[g_t].rw = 0; pte[g_t].ro = 0;
-            pte[g_t].seen = 0; pte[g_t].d = 0; valid[g_t] = 1;
+            pte[g_t].seen = 0; pte[g_t].d = 0; IF_WATCH(pte[g_t].watch = 0);
+            valid[g_t] = 1;
             l2[v] = g_t
         :: else -> g_t = l2[v]
         fi;
         if
         :: g_t == NONE
+#ifdef MIGRATE
+        /* migration_entry_wait(), and once more. */
+        :: g_t != NONE && moving -> g_t = NONE
+#endif
         :: g_t != NONE && pte[g_t].p && pte[g_t].rw -> g_t = NONE
         :: g_t != NONE && pte[g_t].p && !pte[g_t].rw && !shared[g_t]
         /* A copy of what others read: nobody can write to the old frame. */
         :: g_t != NONE && pte[g_t].p && !pte[g_t].rw && shared[g_t] -> fresh(g_t)
         /* Zeroes. */
-        :: g_t != NONE && !pte[g_t].p -> fresh(g_t); changed(g_t)
-        fi
+        :: g_t != NONE && !pte[g_t].p && !moving -> fresh(g_t); changed(g_t)
+        fi;
+        ptl = (g_t != NONE)
     };
     if
     :: g_t != NONE -> set_pte(g_t, 1, 1, 0)
@@ -680,7 +910,7 @@ inline kernel_fault(v)
     fi;
     d_step {
         if :: g_t != NONE -> flush_all() :: else fi;
-        g_t = NONE
+        g_t = NONE; ptl = 0
     }
 }
 
@@ -693,14 +923,21 @@ inline fork_one(v)
         :: g_t != NONE && pte[g_t % 2].p ->
             if :: !shared[g_t] -> shared[g_t] = 1 :: else fi;
             if :: !pte[g_t].rw -> g_t = NONE :: else fi
+#ifdef MIGRATE
+        /* Becomes a read-only one, in the child as well. */
+        :: g_t != NONE && !pte[g_t % 2].p && moving ->
+            if :: !shared[g_t] -> shared[g_t] = 1 :: else fi;
+            moving = 1; g_t = NONE
+#endif
         :: else -> g_t = NONE
-        fi
+        fi;
+        ptl = (g_t != NONE)
     };
     if
     :: g_t != NONE -> g_any = 1; set_pte(g_t, 1, 0, pte[g_t].d)
     :: else
     fi;
-    g_t = NONE
+    d_step { g_t = NONE; ptl = 0 }
 }
 
 inline others_read(fr) { if :: shared[fr] == 1 -> shared[fr] = 2 :: else fi }
@@ -768,7 +1005,7 @@ inline rewrite(v)
         d_step {
             fresh(g_t); changed(g_t);
             pte[g_t].p = 1; pte[g_t].rw = 1; pte[g_t].d = 0;
-            pte[g_t].ro = 0; pte[g_t].seen = 0;
+            pte[g_t].ro = 0; pte[g_t].seen = 0; IF_WATCH(pte[g_t].watch = 0);
             valid[g_t] = 1
         };
         d_step { l2[v] = g_t; remaps(g_t); g_t = NONE }
@@ -792,6 +1029,12 @@ inline move(v)
 
 #define walk_ok(v) (l2[v] != NONE && pte[l2[v] % 2].p && pte[l2[v] % 2].rw)
 
+#ifdef WATCH
+#define CACHED_D(v) pte[l2[v]].d
+#else
+#define CACHED_D(v) true
+#endif
+
 /* A translation is cached, with or without a write. */
 inline fill(c, v)
 {
@@ -805,7 +1048,7 @@ inline user_write(c, v)
     :: d_step { WRITES(c, v) && !tlb[2 * c + v] && walk_ok(v) ->
                 fill(c, v); pte[l2[v]].d = HAS_D; store_to(tlb_frame[2 * c + v]) }
 #ifndef NO_SPECULATION
-    :: d_step { WRITES(c, v) && !tlb[2 * c + v] && walk_ok(v) -> fill(c, v) }
+    :: d_step { WRITES(c, v) && !tlb[2 * c + v] && walk_ok(v) && CACHED_D(v) -> fill(c, v) }
 #endif
     /* No translation, or one that is older than the entry. */
     :: d_step { WRITES(c, v) && !tlb[2 * c + v] -> start_using(c) };
@@ -824,7 +1067,10 @@ inline user_write(c, v)
 proctype Cpu(byte c)
 {
     byte b_t = NONE, f_t = NONE, y_t = NONE, g_t = NONE, k;
-    bit ok, map, moved, done, fixed, g_any;
+    bit ok, map, warm, moved, done, fixed, g_any;
+#ifdef WATCH
+    bit cold;
+#endif
 
     do
     :: user_write(c, 0)
@@ -881,6 +1127,45 @@ end:
     od
 }
 
+#if defined(AGE) || defined(MIGRATE)
+/*
+ * The kernel on a third CPU, through the reverse mapping, without the mmap
+ * lock: rewrites the entry at va 0 with what it read there.
+ */
+proctype Reclaim()
+{
+    byte r_t = NONE;
+
+end:
+    do
+#ifdef AGE
+    :: d_step {
+        !ptl && l2[0] != NONE && !locked[l2[0] % 2] && pte[l2[0] % 2].p ->
+        r_t = l2[0]; guest_update(r_t);
+        pte[r_t].ro = 0; pte[r_t].seen = 0; IF_WATCH(pte[r_t].watch = 0);
+        r_t = NONE
+    }
+#endif
+#ifdef MIGRATE
+    :: d_step {
+        !ptl && l2[0] != NONE && !locked[l2[0] % 2] && pte[l2[0] % 2].p && !moving ->
+        r_t = l2[0]; guest_update(r_t); remaps(r_t);
+        moving = 1 + pte[r_t].rw;
+        pte[r_t].p = 0; pte[r_t].rw = 0; pte[r_t].ro = 0; pte[r_t].seen = 0;
+        IF_WATCH(pte[r_t].watch = 0);
+        flush_all(); r_t = NONE
+    }
+    :: d_step {
+        !ptl && moving && l2[0] != NONE && !locked[l2[0] % 2] ->
+        r_t = l2[0]; remaps(r_t);
+        pte[r_t].p = 1; pte[r_t].rw = moving - 1; pte[r_t].d = HAS_D;
+        moving = 0; r_t = NONE
+    }
+#endif
+    od
+}
+#endif
+
 /* Dom0: ctl_revoke(). */
 proctype Revoke()
 {
@@ -911,6 +1196,9 @@ init
         run Cpu(1);
 #ifdef DETACH
         run Rcu();
+#endif
+#if defined(AGE) || defined(MIGRATE)
+        run Reclaim();
 #endif
 #ifdef REVOKE
         run Revoke()

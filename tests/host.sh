@@ -76,7 +76,7 @@ patch_tests() {
         make -C "$HVCKPT_ROOT/xen-patch/tests" check
     # The order of its steps on two CPUs, exhaustively.
     host_packages gcc libc6-dev spin
-    log "model of the protocol (a minute)"
+    log "model of the protocol (two minutes)"
     check "model of the protocol, and its mutants" "$logs/patch/protocol.log" "$HVCKPT_ROOT/model/check"
     # The public header must do for strict C as well as for C++.
     check "public header is C90" "$logs/patch/c90.log" \
