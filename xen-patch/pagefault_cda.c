@@ -737,6 +737,31 @@ static void evict(struct cda_domain *cda, const struct domain *d,
     }
 }
 
+/*
+ * See cda_guest_read().  Linux takes an entry away by xchg, when it moves a page
+ * to another frame for instance, and later puts back whether it was writable.
+ * It does so without the lock that a fork holds: RW which Xen granted must not
+ * get into its hands, as cda_table_new() would not find it there.
+ */
+void cda_entry_read(struct domain *d, mfn_t l1mfn, unsigned long offset)
+{
+    l1_pgentry_t *pl1e = map_table(l1mfn);
+    l1_pgentry_t *entry = &pl1e[offset / sizeof(*pl1e)];
+    unsigned long l1e = ACCESS_ONCE(l1e_get_intpte(*entry));
+
+    if ( unlikely((l1e & (_PAGE_PRESENT | _PAGE_RW)) ==
+                  (_PAGE_PRESENT | _PAGE_RW)) &&
+         unlikely(l1e & (CDA_L1E_RO | CDA_L1E_WATCH)) )
+    {
+        /* Listed before it changes hands. */
+        cda_entry_update(d, l1mfn, entry);
+        take_back_entry(d, entry, false, 0);
+        /* The guest flushes only if it finds that it has to. */
+        flush_tlb_mask(d->dirty_cpumask);
+    }
+    unmap_table(pl1e);
+}
+
 static void flush(struct cda_session *s, const struct domain *d)
 {
     COUNT(s, flushes);

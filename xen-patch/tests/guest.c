@@ -133,6 +133,19 @@ void set_pte(struct mm *mm, unsigned int c, unsigned int slot,
     truth_touched(mm, va_of(c, slot), 1);
 }
 
+/* ptep_get_and_clear() */
+unsigned long take_pte(struct mm *mm, unsigned int c, unsigned int slot)
+{
+    unsigned long old;
+
+    truth_touched(mm, va_of(c, slot), 1);
+    old = xen_take_entry(mm->l1[c], slot);
+    trace("cpu%u mm%td pte %u/%u %lx taken\n", current->id, mm - mms, c, slot,
+          old);
+    truth_touched(mm, va_of(c, slot), 1);
+    return old;
+}
+
 bool find_page(unsigned long va, unsigned int *c, unsigned int *a)
 {
     unsigned int slot;
@@ -359,7 +372,7 @@ void kern_migrate(struct mm *mm, unsigned int c, unsigned int a)
     if ( (e & _PAGE_PRESENT) && !mm->page[c][a].foreign &&
          frame_of(e) != zero_frame && mapcount[frame_of(e)] == 1 )
     {
-        set_pte(mm, c, slot, 0, false);
+        e = take_pte(mm, c, slot);
         tlb_flush_page(va_of(c, slot));
         n = frame_alloc();
         memcpy(table(n), table(frame_of(e)), PAGE_SIZE);

@@ -112,6 +112,7 @@ void frame_drop(unsigned long f);
 unsigned long *pte_of(struct mm *mm, unsigned int c, unsigned int slot);
 void set_pte(struct mm *mm, unsigned int c, unsigned int slot,
              unsigned long val, bool preserve_ad);
+unsigned long take_pte(struct mm *mm, unsigned int c, unsigned int slot);
 bool find_page(unsigned long va, unsigned int *c, unsigned int *a);
 
 /* truth.c */

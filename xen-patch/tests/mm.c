@@ -324,6 +324,21 @@ int xen_set_entry(unsigned long tab, unsigned int slot, unsigned long val,
     return rc;
 }
 
+/* xchg by the guest, emulated: ptwr_do_page_fault(). */
+unsigned long xen_take_entry(unsigned long tab, unsigned int slot)
+{
+    struct page_info *pg = &frame_table[tab];
+    unsigned long old;
+
+    CHECK(get_page(pg, &domu) && page_lock(pg), "emulated store");
+    cda_guest_read(&domu, _mfn(tab), slot * sizeof(unsigned long));
+    old = table(tab)[slot];
+    set_l1(tab, slot, 0, false);
+    page_unlock(pg);
+    put_page(pg);
+    return old;
+}
+
 int xen_pin(unsigned long tab, unsigned int level)
 {
     struct page_info *pg = &frame_table[tab];

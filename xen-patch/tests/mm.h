@@ -25,6 +25,7 @@ static inline unsigned long mkpte(unsigned long frame, unsigned long flags)
 /* HYPERVISOR_mmu_update, or an emulated write to a page table. */
 int xen_set_entry(unsigned long tab, unsigned int slot, unsigned long val,
                   bool preserve_ad);
+unsigned long xen_take_entry(unsigned long tab, unsigned int slot);
 /* MMUEXT_PIN_Ln_TABLE: 0, or -ERESTART to be called again. */
 int xen_pin(unsigned long tab, unsigned int level);
 void xen_unpin(unsigned long tab);

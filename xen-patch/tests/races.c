@@ -161,6 +161,59 @@ static void grant_in_fork(void)
         }
 }
 
+/*
+ * Linux moves a page to another frame without the mmap lock: it takes the entry
+ * away and notes whether that was writable.  Within a fork, after the page was
+ * copied, this must not be what Xen granted: the hook finds no entry, and the
+ * kernel makes writable again what the child has, too.
+ */
+static unsigned long taken;
+
+static void store_and_take(void *mm)
+{
+    hw_store(va_of(0, 0), next_stamp());
+    CHECK(*walk_l1e(((struct mm *)mm)->l4, va_of(0, 0)) & _PAGE_RW, "granted");
+    taken = take_pte(mm, 0, 0);
+}
+
+/* Dirty in two cycles: Autoxen leaves it writable. */
+static void watch_and_take(void *mm)
+{
+    hw_store(va_of(0, 0), next_stamp());
+    proc_cycle(mm, CDA_OP_commit, 0);
+    CHECK(*walk_l1e(((struct mm *)mm)->l4, va_of(0, 0)) & CDA_L1E_WATCH,
+          "watched");
+    taken = take_pte(mm, 0, 0);
+}
+
+static void fork_put_and_store(void *mm)
+{
+    fork_it(mm);
+    set_pte(mm, 0, 0, taken, false);
+    hw_store(va_of(0, 0), 666);
+    CHECK(content(forked, va_of(0, 0)) != 666, "the child's page changed");
+}
+
+static void moved_in_fork(void)
+{
+    unsigned int watch;
+
+    for ( watch = 0; watch <= 1; ++watch )
+    {
+        struct mm *mm;
+
+        world_start();
+        mm = world_range(CDA_MODE_AUTOXEN, 0, 4);
+        proc_cycle(mm, CDA_OP_begin, 0);
+        hw_store(va_of(0, 0), next_stamp());
+        proc_cycle(mm, CDA_OP_commit, 0);
+        run(fork_put_and_store, "dup_mmap", 1,
+            watch ? watch_and_take : store_and_take, mm);
+        truth_check();
+        world_end();
+    }
+}
+
 /* A fault that found the old binding, when another chunk has the table. */
 static void fault_in_replace(void)
 {
@@ -492,6 +545,7 @@ const struct test_case races[] = {
     { "fork within begin", fork_in_begin },
     { "fork while a table is replaced", fork_in_replace },
     { "grant within a fork", grant_in_fork },
+    { "page moved within a fork", moved_in_fork },
     { "fault while a table is replaced", fault_in_replace },
     { "fault within revoke", fault_in_revoke },
     { "exit within revoke", exit_in_revoke },

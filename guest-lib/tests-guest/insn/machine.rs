@@ -274,8 +274,14 @@ pub fn catch_signals() {
     const STACK: usize = 1 << 17;
     extern "C" fn on_signal(signal: i32, _info: *mut libc::siginfo_t, context: *mut libc::c_void) {
         // SAFETY: the kernel passes a valid context; the thread which executes
-        // is this one.
+        // is this one.  Its alignment checks would go on here.
         unsafe {
+            core::arch::asm!(
+                "pushfq",
+                "and dword ptr [rsp], {keep}",
+                "popfq",
+                keep = const !(1_i32 << 18),
+            );
             let registers = &mut (*context.cast::<libc::ucontext_t>()).uc_mcontext.gregs;
             let machine = MACHINE.0.get();
             let rip = registers[libc::REG_RIP as usize].cast_unsigned();

@@ -19,6 +19,7 @@ extern unsigned long cda_l1e_keep;  /* ~CDA_L1E_BITS, or ~0 with cda=off */
 extern unsigned long cda_l1e_grant; /* CDA_L1E_NEVER, or 0 with cda=off */
 
 void cda_entry_update(struct domain *d, mfn_t l1mfn, const void *pl1e);
+void cda_entry_read(struct domain *d, mfn_t l1mfn, unsigned long offset);
 void cda_forget_table(struct domain *d, struct page_info *pg,
                       unsigned long type);
 int cda_forked(const struct domain *d, const struct page_info *l4);
@@ -53,6 +54,18 @@ static inline void cda_guest_update(struct domain *d, mfn_t l1mfn,
         cda_entry_update(d, l1mfn, pl1e);
 }
 
+/*
+ * An instruction of the guest that stores to the entry at @addr in table
+ * @l1mfn is about to be emulated.  It may read the entry as well.  The caller
+ * holds page_lock().
+ */
+static inline void cda_guest_read(struct domain *d, mfn_t l1mfn,
+                                  unsigned long addr)
+{
+    if ( unlikely(d->arch.pv.cda) )
+        cda_entry_read(d, l1mfn, PAGE_OFFSET(addr));
+}
+
 /* A page table loses its type; a new root is about to be validated. */
 static inline void cda_table_gone(struct domain *d, struct page_info *pg,
                                   unsigned long type)
@@ -80,6 +93,7 @@ static inline bool cda_may_fix(const struct domain *d, unsigned long addr,
 #define cda_l1e_keep (~0UL)
 #define cda_l1e_grant 0UL
 #define cda_guest_update(d, mfn, pl1e) ((void)0)
+#define cda_guest_read(d, mfn, addr) ((void)0)
 #define cda_table_gone(d, pg, type) ((void)0)
 #define cda_table_new(d, l4) 0
 #endif
