@@ -26,6 +26,12 @@ host_tests() {
     check "redis-cli and redis-benchmark" "$out/redis.log" \
         "$HVCKPT_ROOT/tests/redis.sh" "${CARGO_TARGET_DIR:-$HVCKPT_ROOT/target}/debug"
 
+    if [ "$long" = 1 ]; then
+        # Not a part of the workspace: its peers take minutes.
+        log "the store's benchmark (three minutes when new)"
+        check "benchmark of the store" "$out/bench-store.log" tests/bench-store.sh
+    fi
+
     check "tests named in the threat model exist" "$out/named.log" tests/named-tests.sh
     if command -v systemd-analyze >/dev/null; then
         # The program is not installed here; everything else is looked at.

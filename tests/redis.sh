@@ -10,7 +10,7 @@ fail() { echo "FAIL $*"; cat "$dir"/*.log; exit 1; }
 # port LOG WORDS: the port which a server says it listens on.
 port() {
     local n
-    for (( n = 0; n < 200; n++ )); do
+    for (( n = 0; n < 2400; n++ )); do
         sed -n "s/.*$2.*:\([0-9]*\)$/\1/p" "$1" | grep . && return 0
         sleep 0.05
     done

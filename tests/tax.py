@@ -1,7 +1,7 @@
 """What the patch costs those who do not use it.
 
 usage: tax.py UNPATCHED OFF ON   (directories with mix-1.out, mix-2.out, ...)
-Instructions of `mix`, the fewest of several runs.  Prints a table, then "ok TEXT" or
+Instructions of `mix`, the fewer of its runs.  Prints a table, then "ok TEXT" or
 "FAIL TEXT" for each promise.
 """
 import glob

@@ -43,6 +43,7 @@
 #include <xen/hypercall.h>
 #include <xen/lib.h>
 #include <xen/mm.h>
+#include <xen/nospec.h>
 #include <xen/param.h>
 #include <xen/random.h>
 #include <xen/rcupdate.h>
@@ -55,6 +56,7 @@
 #include <asm/flushtlb.h>
 #include <asm/pv/cda.h>
 #include <asm/pv/cda-compat.h>
+#include <asm/shadow.h>
 #include <asm/traps.h>
 
 #include <xsm/xsm.h>
@@ -92,6 +94,7 @@ unsigned long __read_mostly cda_l1e_grant;
 #define CHUNKS_PER_CHECK  64u
 #define MAX_WORDS         2048     /* stores logged in one cycle of a range */
 #define MAX_WORD_LOGS     64       /* ranges of a domain that have such a log */
+#define MAX_GOING         4096     /* KiB of former ranges which RCU still holds */
 
 /*
  * Autoxen.  Instructions, of Xen alone: a first write costs about 500 (fault,
@@ -112,7 +115,7 @@ struct cda_chunk {
     mfn_t l1;                     /* bound table, or INVALID_MFN */
     uint16_t lo, hi;              /* slots [lo, hi) belong to the range */
     struct cda_range *range;
-    struct cda_chunk *next;       /* hash chain by l1 */
+    struct cda_chunk *next, **pprev; /* hash chain by l1 */
 };
 
 /* Of one chunk, where pages may be left writable.  Under page_lock(). */
@@ -133,6 +136,8 @@ struct cda_words {
 
 struct cda_range {
     struct rcu_head rcu;
+    struct cda_session *session;
+    unsigned int kib;             /* of memory */
     uint32_t id;
     uint8_t mode;
     uint8_t pass;                 /* counts protecting cycles, mod 256 */
@@ -183,6 +188,8 @@ struct cda_session {
         const void *for_what;
         unsigned long va;
     } fork, drop;
+    /* Former ranges, whose memory is not free yet: KiB; and who needs us. */
+    atomic_t going, refs;
     struct cda_counters cnt;
 };
 
@@ -266,24 +273,33 @@ static void bind(struct cda_domain *cda, struct cda_chunk *c, mfn_t l1)
     ASSERT(mfn_eq(c->l1, INVALID_MFN));
     c->l1 = l1;
     c->next = *head;
+    if ( c->next )
+        c->next->pprev = &c->next;
+    c->pprev = head;
     *head = c;
     spin_unlock(&cda->hash_lock);
 }
 
+/*
+ * Under hash_lock.  Not by a walk along the chain: the end of a session does
+ * this for all of its chunks, and a guest may choose tables which collide.
+ */
+static void unhash(struct cda_chunk *c)
+{
+    *c->pprev = c->next;
+    if ( c->next )
+        c->next->pprev = c->pprev;
+    c->l1 = INVALID_MFN;
+}
+
 static mfn_t unbind(struct cda_domain *cda, struct cda_chunk *c)
 {
-    struct cda_chunk **pp;
     mfn_t l1;
 
     spin_lock(&cda->hash_lock);
     l1 = c->l1;
     if ( !mfn_eq(l1, INVALID_MFN) )
-    {
-        for ( pp = &cda->chunk[hash_mfn(l1)]; *pp != c; pp = &(*pp)->next )
-            ;
-        *pp = c->next;
-        c->l1 = INVALID_MFN;
-    }
+        unhash(c);
     spin_unlock(&cda->hash_lock);
 
     return l1;
@@ -321,18 +337,18 @@ void cda_entry_update(struct domain *d, mfn_t l1mfn, const void *pl1e)
 /* Table @l1mfn stops being one: what it held under our eyes is unknown. */
 static void l1_gone(struct cda_domain *cda, mfn_t l1mfn)
 {
-    struct cda_chunk *c, **pp;
+    struct cda_chunk *c, *next;
 
     spin_lock(&cda->hash_lock);
-    for ( pp = &cda->chunk[hash_mfn(l1mfn)]; (c = *pp) != NULL; )
+    for ( c = cda->chunk[hash_mfn(l1mfn)]; c; c = next )
+    {
+        next = c->next;
         if ( mfn_eq(c->l1, l1mfn) )
         {
-            *pp = c->next;
-            c->l1 = INVALID_MFN;
+            unhash(c);
             ACCESS_ONCE(*want_of(c)) = WANT_TOUCHED;
         }
-        else
-            pp = &c->next;
+    }
     spin_unlock(&cda->hash_lock);
 }
 
@@ -414,7 +430,11 @@ static always_inline l1_pgentry_t *lock_l1(struct domain *d, mfn_t mfn)
          likely(x & PGT_count_mask) && likely((x + 1) & PGT_count_mask) &&
          likely(cmpxchg(&pg->u.inuse.type_info, x,
                         x + (1 | PGT_locked)) == x) )
+    {
+        /* As page_lock() does. */
+        block_lock_speculation();
         return map_table(mfn);
+    }
 
     if ( likely(page_lock(pg)) )
     {
@@ -679,7 +699,12 @@ static void take_back_chunk(struct domain *d, struct cda_chunk *c,
 
     /* Another chunk may have taken the table over, entries and all. */
     if ( mfn_eq(c->l1, l1) )
+    {
         take_back_slots(d, c, pl1e, mark);
+        /* In log-dirty mode the guest runs on a copy of this table. */
+        if ( unlikely(paging_mode_enabled(d)) )
+            shadow_remove_all_shadows(d, l1);
+    }
 
     unlock_l1(pl1e, l1);
 }
@@ -822,9 +847,31 @@ static void free_range(struct cda_range *r)
     xvfree(r);
 }
 
+static void put_session(struct cda_session *s)
+{
+    if ( atomic_dec_and_test(&s->refs) )
+        xvfree(s);
+}
+
 static void cf_check free_range_rcu(struct rcu_head *head)
 {
-    free_range(container_of(head, struct cda_range, rcu));
+    struct cda_range *r = container_of(head, struct cda_range, rcu);
+    struct cda_session *s = r->session;
+
+    atomic_sub(r->kib, &s->going);
+    free_range(r);
+    put_session(s);
+}
+
+/*
+ * The quota has @r back at once, the memory after a grace period.  In between
+ * it counts as `going`, or registering in a loop would exhaust Xen's memory.
+ */
+static void free_range_later(struct cda_range *r)
+{
+    atomic_add(r->kib, &r->session->going);
+    atomic_inc(&r->session->refs);
+    call_rcu(&r->rcu, free_range_rcu);
 }
 
 static void free_session(struct cda_session *s)
@@ -834,7 +881,7 @@ static void free_session(struct cda_session *s)
     for ( i = 0; s->ranges && i < s->ranges->nr; ++i )
         free_range(s->ranges->r[i]);
     xvfree(s->ranges);
-    xvfree(s);
+    put_session(s);
 }
 
 static void cf_check free_session_rcu(struct rcu_head *head)
@@ -1250,7 +1297,7 @@ bool cda_fixup_fault(unsigned long addr, struct cpu_user_regs *regs)
     if ( !s || (r = find_range(s, addr)) == NULL )
         goto out;
 
-    n = (addr - r->base) >> CHUNK_SHIFT;
+    n = array_index_nospec((addr - r->base) >> CHUNK_SHIFT, r->nr_chunks);
     c = &r->chunk[n];
     l1 = c->l1;
     barrier(); /* one look, until page_lock() allows a second */
@@ -1977,6 +2024,8 @@ static long op_register(struct cda_session *s, struct domain *d,
 
     if ( nr >= s->max_ranges || s->next_id == ~0u )
         return -ENOSPC;
+    if ( atomic_read(&s->going) > MAX_GOING )
+        return -EAGAIN;
 
     words = reg.mode == CDA_MODE_EMULXEN;
     heat = reg.mode == CDA_MODE_SCANXEN || reg.mode == CDA_MODE_AUTOXEN;
@@ -2003,6 +2052,7 @@ static long op_register(struct cda_session *s, struct domain *d,
     if ( !r || !grown )
         goto nomem;
 
+    r->session = s;
     r->id = s->next_id;
     r->start = reg.start;
     r->end = end;
@@ -2023,6 +2073,10 @@ static long op_register(struct cda_session *s, struct domain *d,
         goto nomem;
     if ( words )
         spin_lock_init(&r->words->lock);
+    r->kib = (r->nr_chunks * (sizeof(*r->want) + sizeof(*r->chunk) +
+                              (heat ? sizeof(*r->heat) : 0)) +
+              (words ? sizeof(*r->words) : 0) + sizeof(*r) +
+              2 * (nr + 1) * sizeof(r)) / 1024 + 1;
 
     for ( i = 0; i < r->nr_chunks; ++i )
     {
@@ -2101,13 +2155,13 @@ static long drop_range(struct cda_session *s, struct domain *d,
                 shrunk->r[j++] = tab->r[i];
     }
 
+    /* Nothing is left to grant: s->lock keeps new CDA_L1E_RO from appearing. */
+    flush(s, d);
+
     abandon_all(s);
     rcu_assign_pointer(s->ranges, shrunk);
-
-    /* Nothing is left to grant: s->lock keeps new CDA_L1E_RO from appearing. */
     for ( i = 0; i < r->nr_chunks; ++i )
         unbind(cda, &r->chunk[i]);
-    flush(s, d);
 
     spin_lock(&cda->lock);
     cda->used_pages -= r->pages;
@@ -2116,7 +2170,7 @@ static long drop_range(struct cda_session *s, struct domain *d,
     spin_unlock(&cda->lock);
 
     call_rcu(&tab->rcu, free_ranges_rcu);
-    call_rcu(&r->rcu, free_range_rcu);
+    free_range_later(r);
 
     return 0;
 }
@@ -2133,14 +2187,16 @@ static long drop_all(struct cda_session *s, struct domain *d)
     if ( !take_back(s, d, &s->drop, s, 0) )
         return -ERESTART;
 
+    /* Dom0 gets here without holding the address space, which may go. */
+    spin_lock(&cda->lock);
+    if ( s->dead )
+    {
+        /* The ranges go with the session. */
+        spin_unlock(&cda->lock);
+        return 0;
+    }
     s->all_op = 0;
     rcu_assign_pointer(s->ranges, NULL);
-
-    for ( i = 0; i < tab->nr; ++i )
-        for ( j = 0; j < tab->r[i]->nr_chunks; ++j )
-            unbind(cda, &tab->r[i]->chunk[j]);
-
-    spin_lock(&cda->lock);
     cda->used_pages -= s->pages;
     for ( i = 0; i < tab->nr; ++i )
         cda->used_word_logs -= !!tab->r[i]->words;
@@ -2148,7 +2204,11 @@ static long drop_all(struct cda_session *s, struct domain *d)
     spin_unlock(&cda->lock);
 
     for ( i = 0; i < tab->nr; ++i )
-        call_rcu(&tab->r[i]->rcu, free_range_rcu);
+        for ( j = 0; j < tab->r[i]->nr_chunks; ++j )
+            unbind(cda, &tab->r[i]->chunk[j]);
+
+    for ( i = 0; i < tab->nr; ++i )
+        free_range_later(tab->r[i]);
     call_rcu(&tab->rcu, free_ranges_rcu);
 
     return 0;
@@ -2216,6 +2276,7 @@ static long op_attach(struct vcpu *curr, unsigned long uarg)
 
     spin_lock_init(&s->lock);
     spin_lock_init(&s->back_lock);
+    atomic_set(&s->refs, 1);
     s->l4 = l4;
     s->born = NOW();
     s->cookie = ((uint64_t)get_random() << 32) | get_random();
@@ -2301,7 +2362,7 @@ static long session_op(struct vcpu *curr, struct cpu_user_regs *regs,
                        struct cda_session *s)
 {
     struct domain *d = curr->domain;
-    unsigned int op = regs->rax;
+    unsigned int op = array_index_nospec(regs->rax, CDA_OP_query + 1);
     struct cda_range *r;
 
     if ( unlikely(regs->rdi != s->cookie) )
@@ -2656,12 +2717,13 @@ static int ctl_list(struct cda_domain *cda, struct cda_ctl_list *l)
         for ( s = rcu_dereference(cda->session[i]); s;
               s = rcu_dereference(s->hnext) )
         {
+            const struct cda_ranges *tab = rcu_dereference(s->ranges);
             struct cda_ctl_session e = {
                 .session = s->id,
                 .tag = s->tag,
                 .pages = s->pages,
                 .age_ms = (NOW() - s->born) / MILLISECS(1),
-                .ranges = s->ranges ? s->ranges->nr : 0,
+                .ranges = tab ? tab->nr : 0,
                 .flags = s->revoked ? CDA_SESSION_ENDED : 0,
                 .counters = s->cnt,
             };

@@ -20,11 +20,22 @@
 #include <asm/pv/cda-compat.h>
 #include <asm/x86_emulate.h>
 
+/* 64-bit user mode: all segments are flat but these two. */
+static unsigned long base_of(enum x86_segment seg)
+{
+    return seg == x86_seg_fs ? read_fs_base() :
+           seg == x86_seg_gs ? read_gs_base() : 0;
+}
+
 static int cf_check emul_read(enum x86_segment seg, unsigned long offset,
                               void *data, unsigned int bytes,
                               struct x86_emulate_ctxt *ctxt)
 {
-    return copy_from_guest_pv(data, (void __user *)offset, bytes)
+    if ( !is_x86_user_segment(seg) )
+        return X86EMUL_UNHANDLEABLE;
+
+    return copy_from_guest_pv(data, (void __user *)(base_of(seg) + offset),
+                              bytes)
            ? X86EMUL_UNHANDLEABLE : X86EMUL_OKAY;
 }
 
@@ -53,14 +64,20 @@ static int cf_check emul_write(enum x86_segment seg, unsigned long offset,
                                void *data, unsigned int bytes,
                                struct x86_emulate_ctxt *ctxt)
 {
-    return result(cda_store_write(ctxt->data, offset, data, bytes));
+    return is_x86_user_segment(seg)
+           ? result(cda_store_write(ctxt->data, base_of(seg) + offset, data,
+                                    bytes))
+           : X86EMUL_UNHANDLEABLE;
 }
 
 static int cf_check emul_cmpxchg(enum x86_segment seg, unsigned long offset,
                                  void *old, void *new, unsigned int bytes,
                                  bool lock, struct x86_emulate_ctxt *ctxt)
 {
-    return result(cda_store_cmpxchg(ctxt->data, offset, old, new, bytes));
+    return is_x86_user_segment(seg)
+           ? result(cda_store_cmpxchg(ctxt->data, base_of(seg) + offset, old,
+                                      new, bytes))
+           : X86EMUL_UNHANDLEABLE;
 }
 
 static int cf_check emul_validate(const struct x86_emulate_state *state,
@@ -79,7 +96,6 @@ static int cf_check emul_validate(const struct x86_emulate_state *state,
                                               : X86EMUL_UNHANDLEABLE;
 }
 
-/* 64-bit user mode: all segments are flat but these two. */
 static int cf_check emul_read_segment(enum x86_segment seg,
                                       struct segment_register *reg,
                                       struct x86_emulate_ctxt *ctxt)
@@ -88,8 +104,30 @@ static int cf_check emul_read_segment(enum x86_segment seg,
         return X86EMUL_UNHANDLEABLE;
 
     memset(reg, 0, sizeof(*reg));
-    reg->base = seg == x86_seg_fs ? read_fs_base() :
-                seg == x86_seg_gs ? read_gs_base() : 0;
+    reg->base = base_of(seg);
+    switch ( seg )
+    {
+    case x86_seg_cs:
+        reg->sel = ctxt->regs->cs;
+        break;
+    case x86_seg_ss:
+        reg->sel = ctxt->regs->ss;
+        break;
+    case x86_seg_ds:
+        reg->sel = read_sreg(ds);
+        break;
+    case x86_seg_es:
+        reg->sel = read_sreg(es);
+        break;
+    case x86_seg_fs:
+        reg->sel = read_sreg(fs);
+        break;
+    case x86_seg_gs:
+        reg->sel = read_sreg(gs);
+        break;
+    default:
+        break;
+    }
     reg->limit = ~0U;
     reg->type = (seg == x86_seg_cs ? _SEGMENT_CODE | _SEGMENT_WR
                                    : _SEGMENT_WR) >> 8;
@@ -100,6 +138,26 @@ static int cf_check emul_read_segment(enum x86_segment seg,
     reg->g = 1;
 
     return X86EMUL_OKAY;
+}
+
+/* What the emulator asks for before it touches the FPU. */
+static int cf_check emul_read_cr(unsigned int nr, unsigned long *val,
+                                 struct x86_emulate_ctxt *ctxt)
+{
+    const struct vcpu *curr = current;
+
+    switch ( nr )
+    {
+    case 0:
+        *val = (read_cr0() & ~X86_CR0_TS) | curr->arch.pv.ctrlreg[0];
+        return X86EMUL_OKAY;
+
+    case 4:
+        *val = curr->arch.pv.ctrlreg[4];
+        return X86EMUL_OKAY;
+    }
+
+    return X86EMUL_UNHANDLEABLE;
 }
 
 /* Stores of MMX and SSE registers; the guest executes wider ones itself. */
@@ -117,6 +175,16 @@ static int cf_check emul_get_fpu(enum x86_emulate_fpu_type type,
     return X86EMUL_OKAY;
 }
 
+/*
+ * Called for x87 instructions, without asking whether it is there, also after
+ * get_fpu() refused them.
+ */
+static void cf_check emul_put_fpu(struct x86_emulate_ctxt *ctxt,
+                                  enum x86_emulate_fpu_type backout,
+                                  const struct x86_emul_fpu_aux *aux)
+{
+}
+
 static const struct x86_emulate_ops emul_ops = {
     .read         = emul_read,
     .insn_fetch   = emul_insn_fetch,
@@ -124,7 +192,9 @@ static const struct x86_emulate_ops emul_ops = {
     .cmpxchg      = emul_cmpxchg,
     .validate     = emul_validate,
     .read_segment = emul_read_segment,
+    .read_cr      = emul_read_cr,
     .get_fpu      = emul_get_fpu,
+    .put_fpu      = emul_put_fpu,
 };
 
 /*

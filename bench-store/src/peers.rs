@@ -4,6 +4,7 @@
 use std::error::Error;
 use std::path::Path;
 
+use heed::CommitOrAbort;
 use heed::byteorder::BigEndian;
 use heed::types::{Bytes, U64};
 use redb::ReadableDatabase;
@@ -44,7 +45,6 @@ impl Peer for Redb {
 
     fn read(&self, page: u64) -> Result<Vec<u8>> {
         let table = self.0.begin_read()?.open_table(TABLE)?;
-        use redb::ReadableTable;
         let found = table.get(page)?.ok_or("not there")?;
         Ok(found.value().to_vec())
     }
@@ -88,7 +88,7 @@ impl Peer for Sqlite {
 /// LMDB: one write transaction, synchronous (its default).
 pub struct Lmdb {
     env: heed::Env,
-    pages: heed::Database<U64<BigEndian>, Bytes>,
+    pages: heed::Database<'static, U64<BigEndian>, Bytes>,
 }
 
 impl Lmdb {
@@ -99,9 +99,12 @@ impl Lmdb {
         options.map_size(1 << 30);
         // SAFETY: nobody else has this directory.
         let env = unsafe { options.open(&directory) }?;
-        let mut transaction = env.write_txn()?;
-        let pages = env.create_database(&mut transaction, None)?;
-        transaction.commit()?;
+        let transaction = env.write_txn()?;
+        let made = env.create_databases_and_commit(transaction, |opener, transaction| {
+            let pages = opener.create_database(transaction, None);
+            pages.map(CommitOrAbort::<_, ()>::Commit)
+        });
+        let pages = made?.unwrap_commit();
         Ok(Self { env, pages })
     }
 }

@@ -12,15 +12,11 @@ pub fn between(start: Instant, end: Instant, reading: u64) -> u64 {
         .saturating_sub(reading)
 }
 
-/// What reading the clock costs, in nanoseconds.
+/// What reading the clock costs, in nanoseconds, once nothing interrupts.
 #[must_use]
 pub fn reading() -> u64 {
-    const READINGS: u32 = 1000;
-    let start = Instant::now();
-    for _ in 0..READINGS {
-        black_box(Instant::now());
-    }
-    between(start, Instant::now(), 0) / u64::from(READINGS)
+    let once = |_| between(black_box(Instant::now()), black_box(Instant::now()), 0);
+    median(&(0..101).map(once).collect::<Vec<_>>())
 }
 
 /// The middle of samples: what no timer interrupted; 0 of none.

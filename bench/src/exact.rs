@@ -1,5 +1,7 @@
 //! Whether lists and memory are what they must be.
 
+use std::sync::atomic::{AtomicU32, Ordering};
+
 /// Lists of dirty pages against the pages written to, summed up.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize)]
 pub struct Lists {
@@ -29,9 +31,11 @@ impl Lists {
 
 /// Words in which two memories of the same size differ.
 #[must_use]
-pub fn differing(one: &[u32], two: &[u32]) -> u64 {
+pub fn differing(one: &[AtomicU32], two: &[AtomicU32]) -> u64 {
     assert_eq!(one.len(), two.len(), "memories of the same size");
-    one.iter().zip(two).filter(|(a, b)| a != b).count() as u64
+    let load = |word: &AtomicU32| word.load(Ordering::Relaxed);
+    let differ = |(a, b): &(&AtomicU32, &AtomicU32)| load(a) != load(b);
+    one.iter().zip(two).filter(differ).count() as u64
 }
 
 #[cfg(test)]
@@ -51,7 +55,8 @@ mod tests {
 
     #[test]
     fn memories_are_compared() {
-        assert_eq!(differing(&[1, 2, 3], &[1, 0, 4]), 2);
+        let words = |values: [u32; 3]| values.map(AtomicU32::new);
+        assert_eq!(differing(&words([1, 2, 3]), &words([1, 0, 4])), 2);
         assert_eq!(differing(&[], &[]), 0);
     }
 }

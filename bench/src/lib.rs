@@ -17,6 +17,7 @@ pub mod gate;
 pub mod memory;
 pub mod micro;
 pub mod pool;
+pub mod processed;
 pub mod program;
 pub mod structures;
 pub mod trackers;

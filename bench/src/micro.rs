@@ -31,7 +31,8 @@ pub struct Micro {
     pub tracker: String,
     /// Pages of the critical data area.
     pub pages: usize,
-    /// Pages written to in each transaction (PPT).
+    /// Pages written to in each transaction (PPT); 0: what a transaction costs
+    /// by itself.
     pub ppt: usize,
     /// Writes to each of them (WPP).
     pub wpp: usize,
@@ -72,8 +73,8 @@ pub struct Outcome {
 
 impl Micro {
     fn check(&self) -> Result<(), String> {
-        if self.ppt == 0 || self.ppt > self.pages {
-            return Err(format!("ppt must be 1 to {}, not {}", self.pages, self.ppt));
+        if self.ppt > self.pages {
+            return Err(format!("ppt must be 0 to {}, not {}", self.pages, self.ppt));
         }
         if self.wpp == 0 || self.wpp > PAGE_WORDS {
             return Err(format!("wpp must be 1 to {PAGE_WORDS}, not {}", self.wpp));

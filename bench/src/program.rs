@@ -14,6 +14,7 @@ use hvckpt::{LockPolicy, TrackerKind};
 use serde::{Deserialize, Serialize};
 
 use crate::clock::{between, mean, median, reading};
+use crate::trackers;
 
 /// Parameters.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -112,6 +113,8 @@ impl Program {
             .tracker
             .parse()
             .map_err(|error: hvckpt::UnknownTracker| error.to_string())?;
+        // The durable region shares its session, and need not wait its turn.
+        let _session = trackers::open(&self.tracker, 1)?;
         let name = format!("hvckpt-bench-{}-{kind}", std::process::id());
         let scratch = Scratch(std::env::temp_dir().join(name));
         let durable = Durable::builder("sessions")

@@ -5,7 +5,7 @@
 //! compared with the pages which were written to, and in the end the two
 //! memories with each other.
 
-use std::sync::atomic::AtomicU32;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
@@ -15,6 +15,7 @@ use crate::clock::{between, mean, reading};
 use crate::counts::AREA_PAGES;
 use crate::exact::{Lists, differing};
 use crate::memory::{Counted, Memory, plain, words};
+use crate::processed::Ring;
 use crate::structures::Structure;
 use crate::trackers;
 
@@ -53,6 +54,10 @@ pub struct Outcome {
     pub mean_ns: f64,
     /// Of that, the commit.
     pub commit_ns: f64,
+    /// Copying what was written to into a buffer, after that.
+    pub copy_ns: f64,
+    /// Bytes copied a transaction.
+    pub processed: f64,
     /// Stores a transaction, among those timed.
     pub writes: f64,
     /// Pages a transaction, among those timed.
@@ -77,6 +82,7 @@ struct Window {
 struct Times {
     whole: Vec<u64>,
     commit: Vec<u64>,
+    copy: Vec<u64>,
 }
 
 impl Workload {
@@ -90,7 +96,11 @@ impl Workload {
         if self.opt == 0 || self.operations < self.opt || self.repeats == 0 || self.windows == 0 {
             return Err("opt, repeats, windows: at least 1; operations: at least opt".to_owned());
         }
-        case.with(Runner { load: self, case })
+        case.with(Runner {
+            load: self,
+            case,
+            clock: reading(),
+        })
     }
 
     fn windows(&self) -> Vec<Window> {
@@ -122,6 +132,8 @@ impl Workload {
 struct Runner<'w> {
     load: &'w Workload,
     case: Case,
+    /// What reading the clock costs.
+    clock: u64,
 }
 
 impl Runner<'_> {
@@ -131,16 +143,16 @@ impl Runner<'_> {
             .for_each(|index| self.case.operate(to, memory, index, self.load.operations));
     }
 
-    /// Runs a window on a copy of `image`, and returns what became of it.
+    /// Runs a window on a copy of `image`, which must become `wanted`.
     fn timed<S: Structure>(
         &self,
         structure: &S,
-        image: &[u32],
+        (image, wanted): (&[u32], &[AtomicU32]),
         window: Window,
         expected: &[Vec<u32>],
         outcome: &mut Outcome,
-    ) -> Result<(Times, Vec<u32>), String> {
-        let (mut structure, clock) = (structure.clone(), reading());
+    ) -> Result<Times, String> {
+        let (mut structure, clock) = (structure.clone(), self.clock);
         let mut times = Times::default();
         if self.load.tracker == trackers::NONE {
             let memory = plain(AREA_PAGES);
@@ -151,14 +163,17 @@ impl Runner<'_> {
                 if number >= window.timed {
                     times.whole.push(between(start, Instant::now(), clock));
                     times.commit.push(0);
+                    times.copy.push(0);
                 }
             }
-            return Ok((times, copy(&memory)));
+            outcome.damaged += differing(&memory, wanted);
+            return Ok(times);
         }
         let region = trackers::open(&self.load.tracker, AREA_PAGES)?;
         let memory = words(&region);
         fill(memory, image);
         let explain = |error| hvckpt::explain(&error);
+        let mut ring = Ring::default();
         let mut transaction = region.begin().map_err(explain)?;
         for number in window.first..window.end {
             let start = Instant::now();
@@ -166,9 +181,13 @@ impl Runner<'_> {
             let written = Instant::now();
             let dirty = transaction.commit_and_continue().map_err(explain)?;
             let end = Instant::now();
+            let bytes = ring.take(&region, &dirty);
+            let copied = Instant::now();
             if number < window.timed {
                 continue;
             }
+            outcome.processed += bytes as f64;
+            times.copy.push(between(end, copied, clock));
             times.whole.push(between(start, end, 2 * clock));
             times.commit.push(between(written, end, clock));
             let want = &expected[(number - window.timed) as usize];
@@ -176,13 +195,9 @@ impl Runner<'_> {
             outcome.lists.add(dirty.to_vec(), want);
         }
         drop(transaction);
-        Ok((times, copy(memory)))
+        outcome.damaged += differing(memory, wanted);
+        Ok(times)
     }
-}
-
-fn copy(memory: &[AtomicU32]) -> Vec<u32> {
-    let end = u32::try_from(memory.len()).unwrap_or(u32::MAX);
-    (0..end).map(|at| memory.load(at)).collect()
 }
 
 /// Makes fresh memory the image.
@@ -206,13 +221,17 @@ impl Visit for Runner<'_> {
         let plain = plain(AREA_PAGES);
         let memory = plain.as_slice();
         let mut structure: S = self.case.prepare(memory, self.load.operations);
-        let (mut outcome, mut whole, mut commit) = (Outcome::default(), Vec::new(), Vec::new());
+        let (mut outcome, mut all) = (Outcome::default(), Times::default());
         let (mut writes, mut pages, mut next) = (0, 0, 0);
+        let mut image = vec![0; plain.len()];
         for window in self.load.windows() {
             (next..window.first).for_each(|number| {
                 self.transaction(&mut structure, memory, number);
             });
-            let (image, before) = (copy(&plain), structure.clone());
+            let before = structure.clone();
+            for (kept, word) in image.iter_mut().zip(&plain) {
+                *kept = word.load(Ordering::Relaxed);
+            }
             (window.first..window.timed).for_each(|number| {
                 self.transaction(&mut structure, memory, number);
             });
@@ -226,26 +245,29 @@ impl Visit for Runner<'_> {
                 expected.push(dirtied);
             }
             next = window.end;
-            let wanted = copy(&plain);
             let mut best: Option<Times> = None;
             for _ in 0..self.load.repeats {
-                let (times, got) = self.timed(&before, &image, window, &expected, &mut outcome)?;
-                outcome.damaged += differing(&got, &wanted);
+                let memories = (image.as_slice(), plain.as_slice());
+                let times = self.timed(&before, memories, window, &expected, &mut outcome)?;
                 best = Some(match best {
                     Some(best) => best.shorter(&times),
                     None => times,
                 });
             }
             if let Some(best) = best {
-                whole.extend(best.whole);
-                commit.extend(best.commit);
+                all.whole.extend(best.whole);
+                all.commit.extend(best.commit);
+                all.copy.extend(best.copy);
             }
         }
-        outcome.measured = whole.len();
-        outcome.mean_ns = mean(&whole);
-        outcome.commit_ns = mean(&commit);
-        outcome.writes = writes as f64 / whole.len().max(1) as f64;
-        outcome.pages = pages as f64 / whole.len().max(1) as f64;
+        outcome.measured = all.whole.len();
+        outcome.mean_ns = mean(&all.whole);
+        outcome.commit_ns = mean(&all.commit);
+        outcome.copy_ns = mean(&all.copy);
+        let measured = all.whole.len().max(1) as f64;
+        outcome.processed /= measured * f64::from(self.load.repeats);
+        outcome.writes = writes as f64 / measured;
+        outcome.pages = pages as f64 / measured;
         Ok(outcome)
     }
 }
@@ -253,18 +275,15 @@ impl Visit for Runner<'_> {
 impl Times {
     /// Of each transaction the run which nothing interrupted.
     fn shorter(self, other: &Self) -> Self {
-        let (mut whole, mut commit) = (Vec::new(), Vec::new());
-        let mine = self.whole.into_iter().zip(self.commit);
-        let theirs = other
-            .whole
-            .iter()
-            .copied()
-            .zip(other.commit.iter().copied());
-        for (one, two) in mine.zip(theirs) {
-            let (time, of_it) = one.min(two);
-            whole.push(time);
-            commit.push(of_it);
+        let mut best = Self::default();
+        for n in 0..self.whole.len() {
+            let run = [&self, other].into_iter().min_by_key(|run| run.whole[n]);
+            let run = run.unwrap_or(other);
+            best.whole.push(run.whole[n]);
+            best.commit.push(run.commit[n]);
+            // Interrupted or not, whatever became of the rest.
+            best.copy.push(self.copy[n].min(other.copy[n]));
         }
-        Self { whole, commit }
+        best
     }
 }

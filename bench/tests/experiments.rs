@@ -43,6 +43,27 @@ fn workloads_compare_lists_and_memory() {
     }
 }
 
+/// Figures 15 and 16: whole pages, or where each store went and its value.
+#[test]
+fn what_is_processed_follows_from_what_was_written() {
+    for (structure, op) in [("splay", "delete"), ("heap", "insert"), ("list", "delete")] {
+        for tracker in ["pt", "emul"] {
+            let line = run(
+                &json!({ "kind": "workload", "tracker": tracker, "structure": structure,
+                "op": op, "opt": 1, "operations": 400, "windows": 2, "length": 20,
+                "warmup": 3, "repeats": 2 }),
+            );
+            assert_eq!(line["status"], "ok", "{line}");
+            let number = |key: &str| line[key].as_f64().unwrap();
+            let want = match tracker {
+                "pt" => number("pages") * 4096.0,
+                _ => number("writes") * 8.0,
+            };
+            assert!((number("processed") - want).abs() < 1e-6, "{line}");
+        }
+    }
+}
+
 #[test]
 fn all_operations_can_be_timed_and_none_tracked() {
     let line = run(

@@ -87,6 +87,9 @@ fn answer(line: &Value) -> Value {
                 _ => cost(tracker, 4.0, 5.0, 256.0),
             };
             answer["mean_ns"] = json!(cost);
+            let words = tracker.starts_with("emul");
+            answer["copy_ns"] = json!(if words { 100.0 } else { 2000.0 });
+            answer["processed"] = json!(if words { 160 } else { 4 * 4096 });
             answer["expected"] = json!(400);
             answer["missed"] = json!(0);
             answer["damaged"] = json!(0);
@@ -168,6 +171,10 @@ fn a_run_becomes_a_report() {
         ("commit_1page_instr_1gib", 250.0),
         ("workload_ptxen_speedup_mean_opt1", 160_000.0 / 2_800.0),
         ("workload_emulxen_speedup_mean_opt1", 200_000.0 / 10_400.0),
+        ("processed_mb_mean_pt", 4.0 * 4096.0 * 1e4 / 1e6),
+        ("processed_mb_mean_emulxen", 1.6),
+        ("net_ptxen_speedup_mean_opt1", 162_000.0 / 4_800.0),
+        ("net_emulxen_speedup_mean_opt1", 200_100.0 / 10_500.0),
     ];
     for (key, value) in expected {
         let got = summary.get(key).copied().unwrap_or(f64::NAN);
@@ -185,7 +192,7 @@ fn a_run_becomes_a_report() {
     assert!(!report.contains("missing or wrong"), "{report}");
     assert!(work.read("micro.csv").starts_with("# commit=abc\n"));
     for figure in [
-        "6", "7", "8a", "8b", "9a", "9b", "10", "11", "12", "13", "14",
+        "6", "7", "8a", "8b", "9a", "9b", "10", "11", "12", "13", "14", "15", "16", "17", "18",
     ] {
         let svg = work.read(&format!("figure-{figure}.svg"));
         assert!(

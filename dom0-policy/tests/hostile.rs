@@ -125,15 +125,13 @@ fn the_deadline_is_for_the_whole_connection() {
         ..Limits::default()
     };
     let rig = rig_with(limits);
-    // One octet at a time, each well before any timeout per read.
+    // One octet at a time, each well before any timeout per read, and enough
+    // of them for as long as we wait.
     let mut tcp = TcpStream::connect(rig.addr).unwrap();
-    let hello = [&[0x16u8, 3, 1, 2, 0][..], &[0; 512]].concat();
+    let hello = [&[0x16u8, 3, 1, 0x40, 0][..], &[0; 0x4000]].concat();
     let mut octets = hello.iter();
     await_that("the server hangs up", || {
-        let Some(octet) = octets.next() else {
-            return false;
-        };
-        tcp.write_all(&[*octet]).is_err()
+        tcp.write_all(&[*octets.next().unwrap()]).is_err()
     });
     rig.await_audit("connection refused deadline");
     // And one that says nothing.

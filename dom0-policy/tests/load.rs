@@ -47,7 +47,7 @@ fn a_thousand_connections() {
     setrlimit(Resource::Nofile, Rlimit { current, ..limit }).unwrap();
     let dir = tempfile::tempdir().unwrap();
     build(dir.path(), &["-DFAKE_ENDLESS"]);
-    let options = "--max-connections 1000 --max-connections-per-peer 1000 --deadline 120s \
+    let options = "--max-connections 1000 --max-connections-per-peer 1000 --deadline 20m \
                    --key-rate 1000000 --key-burst 1000000";
     let daemon = Daemon::start_with(dir, &options.split(' ').collect::<Vec<_>>());
     let addr: SocketAddr = daemon.addr.parse().unwrap();

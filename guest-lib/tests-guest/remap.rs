@@ -483,7 +483,7 @@ fn storm(c: &mut Checks, s: &Session) {
         });
         let start = Instant::now();
         let mut rounds = 0;
-        while rounds < 400 || (changes < 1000 && start.elapsed() < Duration::from_secs(10)) {
+        while rounds < 400 || (changes < 1000 && start.elapsed() < Duration::from_secs(100)) {
             rounds += 1;
             let result = s.commit(r.id);
             assert!(result >= 0, "commit: {result}");

@@ -10,12 +10,12 @@ mod kv;
 mod kv_load;
 mod store_common;
 
-use std::fs::OpenOptions;
-use std::io::{BufRead, BufReader};
+use std::fs::{File, OpenOptions};
+use std::io::{BufRead, BufReader, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use clap::Parser;
 use kv_load::{Client, Reply};
@@ -132,6 +132,34 @@ impl Load {
         self.logs.iter().map(PathBuf::as_path).collect()
     }
 
+    /// Starts, and waits until some writes were acknowledged; every fourth
+    /// round does not wait.
+    fn start_in(&mut self, round: u64, server: &str) {
+        let size = |path: &PathBuf| std::fs::metadata(path).unwrap().len();
+        let before: Vec<u64> = self.logs.iter().map(size).collect();
+        self.start(server);
+        let acknowledged = |(path, &from): (&PathBuf, &u64)| {
+            let mut text = Vec::new();
+            let mut log = File::open(path).unwrap();
+            log.seek(SeekFrom::Start(from)).unwrap();
+            log.read_to_end(&mut text).unwrap();
+            text.windows(3).filter(|part| part == b"\na ").count()
+        };
+        let deadline = Instant::now() + Duration::from_secs(120);
+        while round % 4 < 3
+            && self
+                .logs
+                .iter()
+                .zip(&before)
+                .map(acknowledged)
+                .sum::<usize>()
+                < 8
+        {
+            assert!(Instant::now() < deadline, "nothing is acknowledged");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
     fn start(&mut self, server: &str) {
         for (n, path) in self.logs.iter().enumerate() {
             let (path, server) = (path.clone(), server.to_owned());
@@ -175,7 +203,7 @@ fn killed_under_load_it_keeps_what_it_acknowledged() {
     for round in 0..rounds() {
         let mut server = Process::server(&directory, None, "127.0.0.1:0");
         load.check(&server.address);
-        load.start(&server.address);
+        load.start_in(round, &server.address);
         std::thread::sleep(moment(round));
         server.kill();
         sum += load.stop();
@@ -199,11 +227,14 @@ fn taken_over_under_load_the_backup_has_what_was_acknowledged() {
             &["backup", "key", "add", "kv", "--out", key.to_str().unwrap()],
             &there,
         );
-        let mut backup = Process::backup(&there, "127.0.0.1:0");
+        // It will want its port again: nobody else listens on this address.
+        let mine = std::process::id().to_le_bytes();
+        let listen = format!("127.77.{}.{}:0", mine[1], mine[0].clamp(1, 254));
+        let mut backup = Process::backup(&there, &listen);
         let replica = Some((&*backup.address, &*key));
         let mut server = Process::server(&directory, replica, "127.0.0.1:0");
         address.clone_from(&server.address);
-        load.start(&address);
+        load.start_in(round, &address);
         std::thread::sleep(moment(round));
         if round % 2 == 1 {
             // The backup is killed too, and comes back.
@@ -225,12 +256,15 @@ fn taken_over_under_load_the_backup_has_what_was_acknowledged() {
 
         // The old one comes back, and is not acknowledged any more.
         let mut stale = Process::server(&directory, Some((&backup.address, &key)), "127.0.0.1:0");
-        let mut client = Client::connect(&stale.address, Duration::from_secs(10)).unwrap();
-        match client.ask(&["SET", "c0:0", "stale"]) {
-            Ok(Reply::Error(_)) | Err(_) => {}
-            other => panic!("a stale primary acknowledged: {other:?}"),
-        }
-        let status = stale.child.wait().unwrap();
+        let mut client = Client::connect(&stale.address, Duration::from_secs(60)).unwrap();
+        // The first answers may be that it waited in vain.
+        let status = loop {
+            match client.ask(&["SET", "c0:0", "stale"]) {
+                Ok(Reply::Error(_)) => {}
+                Err(_) => break stale.child.wait().unwrap(),
+                other => panic!("a stale primary acknowledged: {other:?}"),
+            }
+        };
         // Its test harness says 101 when serving fails at the start.
         assert!(matches!(status.code(), Some(FENCED | 101)), "{status}");
         directory = heir;

@@ -6,7 +6,7 @@ mod common;
 use std::path::Path;
 use std::process::{Command, Output};
 
-use common::{build_libraries, compile, example, profile_dir, skipped, trackers};
+use common::{build_libraries, compile, example, number, profile_dir, skipped, trackers};
 use hvckpt::{Coverage, TrackerKind};
 use serde_json::Value;
 
@@ -16,6 +16,28 @@ fn run(program: &Path, args: &[&str]) -> Output {
 
 fn json(output: &Output) -> Value {
     serde_json::from_slice(&output.stdout).unwrap_or_else(|e| panic!("{e}: {output:?}"))
+}
+
+/// Random storing instructions, compared with native execution; each process
+/// with fewer than `emul` has room for.
+#[test]
+fn emul_does_what_the_processor_does() {
+    const EACH: usize = 500;
+    let cases = number("HVCKPT_INSN_CASES", 3000);
+    let seed = number("HVCKPT_INSN_SEED", 1);
+    for round in 0..cases.div_ceil(EACH) {
+        let seed = (seed + round).to_string();
+        let args = ["--tracker", "emul", "--cases", "500", "--seed", &seed];
+        let output = run(&example("insn"), &args);
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{}: {said}", output.status);
+        let result = json(&output);
+        let count = |name: &str| usize::try_from(result[name].as_u64().unwrap()).unwrap();
+        assert_eq!(count("cases"), EACH, "{result}");
+        assert!(count("kinds") > 150, "{result}");
+        assert!(count("performed") > EACH / 2, "{result}");
+        assert!(count("stored") > EACH / 2, "{result}");
+    }
 }
 
 #[test]

@@ -356,7 +356,9 @@ fn a_full_disk_stops_asynchronous_commits_until_there_is_space() {
     disk.space(Some(600));
     let page = |n| Page([n; 512]);
     let mut accepted = Vec::new();
-    let refused = (1..1000).find_map(|n| {
+    // Until the thread that writes has met the end of the disk; the queue
+    // takes no more than so many.
+    let refused = (1..1_000_000).find_map(|n| {
         std::thread::sleep(std::time::Duration::from_millis(1));
         match store.commit(&[PageWrite::new(area, 0, &page(n))], Durability::Async) {
             Ok(version) => {

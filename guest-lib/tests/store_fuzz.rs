@@ -1,13 +1,17 @@
 //! Damaged and hostile images by the thousand: the reader refuses or reads,
 //! and never panics, hangs or eats memory.
 //!
-//! Seeds are the kept stores; HVCKPT_FUZZ_SECONDS makes it longer (unless
-//! told: 3), HVCKPT_FUZZ_SEED makes it other.  The same code runs under
-//! libFuzzer: guest-lib/fuzz.
+//! Seeds are the kept stores, and the kept corpus: inputs which lead to
+//! different ends each.  An input which leads to a new one is mutated further.
+//!
+//! HVCKPT_FUZZ_SECONDS makes it longer (unless told: 3), HVCKPT_FUZZ_SEED makes
+//! it other, HVCKPT_FUZZ_KEEP names a file for the corpus as it then is.  The
+//! same code runs under libFuzzer: guest-lib/fuzz.
 
 #[path = "store_common/fuzz.rs"]
 mod fuzz;
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -42,6 +46,11 @@ fn seeds() -> Vec<Vec<u8>> {
     }
     seeds
 }
+
+/// Inputs of a corpus, in memory.
+const MOST: usize = 4096;
+/// Characters of a line which is kept.
+const LONGEST: usize = 160;
 
 const WORDS: [u64; 10] = [
     0,
@@ -95,6 +104,19 @@ fn mutate(input: &mut Vec<u8>, seeds: &[Vec<u8>], rng: &mut Rng) {
     }
 }
 
+/// What this thread has worked; it may have waited for others longer.
+fn worked() -> Duration {
+    let mut time = libc::timespec {
+        tv_sec: 0,
+        tv_nsec: 0,
+    };
+    // SAFETY: fills the structure.
+    let done = unsafe { libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, &raw mut time) };
+    assert_eq!(done, 0);
+    let nanoseconds = u32::try_from(time.tv_nsec).unwrap();
+    Duration::new(u64::try_from(time.tv_sec).unwrap(), nanoseconds)
+}
+
 #[test]
 fn seeds_are_read() {
     for seed in seeds() {
@@ -126,6 +148,71 @@ fn old_failures_are_survived() {
     }
 }
 
+/// Inputs by what they lead to.
+type Corpus = BTreeMap<String, Vec<u8>>;
+
+/// An input as a line: number of the seed which it is most like, length, and
+/// OFFSET=HEX of what differs.
+fn to_line(input: &[u8], seeds: &[Vec<u8>]) -> String {
+    let line = |number: usize, seed: &[u8]| {
+        let mut line = format!("{number} {}", input.len());
+        let same = |at: usize| seed.get(at) == input.get(at);
+        let mut at = 0;
+        while at < input.len() {
+            if same(at) {
+                at += 1;
+                continue;
+            }
+            // Short gaps are taken along.
+            let mut end = at + 1;
+            while end < input.len() && (end..input.len().min(end + 4)).any(|at| !same(at)) {
+                end += 1;
+            }
+            line += &format!(" {at}=");
+            input[at..end]
+                .iter()
+                .for_each(|byte| line += &format!("{byte:02x}"));
+            at = end;
+        }
+        line
+    };
+    let lines = seeds.iter().enumerate().map(|(n, seed)| line(n, seed));
+    lines.min_by_key(String::len).unwrap()
+}
+
+fn from_line(line: &str, seeds: &[Vec<u8>]) -> Vec<u8> {
+    let mut words = line.split(' ');
+    let mut number = || words.next().unwrap().parse::<usize>().unwrap();
+    let (seed, length) = (number(), number());
+    let mut input = seeds[seed].clone();
+    input.resize(length, 0);
+    for word in words {
+        let (at, hex) = word.split_once('=').unwrap();
+        let at: usize = at.parse().unwrap();
+        for n in 0..hex.len() / 2 {
+            input[at + n] = u8::from_str_radix(&hex[2 * n..][..2], 16).unwrap();
+        }
+    }
+    input
+}
+
+fn kept(seeds: &[Vec<u8>]) -> Vec<Vec<u8>> {
+    let lines = include_str!("data/fuzz-corpus.txt").lines();
+    lines.map(|line| from_line(line, seeds)).collect()
+}
+
+#[test]
+fn the_kept_corpus_is_survived() {
+    let seeds = seeds();
+    let inputs = kept(&seeds);
+    let ends: BTreeSet<String> = inputs.iter().map(|input| fuzz::one(input)).collect();
+    // A corpus whose inputs all meet the same fate has lost its use.
+    assert!(ends.len() > inputs.len() / 2, "{} ends", ends.len());
+    for input in &inputs {
+        assert!(from_line(&to_line(input, &seeds), &seeds) == *input);
+    }
+}
+
 #[test]
 fn mutations_are_survived() {
     let number = |name: &str, otherwise| {
@@ -134,19 +221,41 @@ fn mutations_are_survived() {
     let until = Instant::now() + Duration::from_secs(number("HVCKPT_FUZZ_SECONDS", 3));
     let mut rng = Rng(number("HVCKPT_FUZZ_SEED", 0x5eed) | 1);
     let seeds = seeds();
+    let ends = kept(&seeds).into_iter().map(|it| (fuzz::one(&it), it));
+    let mut corpus: Corpus = ends.collect();
+    let mut from = seeds.clone();
+    from.extend(corpus.values().cloned());
     let mut inputs = 0;
     // As many as in the short run at least, however slow this machine is.
     while inputs < 300 || Instant::now() < until {
-        let mut input = seeds[rng.below(seeds.len())].clone();
+        let mut input = from[rng.below(from.len())].clone();
         mutate(&mut input, &seeds, &mut rng);
-        let start = Instant::now();
+        let start = worked();
         let result = std::panic::catch_unwind(|| fuzz::one(&input));
-        if result.is_err() || start.elapsed() > Duration::from_secs(20) {
+        if result.is_err() || worked() - start > Duration::from_secs(20) {
             let path = std::env::temp_dir().join("hvckpt-fuzz-failure");
             fs::write(&path, &input).unwrap();
             panic!("input {inputs}, kept in {}", path.display());
         }
         inputs += 1;
+        let end = result.unwrap_or_default();
+        if !corpus.contains_key(&end) && corpus.len() < MOST {
+            from.push(input.clone());
+            corpus.insert(end, input);
+        }
     }
-    println!("{inputs} inputs");
+    println!("{inputs} inputs, {} different ends", corpus.len());
+    if let Some(file) = std::env::var_os("HVCKPT_FUZZ_KEEP") {
+        let line = |(end, it): (&String, &Vec<u8>)| (to_line(it, &seeds), end.clone());
+        let mut lines: Vec<(String, String)> = corpus.iter().map(line).collect();
+        lines.sort_by_key(|(line, _)| line.len());
+        // The shortest which together show everything that came of a step.
+        let mut seen = BTreeSet::new();
+        lines.retain(|(line, end)| {
+            let parts = end.split([';', '/']).map(str::to_owned);
+            line.len() < LONGEST && parts.fold(false, |new, part| seen.insert(part) | new)
+        });
+        let text: String = lines.iter().map(|(line, _)| format!("{line}\n")).collect();
+        fs::write(file, text).unwrap();
+    }
 }

@@ -68,7 +68,7 @@ fn killed(name: &str, key: Option<&StoreKey>) {
         let mut acknowledged = now;
         // Every fourth time wherever it is, perhaps still opening.
         if kill % 4 > 0 {
-            acknowledged = lines.by_ref().find_map(number).unwrap();
+            acknowledged = lines.by_ref().filter_map(number).nth(1).unwrap();
         }
         std::thread::sleep(Duration::from_micros((kill * 7919) % 20_000));
         child.kill().unwrap();

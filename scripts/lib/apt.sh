@@ -74,11 +74,11 @@ host_packages() {
     make_tmpdir tmp
     if ! apt-cache show "${missing[@]}" >/dev/null 2>&1 || [ -z "$(find /var/lib/apt/lists -name '*Packages*' -mmin -1440 2>/dev/null | head -n 1)" ]; then
         RUN_HINT="check the network and apt's sources" run_logged "apt-get update" "$tmp/apt-update.log" \
-            as_root apt-get update
+            as_root apt-get -o Acquire::Retries=3 update
     fi
     RUN_HINT="check the network, or install by hand: apt-get install ${missing[*]}" \
         run_logged "installing ${missing[*]}" "$tmp/apt-install.log" \
-        as_root env DEBIAN_FRONTEND=noninteractive apt-get -o DPkg::Lock::Timeout=600 \
+        as_root env DEBIAN_FRONTEND=noninteractive apt-get -o DPkg::Lock::Timeout=600 -o Acquire::Retries=3 \
         install -y --no-install-recommends "${missing[@]}"
     release_lock apt
 }

@@ -6,8 +6,10 @@ Exit status 1 if a comparison was not exact or is missing.
 import json
 import sys
 
-TRACKERS = [("ptxen", "PTxen (hypervisor)"), ("pt", "PT (mprotect + SIGSEGV)"),
-            ("pagemap-scan", "WP_ASYNC + PAGEMAP_SCAN")]
+TRACKERS = [("ptxen", "PTxen (hypervisor)"), ("autoxen", "Autoxen (hypervisor)"),
+            ("scanxen", "Scanxen (hypervisor)"), ("emulxen", "Emulxen (hypervisor)"),
+            ("pt", "PT (mprotect + SIGSEGV)"), ("emul", "Emul (SIGSEGV, each store)"),
+            ("uffd-wp", "userfaultfd (SIGBUS)"), ("pagemap-scan", "WP_ASYNC + PAGEMAP_SCAN")]
 
 
 def load(name):
@@ -30,7 +32,7 @@ def traps(run):
     pages = run["dirty"] * run["transactions"]
     c = run.get("counters")
     if c:
-        n = c["faults_fixed"] + c["faults_forwarded"] + c["faults_spurious"] + c["crossings"]
+        n = sum(c[what] for what in ("faults_fixed", "faults_forwarded", "faults_spurious", "emulated", "crossings"))
         return f"{n / pages:.2f}"
     if run.get("faults") is not None:
         return f"{run['faults'] / pages:.2f} signals"
@@ -56,27 +58,24 @@ print("\nWhat does it cost?  Instructions per dirtied page, all software include
       "(hypervisor, kernel, application)\n")
 rows = []
 for n in (1, 64):
-    for pattern in ("contiguous", "spread"):
-        if n == 1 and pattern == "spread":
+    runs = {key: load(f"cost-{key}-{n}") for key, _ in TRACKERS}
+    base = runs["ptxen"]
+    for key, name in TRACKERS:
+        r = runs[key]
+        if r is None:
+            rows.append([name, n, "-", "-", "-", "-", "-"])
+            good = False
             continue
-        runs = {key: load(f"cost-{key}-{n}-{pattern}") for key, _ in TRACKERS}
-        base = runs["ptxen"]
-        for key, name in TRACKERS:
-            r = runs[key]
-            if r is None:
-                rows.append([name, n, pattern, "-", "-", "-", "-", "-"])
-                good = False
-                continue
-            good &= bool(r.get("exact", True))
-            per_page = r["ns_per_transaction"] / n
-            ratio = r["ns_per_transaction"] / base["ns_per_transaction"] if base else 0
-            rows.append([name, n, pattern, f"{r['write_ns'] / n:,.0f}", f"{r['commit_ns'] / n:,.0f}",
-                         f"{per_page:,.0f}", f"{ratio:.1f} x", traps(r)])
-table(["tracker", "pages/txn", "which", "first write", "commit", "together", "against PTxen", "traps/page"], rows)
+        good &= bool(r.get("exact", True))
+        per_page = r["ns_per_transaction"] / n
+        ratio = r["ns_per_transaction"] / base["ns_per_transaction"] if base else 0
+        rows.append([name, n, f"{r['write_ns'] / n:,.0f}", f"{r['commit_ns'] / n:,.0f}",
+                     f"{per_page:,.0f}", f"{ratio:.1f} x", traps(r)])
+table(["tracker", "pages/txn", "first write", "commit", "together", "against PTxen", "traps/page"], rows)
 gate = load("gate")
 if gate:
     print(f"\nAn empty round trip through int 0x84: {gate['ns_per_call']:.0f} instructions.")
-print("\nTraps: for PTxen page faults and gate crossings, all there are; for PT only the\n"
-      "signals, each of which stands for about ten entries into Xen.  An instruction\n"
-      "count hides what a trap costs in silicon (about 1,000 cycles).\n")
+print("\nTraps: with the hypervisor's trackers page faults and gate crossings, all there are;\n"
+      "with signals only these, each of which stands for about ten entries into Xen.  An\n"
+      "instruction count hides what a trap costs in silicon (about 1,000 cycles).\n")
 sys.exit(0 if good else 1)

@@ -234,7 +234,7 @@ int main(int argc, char **argv)
     start = now_ns();
     bad = strcmp(argv[1], "cycles") ? sessions(n) : cycles(n);
     /* A session goes with the last reference to its address space. */
-    for ( n = 0; n < 100; ++n, usleep(20000) )
+    for ( n = 0; n < 3000; ++n, usleep(20000) )
         if ( !control(fd, CDA_CTL_get_limits, &l) &&
              l.used_sessions == old.used_sessions )
             break;

@@ -7,12 +7,12 @@
 D=/tmp/failover
 GUEST=kv
 fail() { echo "FAIL $1"; tail -n 5 $D/*.log; exit 1; }
-# wait_for WHAT COMMAND…: a minute at most.
+# wait_for WHAT COMMAND…: ten minutes at most; the step has a limit of its own.
 wait_for() {
     what=$1; shift
     n=0
     until "$@" >/dev/null 2>&1; do
-        n=$((n + 1)); [ $n -lt 300 ] || fail "in vain: $what"
+        n=$((n + 1)); [ $n -lt 3000 ] || fail "in vain: $what"
         sleep 0.2
     done
 }

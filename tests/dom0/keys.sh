@@ -31,7 +31,7 @@ deliver /tmp/short.key short.key
 guest 'HVCKPT_KEY=/tmp/short.key exact --tracker ptxen --pages 256 --transactions 10000000; echo "exit $?"' >/tmp/live 2>&1 &
 n=0
 until hvckpt-policy sessions --domain domu | grep -q 256; do
-    n=$((n + 1)); [ $n -lt 100 ] || fail "no session appeared"
+    n=$((n + 1)); [ $n -lt 1200 ] || fail "no session appeared"
     sleep 0.1
 done
 hvckpt-policy key revoke short || fail "revoke"

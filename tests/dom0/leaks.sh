@@ -16,7 +16,7 @@ cycle() {
     hvckpt-policy sessions --domain leak
     xl destroy leak
     n=0
-    while xl list | grep -qE 'leak|\(null\)' && [ $n -lt 50 ]; do sleep 0.2; n=$((n + 1)); done
+    while xl list | grep -qE 'leak|\(null\)' && [ $n -lt 600 ]; do sleep 0.2; n=$((n + 1)); done
     if xl list | grep -E 'leak|\(null\)'; then echo "a zombie is left"; exit 1; fi
     hvckpt-policy key revoke leak
     rm -f /tmp/leak.key

@@ -5,8 +5,9 @@
 # Each makes the guest "life" if there is none; "end" destroys it.
 MEMORY=256
 fail() { echo "FAIL $*"; lab-domu run life 1000 cat /tmp/out 2>/dev/null; exit 1; }
+# wait_for SECONDS COMMAND...: five times as long, should the machine be busy.
 wait_for() {
-    n=$(($1 * 5)); shift
+    n=$(($1 * 25)); shift
     until "$@" >/dev/null 2>&1; do
         n=$((n - 1)); [ $n -gt 0 ] || return 1
         sleep 0.2
@@ -44,13 +45,13 @@ total() { root "awk '/MemTotal/ {exit !(\$2 $1)}' /proc/meminfo"; }
 
 case $1 in
 pause)
-    start steady --seconds 100
+    start steady --seconds 500
     for i in 1 2 3 4 5; do
         xl pause life && sleep 0.3 && xl unpause life && sleep 0.3 || fail "xl pause"
     done
     finish ;;
 hotplug)
-    start steady --seconds 100
+    start steady --seconds 500
     for i in 1 2 3; do
         xl vcpu-set life 1 && wait_for 20 cpus 1 || fail "a virtual CPU does not go"
         xl vcpu-set life 2
@@ -60,14 +61,14 @@ hotplug)
     done
     finish ;;
 balloon)
-    start steady --pages 4096 --seconds 100
+    start steady --pages 4096 --seconds 500
     for i in 1 2; do
         xl mem-set life $((MEMORY - 120)) && wait_for 30 total "<$(((MEMORY - 90) * 1024))" || fail "memory does not go"
         xl mem-set life $MEMORY && wait_for 30 total ">$(((MEMORY - 90) * 1024))" || fail "memory does not come"
     done
     finish ;;
 offline)
-    start steady --seconds 100
+    start steady --seconds 500
     for i in 1 2 3; do
         xen-hptool cpu-offline 1 >/dev/null && sleep 0.5 && xen-hptool cpu-online 1 >/dev/null && sleep 0.5 ||
             fail "xen-hptool"
@@ -93,19 +94,19 @@ X
         exec life swap --pages 2048 --transactions 5 --seconds 300' || fail "swapping"
     root 'swapoff /dev/xvdb' && xl block-detach life xvdb && losetup -d /dev/loop0 && rm /tmp/swap.img ;;
 restore)
-    start ended --seconds 100
+    start ended --seconds 500
     xl save life /tmp/life.save && xl restore /tmp/life.save || fail "save and restore"
     rm -f /tmp/life.save
     ended 100
     user 'cat out; exit $(cat rc)' || fail "the program failed" ;;
 migrate)
-    start ended --seconds 100
+    start ended --seconds 500
     # To this host: another domain there, and log-dirty mode on the way.
     xl migrate -s '' life 'xl migrate-receive' || fail "xl migrate"
     ended 100
     user 'cat out; exit $(cat rc)' || fail "the program failed" ;;
 reboot)
-    start steady --seconds 100
+    start steady --seconds 500
     before=$(xl domid life)
     root 'reboot -f' 2>/dev/null
     other() { after=$(xl domid life) && [ "$after" != "$before" ]; }

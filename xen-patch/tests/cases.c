@@ -500,11 +500,11 @@ static void log_dirty_mode_with(unsigned int mode)
     struct cda_ctl_counters c = { .size = sizeof(c), .domid = 1 };
 
     proc_cycle(mm, CDA_OP_begin, 0);
-    domu.paging = true;
+    hw_log_dirty(true);
     hw_store(data_va(0, 0), next_stamp());
     CHECK(!ctl(CDA_CTL_counters, &c) && !c.counters.faults_fixed &&
           !c.counters.emulated, "granted behind log-dirty mode's back");
-    domu.paging = false;
+    hw_log_dirty(false);
     CHECK(proc_cycle(mm, CDA_OP_commit, 0) == 1, "and reported");
     world_end();
 }
@@ -513,6 +513,34 @@ static void log_dirty_mode(void)
 {
     log_dirty_mode_with(CDA_MODE_PTXEN);
     log_dirty_mode_with(CDA_MODE_EMULXEN);
+}
+
+/* What is taken back there must be so in what the CPU walks, too. */
+static void take_back_in_log_dirty_mode(void)
+{
+    struct cda_ctl_revoke rv = { .size = sizeof(rv), .domid = 1 };
+    unsigned int how;
+
+    for ( how = 0; how < 3; ++how )
+    {
+        struct mm *mm = world_range(CDA_MODE_PTXEN, 0, 4), *child;
+
+        proc_cycle(mm, CDA_OP_begin, 0);
+        hw_store(data_va(0, 0), next_stamp());
+        hw_log_dirty(true);
+        hw_store(data_va(0, 0), next_stamp());
+        switch ( how )
+        {
+        case 0: CHECK(!proc_unregister(mm, 0), "unregister"); break;
+        case 1: CHECK(!proc_detach(mm), "detach"); break;
+        case 2: CHECK(!ctl(CDA_CTL_revoke, &rv), "revoke"); break;
+        }
+        child = mm_fork(mm);
+        hw_store(data_va(0, 0), 666);
+        CHECK(content(child, data_va(0, 0)) != 666, "the child's page changed");
+        truth_check();
+        world_end();
+    }
 }
 
 static void forward_only_with(unsigned int mode)
@@ -774,6 +802,7 @@ const struct test_case cases[] = {
     { "leftover authority", leftover_authority },
     { "KSM and a clean page", ksm_clean },
     { "log-dirty mode", log_dirty_mode },
+    { "take back in log-dirty mode", take_back_in_log_dirty_mode },
     { "forward only", forward_only },
     { "frame of another type", typed_away },
     { "forged bits", forged_bits },

@@ -81,7 +81,7 @@ void cda_check(void)
 {
     struct cda_domain *cda = domu.arch.pv.cda;
     unsigned long pages = 0, sum;
-    unsigned int i, j, n, sessions = 0;
+    unsigned int i, j, n, sessions = 0, words = 0;
     struct cda_session *s;
 
     if ( !cda )
@@ -100,6 +100,7 @@ void cda_check(void)
                 struct cda_range *r = s->ranges->r[j];
 
                 sum += r->pages;
+                words += !!r->words;
                 CHECK(!j || s->ranges->r[j - 1]->end <= r->start,
                       "ranges out of order");
                 for ( n = 0; n < r->nr_chunks; ++n )
@@ -111,6 +112,8 @@ void cda_check(void)
         }
     CHECK(pages == cda->used_pages, "domain quota %lu, in use %lu",
           (unsigned long)cda->used_pages, pages);
+    CHECK(words == cda->used_word_logs, "%u logs of stores, %u counted", words,
+          cda->used_word_logs);
     CHECK(sessions == cda->used_sessions, "%u sessions, %u counted", sessions,
           cda->used_sessions);
     for ( i = 0; i < ARRAY_SIZE(cda->chunk); ++i )

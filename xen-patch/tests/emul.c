@@ -313,6 +313,29 @@ static void number_of_logs(void)
     world_end();
 }
 
+/* Memory of former ranges counts for as long as somebody may look at it. */
+static void former_ranges(void)
+{
+    struct mm *mm;
+    unsigned int n;
+    long id;
+
+    world_start();
+    mm = world_session(0);
+    vcpus[1].rcu_depth = 1;
+    for ( n = 0; (id = range_no(mm, 0, CDA_MODE_EMULXEN)) >= 0; ++n )
+    {
+        CHECK(n < 100, "no limit");
+        CHECK(!gate(CDA_OP_unregister, mm->proc.cookie, id, 0, 0, 0),
+              "unregister");
+    }
+    CHECK(id == -EAGAIN && n >= 60, "%ld after %u", id, n);
+    vcpus[1].rcu_depth = 0;
+    rcu_drain();
+    CHECK(range_no(mm, 0, CDA_MODE_EMULXEN) >= 0, "again");
+    world_end();
+}
+
 static void commit_0(void *mm)
 {
     proc_cycle(mm, CDA_OP_commit, 0);
@@ -394,6 +417,7 @@ const struct test_case emul_cases[] = {
     { "small log", small_log },
     { "unwritable log of stores", lost_log },
     { "number of logs of stores", number_of_logs },
+    { "former ranges", former_ranges },
     { "store within commit", store_or_commit_first },
     { "store in an old range", store_in_old_range },
     { NULL, NULL },

@@ -113,9 +113,9 @@ static void with_session(void)
     gate_rows(mm, rows);
     CHECK(proc_register(mm, 0, va_of(0, 0), 4, io_va(2), 4096) == 0, "id");
     gate_rows(mm, open);
-    domu.paging = true;
+    hw_log_dirty(true);
     CHECK(proc_cycle(mm, CDA_OP_begin, 0) == -EOPNOTSUPP, "log-dirty mode");
-    domu.paging = false;
+    hw_log_dirty(false);
     CHECK(!ctl(CDA_CTL_revoke, &rv) && rv.sessions == 1, "revoke");
     gate_rows(mm, revoked);
     proc_forget(mm);

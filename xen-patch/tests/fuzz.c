@@ -434,12 +434,12 @@ void fuzz_world(unsigned int rounds)
         preempt_rate = rates[rnd(4)];
         alloc_fail_rate = one_in(8) ? 4 : 0;
         abandon_rate = one_in(6) ? 8 : 0;
-        domu.paging = one_in(50);
+        hw_log_dirty(one_in(50));
         budget[0] = 1 + rnd(6);
         budget[1] = one_in(3) ? 0 : 1 + rnd(6);
         sched_run(3, one_in(4) ? three : two, args);
         sched_rate = preempt_rate = alloc_fail_rate = abandon_rate = 0;
-        domu.paging = false;
+        hw_log_dirty(false);
         world_be(0);
         truth_check();
     }

@@ -88,6 +88,40 @@ int shim_get_linear(unsigned long *to, unsigned long at)
     return 0;
 }
 
+/*
+ * In log-dirty mode the CPU walks shadows of the L1 tables.  They are made when
+ * first needed, and follow only what Xen writes to a table for the guest.
+ */
+static unsigned long shadow[NR_FRAMES][512];
+static bool shadowed[NR_FRAMES];
+
+void hw_log_dirty(bool on)
+{
+    domu.paging = on;
+    memset(shadowed, 0, sizeof(shadowed));
+    flush_tlb_mask(NULL);
+}
+
+void hw_shadow_follow(unsigned long tab, unsigned int slot)
+{
+    if ( shadowed[tab] )
+        shadow[tab][slot] = table(tab)[slot];
+}
+
+void shadow_remove_all_shadows(struct domain *d, mfn_t mfn)
+{
+    shadowed[mfn_x(mfn)] = false;
+    flush_tlb_mask(NULL);
+}
+
+static unsigned long shadow_l1e(unsigned long tab, unsigned long va)
+{
+    if ( !shadowed[tab] )
+        memcpy(shadow[tab], table(tab), PAGE_SIZE);
+    shadowed[tab] = true;
+    return shadow[tab][l1_table_offset(va)];
+}
+
 enum who { USER, XEN };
 
 /* Translates for an access.  True: *frame; false: *ec is the error code. */
@@ -115,7 +149,7 @@ static bool translate(unsigned long va, bool write, enum who who,
     for ( level = 4; ; --level, tab = frame_of(e) )
     {
         p = step(tab, va, level);
-        e = *p;
+        e = level == 1 && domu.paging ? shadow_l1e(tab, va) : *p;
         if ( (e & PATH_FLAGS) != PATH_FLAGS )
         {
             *ec |= e & _PAGE_PRESENT ? PFEC_page_present : 0;

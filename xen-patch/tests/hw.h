@@ -23,4 +23,9 @@ extern unsigned long hw_faults, hw_flushes;
 
 void emul_stored(void);
 
+/* Log-dirty mode on or off. */
+void hw_log_dirty(bool on);
+/* Xen changed entry @slot of table @tab on the guest's behalf. */
+void hw_shadow_follow(unsigned long tab, unsigned int slot);
+
 #endif

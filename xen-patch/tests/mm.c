@@ -187,6 +187,8 @@ static void devalidate(struct page_info *pg, unsigned long type)
     unsigned long *t = table(pg - frame_table);
     unsigned int i, level = level_of(type);
 
+    if ( domu.paging )
+        shadow_remove_all_shadows(&domu, page_to_mfn(pg));
     cda_table_gone(&domu, pg, type);
     for ( i = 0; i < 512; ++i )
         level == 1 ? put_ref_l1e(t[i]) : put_ref_table(t[i]);
@@ -279,6 +281,7 @@ static void set_l1(unsigned long tab, unsigned int slot, unsigned long val,
     if ( preserve_ad )
         val |= cur & (_PAGE_ACCESSED | _PAGE_DIRTY);
     *p = val;
+    hw_shadow_follow(tab, slot);
     put_ref_l1e(old);
 }
 
@@ -380,6 +383,7 @@ void xen_map_grant(unsigned long tab, unsigned int slot, unsigned long frame)
     cda_guest_update(&domu, _mfn(tab), p);
     *p = adjust(mkpte(frame, _PAGE_PRESENT | _PAGE_RW | _PAGE_USER |
                              _PAGE_ACCESSED | _PAGE_DIRTY)) | cda_l1e_grant;
+    hw_shadow_follow(tab, slot);
     put_ref_l1e(old);
     page_unlock(pg);
     put_page(pg);
@@ -397,6 +401,7 @@ int xen_unmap_grant(unsigned long tab, unsigned int slot, unsigned long frame)
     {
         cda_guest_update(&domu, _mfn(tab), p);
         *p = 0;
+        hw_shadow_follow(tab, slot);
         rc = 0;
     }
     page_unlock(pg);

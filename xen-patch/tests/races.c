@@ -33,17 +33,24 @@ static void fork_it(void *mm)
     forked = mm_fork(mm);
 }
 
-static void run(task_fn *a, const char *pause, unsigned int nth, task_fn *b,
-                struct mm *mm)
+/* @a until it is @nth @pause, then @b, by what the vCPUs have loaded. */
+static void run_loaded(task_fn *a, const char *pause, unsigned int nth,
+                       task_fn *b, struct mm *mm)
 {
     task_fn *fn[2] = { a, b };
     void *arg[2] = { mm, mm };
 
-    mm_load(&vcpus[1], mm);
     world_be(0);
     sched_pause_at(0, pause, nth);
     sched_run(2, fn, arg);
     world_be(0);
+}
+
+static void run(task_fn *a, const char *pause, unsigned int nth, task_fn *b,
+                struct mm *mm)
+{
+    mm_load(&vcpus[1], mm);
+    run_loaded(a, pause, nth, b, mm);
 }
 
 /*
@@ -205,6 +212,43 @@ static void fault_in_revoke(void)
 {
     fault_in_revoke_with(CDA_MODE_PTXEN);
     fault_in_revoke_with(CDA_MODE_EMULXEN);
+}
+
+static void exit_it(void *mm)
+{
+    mm_load(current, NULL);
+    mm_exit(mm);
+    proc_forget(mm);
+}
+
+/* The address space goes while Dom0 takes back what its session granted. */
+static void exit_in_revoke(void)
+{
+    static const char *const at[] = { "lock", "unlock", "preempt",
+                                      "page_locked", "flush" };
+    unsigned int i, nth;
+
+    for ( i = 0; i < ARRAY_SIZE(at); ++i )
+        for ( nth = 1; nth <= 12; ++nth )
+        {
+            struct mm *mm, *other;
+
+            world_start();
+            other = world_session(0);
+            proc_register(other, 0, va_of(0, 0), 4, io_va(2), 4096);
+            mm = world_session(1);
+            proc_register(mm, 0, va_of(0, 509), 7, io_va(2), 4096);
+            proc_mode = CDA_MODE_EMULXEN;
+            proc_register(mm, 1, va_of(3, 0), 4, io_va(3), 4096);
+            proc_mode = CDA_MODE_PTXEN;
+            proc_cycle(mm, CDA_OP_begin, ALL_RANGES);
+            world_be(0);
+            mm_load(&vcpus[0], NULL);
+            run_loaded(revoke_all, at[i], nth, exit_it, mm);
+            rcu_poll();
+            truth_check();
+            world_end();
+        }
 }
 
 /* Between protecting and the flush, the frame gets another type. */
@@ -450,6 +494,7 @@ const struct test_case races[] = {
     { "grant within a fork", grant_in_fork },
     { "fault while a table is replaced", fault_in_replace },
     { "fault within revoke", fault_in_revoke },
+    { "exit within revoke", exit_in_revoke },
     { "type change before the flush", type_before_flush },
     { "Xen's fault under page_lock()", xen_fault_nested },
     { "second thread", second_thread },

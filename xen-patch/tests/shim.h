@@ -56,6 +56,19 @@ extern initcall_t shim_initcall;
                             __sync_val_compare_and_swap(p, o, n); })
 #define __cmpxchg16b(p, o, n) (*(__uint128_t *)(o)) /* not modelled */
 #define cpu_relax() sched_wait()
+typedef struct { int counter; } atomic_t;
+#define atomic_set(v, i) ((v)->counter = (i))
+#define atomic_read(v) (sched_point(), (v)->counter)
+#define atomic_add(i, v) ((void)__sync_fetch_and_add(&(v)->counter, i))
+#define atomic_sub(i, v) ((void)__sync_fetch_and_sub(&(v)->counter, i))
+#define atomic_inc(v) atomic_add(1, v)
+#define atomic_dec_and_test(v) (!__sync_sub_and_fetch(&(v)->counter, 1))
+#define block_lock_speculation() ((void)0)
+/* What speculation must not exceed, nobody may. */
+#define array_index_nospec(i, n) ({ __typeof__(i) i_ = (i); \
+                                    CHECK(i_ < (n), "index %lu of %lu", \
+                                          (unsigned long)i_, \
+                                          (unsigned long)(n)); i_; })
 void set_bit(unsigned int nr, void *map);
 static inline void __set_bit(unsigned int nr, unsigned long *map)
 {
@@ -261,6 +274,7 @@ extern struct domain domu, dom0, hvm_dom;
 #define is_pv_32bit_vcpu(v) ((v)->domain->pv32)
 #define guest_kernel_mode(v, r) ((v)->kernel_mode)
 #define paging_mode_enabled(d) ((d)->paging)
+void shadow_remove_all_shadows(struct domain *d, mfn_t mfn);
 struct domain *rcu_lock_domain_by_any_id(domid_t id);
 #define rcu_unlock_domain(d) ((void)(d))
 void flush_tlb_mask(const cpumask_t *mask);

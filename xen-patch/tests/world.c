@@ -26,7 +26,8 @@ void world_start(void)
     world_be(0);
     sched_rate = preempt_rate = alloc_fail_rate = alloc_fail_nth = 0;
     abandon_rate = dom0_copy_fails = 0;
-    domu.is_dying = domu.pv32 = domu.paging = false;
+    domu.is_dying = domu.pv32 = false;
+    hw_log_dirty(false);
     domu.pv = true;
     opt_cda = true;
     shim_initcall();

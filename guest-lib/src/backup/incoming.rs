@@ -131,7 +131,7 @@ impl Incoming {
                 None => Some(shared.page(key.0, key.1).map_err(|error| refuse(&error))?),
             };
             let change = right(&record, old.as_ref())?;
-            self.fresh.insert(key, change.new);
+            self.fresh.insert(key, Page(*change.new));
             current.changes.push(change);
         }
         Ok(())

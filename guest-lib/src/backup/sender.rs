@@ -185,8 +185,9 @@ impl<'s> Sender<'s> {
                 bulk,
                 areas: None,
             }))?;
-            self.pages(batch.changes.iter().map(Ok), !bulk)?;
-            let count = batch.changes.len() as u64;
+            let changed: Vec<_> = batch.changes.iter().filter(|c| !c.same()).collect();
+            let count = changed.len() as u64;
+            self.pages(changed.into_iter().map(Ok), !bulk)?;
             let version = batch.version;
             self.link.put(&Message::End {
                 version,

@@ -7,11 +7,11 @@ use std::time::Instant;
 
 use super::error::{DamageKind, StoreError};
 use super::format::{ImageHeader, ImageKind, Sealing, image_name, temporary};
-use super::frame::{Change, Meta, Out, now};
+use super::frame::{Before, Change, Meta, Out, now};
 use super::images::Images;
 use super::index::AreaIndex;
 use super::options::StoreOptions;
-use super::page::{Encoder, runs};
+use super::page::{Encoder, share};
 use super::pipeline::Shared;
 use super::scan::Version;
 use super::view::View;
@@ -206,12 +206,12 @@ impl Copy {
             let read = |index: &AreaIndex| images.page(index.get(page), area, page);
             Some(read(&view.indexes()[area as usize]).and_then(|new| {
                 let old = before.get(area as usize).map(read).transpose()?;
-                let runs = old.and_then(|old| runs(&old.0, &new.0));
+                let before = old.map(|old| Before::runs(&old.0, &new.0));
                 Ok(Cow::Owned(Change {
                     area,
                     page,
-                    new,
-                    runs,
+                    new: share(new.0.iter().copied()),
+                    before: before.unwrap_or(Before::Unknown),
                     words: None,
                 }))
             }))

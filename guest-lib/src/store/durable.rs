@@ -6,10 +6,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::error::StoreError;
 use super::format::size;
-use super::frame::Change;
+use super::frame::{Before, Change};
 use super::map::{FixedMapping, MapError};
 use super::options::{Durability, StoreOptions};
-use super::page::{Page, WORDS, runs};
+use super::page::{WORDS, Words, share};
 use super::{Recovery, Store};
 use crate::attach::Attach;
 use crate::region::{Region, RegionError};
@@ -156,13 +156,13 @@ impl DurableBuilder {
             region = region.sim(sim);
         }
         let region = region.register()?;
-        let mut shadow = Shadow(vec![0; size(pages) * WORDS]);
+        let mut shadow = vec![None; size(pages)];
         let version = store.newest();
         let view = store.view(None)?;
         for page in view.present(area as usize)? {
             let content = view.page(area as usize, page)?;
             write_page(&region, size(page), &content.0);
-            *shadow.page_mut(size(page)) = content.0;
+            shadow[size(page)] = Some(share(content.0.iter().copied()));
         }
         // From here on everything is watched, also between transactions: a
         // write there belongs to the next one.
@@ -217,24 +217,12 @@ impl DurableBuilder {
     }
 }
 
-/// What abort restores; pages which were never written take no memory.
-#[derive(Debug)]
-struct Shadow(Vec<u64>);
-
-impl Shadow {
-    fn page(&self, page: usize) -> &[u64; WORDS] {
-        &self.0.as_chunks().0[page]
-    }
-
-    fn page_mut(&mut self, page: usize) -> &mut [u64; WORDS] {
-        &mut self.0.as_chunks_mut().0[page]
-    }
-}
-
 #[derive(Debug)]
 struct State {
-    /// The region as it was committed last.
-    shadow: Shadow,
+    /// The region as it was committed last: what abort restores.  Pages which
+    /// were never written take no memory, and those which wait to be written
+    /// are the same as there.
+    shadow: Vec<Option<Words>>,
     /// Pages committed in memory only.
     unwritten: HashSet<usize>,
     version: u64,
@@ -244,12 +232,25 @@ struct State {
 }
 
 impl State {
+    fn committed(&self, page: usize) -> &[u64; WORDS] {
+        self.shadow[page].as_deref().unwrap_or(&[0; WORDS])
+    }
+
     /// Takes pages over as what abort restores.
     fn keep(&mut self, changes: &[Change]) {
         for change in changes {
-            *self.shadow.page_mut(size(change.page)) = change.new.0;
+            self.shadow[size(change.page)] = Some(change.new.clone());
         }
     }
+}
+
+/// What is known of the pages of a list.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum List {
+    /// They were written to, as far as the tracker knows.
+    Tracked,
+    /// They are all there are.
+    Everything,
 }
 
 /// A region whose committed contents survive the process and the machine.
@@ -268,19 +269,17 @@ pub struct Durable {
     _claim: super::claim::Claim,
 }
 
-fn read_page(region: &Region, page: usize) -> Page {
-    let mut out = Page::ZERO;
-    let words = &region.atomics_u64()[page * WORDS..][..WORDS];
-    out.0
-        .iter_mut()
-        .zip(words)
-        .for_each(|(to, word)| *to = word.load(Ordering::Relaxed));
-    out
+fn page_of(region: &Region, page: usize) -> &[AtomicU64] {
+    &region.atomics_u64()[page * WORDS..][..WORDS]
+}
+
+fn equals(region: &Region, page: usize, content: &[u64; WORDS]) -> bool {
+    let mut words = page_of(region, page).iter().zip(content);
+    words.all(|(word, value)| word.load(Ordering::Relaxed) == *value)
 }
 
 fn write_page(region: &Region, page: usize, content: &[u64; WORDS]) {
-    let words = &region.atomics_u64()[page * WORDS..][..WORDS];
-    words
+    page_of(region, page)
         .iter()
         .zip(content)
         .for_each(|(word, value)| word.store(*value, Ordering::Relaxed));
@@ -388,17 +387,35 @@ impl Durable {
     }
 
     /// Pages which may differ from the shadow; the next cycle has begun.
-    fn dirty(&self, state: &mut State) -> (Vec<usize>, Result<(), CycleError>) {
-        let all = || (0..self.region.pages()).collect();
+    fn dirty(&self, state: &mut State) -> (Vec<usize>, List, Result<(), CycleError>) {
         let suspect = core::mem::take(&mut state.suspect);
         let (list, result) = match self.region.commit_cycle() {
-            Ok(list) => (list.to_vec(), Ok(())),
+            Ok(list) if !suspect && !list.lost() => return (list.to_vec(), List::Tracked, Ok(())),
+            Ok(_) => (List::Everything, Ok(())),
             Err(error) => {
                 state.suspect = true;
-                (all(), Err(error))
+                (List::Everything, Err(error))
             }
         };
-        (if suspect { all() } else { list }, result)
+        ((0..self.region.pages()).collect(), list, result)
+    }
+
+    /// A page as it is now, for the store.
+    fn copy(&self, state: &State, page: usize) -> Change {
+        let words = page_of(&self.region, page).iter();
+        // Of a page committed in memory only the store has an older one than
+        // the shadow.
+        let before = state.shadow[page]
+            .as_ref()
+            .filter(|_| !state.unwritten.contains(&page))
+            .map_or(Before::Unknown, |old| Before::Page(old.clone()));
+        Change {
+            area: self.area,
+            page: page as u64,
+            new: share(words.map(|word| word.load(Ordering::Relaxed))),
+            before,
+            words: None,
+        }
     }
 
     fn commit(&self, durability: Durability) -> Result<u64, DurableError> {
@@ -407,29 +424,25 @@ impl Durable {
         if !core::mem::take(&mut state.open) {
             return Err(DurableError::NotOpen);
         }
-        let (mut pages, cycle) = self.dirty(state);
+        let (mut pages, list, cycle) = self.dirty(state);
         if durability != Durability::Memory {
             pages.extend(&state.unwritten);
         }
         pages.sort_unstable();
         pages.dedup();
-        let mut changes = Vec::new();
-        for &page in &pages {
-            let new = read_page(&self.region, page);
-            let old = state.shadow.page(page);
-            let unwritten = state.unwritten.contains(&page);
-            if new.0 != *old || (unwritten && durability != Durability::Memory) {
-                // The store has an older one than the shadow.
-                let runs = if unwritten { None } else { runs(old, &new.0) };
-                changes.push(Change {
-                    area: self.area,
-                    page: page as u64,
-                    new,
-                    runs,
-                    words: None,
-                });
-            }
+        if list == List::Everything {
+            // Most of it did not change.
+            pages.retain(|&page| {
+                let due = durability != Durability::Memory && state.unwritten.contains(&page);
+                due || !equals(&self.region, page, state.committed(page))
+            });
         }
+        // Each page is copied once, here; what it differs in, the thread finds
+        // out which writes it.
+        let changes: Vec<Change> = pages.iter().map(|&page| self.copy(state, page)).collect();
+        self.store
+            .metrics()
+            .copied(changes.len() as u64 * PAGE_SIZE as u64);
         if durability == Durability::Memory {
             state.keep(&changes);
             state
@@ -464,8 +477,8 @@ impl Durable {
 
     fn restore(&self, state: &State, pages: &[usize]) {
         for &page in pages {
-            let old = state.shadow.page(page);
-            if read_page(&self.region, page).0 != *old {
+            let old = state.committed(page);
+            if !equals(&self.region, page, old) {
                 write_page(&self.region, page, old);
             }
         }
@@ -477,7 +490,7 @@ impl Durable {
         if !core::mem::take(&mut state.open) {
             return;
         }
-        let (pages, _compared) = self.dirty(state);
+        let (pages, _, _compared) = self.dirty(state);
         self.restore(state, &pages);
     }
 }

@@ -13,9 +13,10 @@ use super::format::{
 };
 use super::images::ImageFile;
 use super::index::{AreaIndex, NodeSink, Undo, delta};
-use super::page::{Difference, Encoder, Page};
+use super::page::{Difference, Encoder, WORDS, Words, runs};
 use super::scan::Version;
 use super::seal::{Object, Seal};
+use crate::sys::PAGE_SIZE;
 
 /// A frame which is larger is not kept in memory as a whole.
 const SPILL: usize = 8 << 20;
@@ -37,11 +38,54 @@ pub(crate) fn now() -> u64 {
 pub(crate) struct Change {
     pub(crate) area: u32,
     pub(crate) page: u64,
-    pub(crate) new: Page,
-    /// What changed, if that is little, since the version before.
-    pub(crate) runs: Option<Vec<u8>>,
-    /// The same as words, where a tracker logged them.
+    pub(crate) new: Words,
+    pub(crate) before: Before,
+    /// What changed, as words, where a tracker logged them.
     pub(crate) words: Option<Vec<u8>>,
+}
+
+/// What is known of a page in the version before.
+#[derive(Debug, Clone)]
+pub(crate) enum Before {
+    /// Nothing.
+    Unknown,
+    /// All of it.
+    Page(Words),
+    /// What differs, as runs.
+    Runs(Vec<u8>),
+}
+
+impl Before {
+    /// What differs from an older page, if that is little.
+    pub(crate) fn runs(old: &[u64; WORDS], new: &[u64; WORDS]) -> Self {
+        runs(old, new).map_or(Self::Unknown, Self::Runs)
+    }
+}
+
+impl Change {
+    /// What changed, as runs, if that is known and little.
+    pub(crate) fn runs(&self) -> Option<Cow<'_, [u8]>> {
+        match &self.before {
+            Before::Unknown => None,
+            Before::Page(old) => runs(old, &self.new).map(Cow::Owned),
+            Before::Runs(runs) => Some(Cow::Borrowed(runs)),
+        }
+    }
+
+    /// Whether the page is known to be what it was.
+    pub(crate) fn same(&self) -> bool {
+        matches!(&self.before, Before::Page(old) if **old == *self.new)
+    }
+
+    /// What it takes in memory, in bytes.  The page before is mostly that of
+    /// another change, and counted there.
+    pub(crate) fn bytes(&self) -> usize {
+        let runs = match &self.before {
+            Before::Runs(runs) => runs.len(),
+            Before::Unknown | Before::Page(_) => 0,
+        };
+        PAGE_SIZE + runs + self.words.as_ref().map_or(0, Vec::len)
+    }
 }
 
 /// What a frame says about its version.
@@ -168,11 +212,17 @@ impl Out {
             let Some(index) = areas.get_mut(change.area as usize) else {
                 continue;
             };
-            let place = if change.new.is_zero() {
+            let old = index.get(change.page);
+            let zero = change.new.iter().all(|&word| word == 0);
+            if change.same() || (zero && old.is_zero()) {
+                // Trackers may name more than was changed.
+                continue;
+            }
+            let place = if zero {
                 Place::ZERO
             } else {
                 records += 1;
-                self.record(encoder, index.get(change.page), &change)
+                self.record(encoder, old, &change)
             };
             index.set(change.page, place, &mut list);
             undo.extend(list.drain(..).map(|undo| (change.area as usize, undo)));
@@ -237,23 +287,18 @@ impl Out {
 
     fn record(&mut self, encoder: &mut Encoder, old: Place, change: &Change) -> Place {
         let key = (change.area, change.page);
-        let (runs, words) = (change.runs.as_deref(), change.words.as_deref());
         // A difference never leaves its image: images can be removed.
-        let difference = match self.depths.get(&key) {
-            Some(&depth)
-                if depth < MAX_DEPTH
-                    && old.image() == self.image
-                    && (runs.is_some() || words.is_some()) =>
-            {
-                Some(Difference {
-                    runs,
-                    words,
-                    base: old,
-                    depth,
-                })
-            }
-            _ => None,
-        };
+        let depth = self.depths.get(&key).copied();
+        let depth = depth.filter(|&depth| depth < MAX_DEPTH && old.image() == self.image);
+        let runs = depth.and_then(|_| change.runs());
+        let difference = depth
+            .map(|depth| Difference {
+                runs: runs.as_deref(),
+                words: change.words.as_deref(),
+                base: old,
+                depth,
+            })
+            .filter(|difference| difference.runs.is_some() || difference.words.is_some());
         let (place, depth) = self.object(Object::Record, |out| {
             encoder.encode(out, change.area, change.page, &change.new, difference)
         });

@@ -7,6 +7,7 @@
 #![allow(unsafe_code)]
 
 use std::io;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::sys::PAGE_SIZE;
 use crate::sys::fork;
@@ -17,7 +18,22 @@ use crate::sys::memory::RawPages;
 const FIRST: u64 = 0x1800_0000_0000;
 /// They lie this far apart, so that they can grow.
 const STRIDE: u64 = 1 << 36;
-const SLOTS: u64 = 640;
+const SLOTS: usize = 640;
+
+/// When each place was last taken or given back in this process; zero: never.
+/// A region which was closed may be opened again, so its place is the last
+/// that another one is given.
+static USED: [AtomicU64; SLOTS] = [const { AtomicU64::new(0) }; SLOTS];
+static CLOCK: AtomicU64 = AtomicU64::new(0);
+
+fn used(address: u64) {
+    let slot = address.checked_sub(FIRST).map(|offset| offset / STRIDE);
+    let slot = slot.and_then(|slot| USED.get(usize::try_from(slot).ok()?));
+    if let Some(slot) = slot {
+        let now = CLOCK.fetch_add(1, Ordering::Relaxed) + 1;
+        slot.store(now, Ordering::Relaxed);
+    }
+}
 
 /// Why a region cannot be where it must be.
 #[derive(Debug, thiserror::Error)]
@@ -89,6 +105,7 @@ impl FixedMapping {
         };
         // Linux before 4.17 takes the address as a hint.
         if mapping.address == address {
+            used(address);
             Ok(mapping)
         } else {
             Err(MapError::Taken { address, bytes })
@@ -98,10 +115,16 @@ impl FixedMapping {
     /// Maps at some address which is free here and likely to be free in
     /// later runs.
     pub(crate) fn anywhere(seed: u64, pages: u64) -> Result<Self, MapError> {
-        let slot = |n: u64| FIRST + seed.wrapping_add(n) % SLOTS * STRIDE;
+        let mut slots: Vec<u64> = (0..SLOTS as u64)
+            .map(|n| seed.wrapping_add(n) % SLOTS as u64)
+            .collect();
+        slots.sort_by_cached_key(|&slot| {
+            let slot = usize::try_from(slot).unwrap_or(0);
+            USED[slot].load(Ordering::Relaxed)
+        });
         let mut last = None;
-        for n in 0..SLOTS {
-            match Self::new(slot(n), pages) {
+        for slot in slots {
+            match Self::new(FIRST + slot * STRIDE, pages) {
                 Err(MapError::Taken { address, bytes }) => {
                     last = Some(MapError::Taken { address, bytes });
                 }
@@ -131,6 +154,8 @@ impl Drop for FixedMapping {
         if fork::is_child() {
             return;
         }
+        // Before it is free, or another region could come first.
+        used(self.address);
         // SAFETY: our own mapping, to which no reference is left.
         unsafe {
             libc::munmap(
@@ -138,5 +163,22 @@ impl Drop for FixedMapping {
                 self.bytes,
             );
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_place_is_kept_for_who_had_it() {
+        let first = FixedMapping::anywhere(77, 1).unwrap();
+        let address = first.address();
+        drop(first);
+        let others: Vec<FixedMapping> = (0..40)
+            .map(|_| FixedMapping::anywhere(77, 1).unwrap())
+            .collect();
+        assert!(others.iter().all(|other| other.address() != address));
+        assert_eq!(FixedMapping::new(address, 1).unwrap().address(), address);
     }
 }

@@ -31,6 +31,7 @@ pub struct StoreMetrics {
     pub(super) queue_versions: AtomicU64,
     pub(super) disk_bytes: AtomicU64,
     pub(super) backpressure: AtomicU64,
+    copied: AtomicU64,
 }
 
 pub(super) fn add(counter: &AtomicU64, value: u64) {
@@ -56,6 +57,16 @@ impl StoreMetrics {
     #[must_use]
     pub fn bytes(&self) -> u64 {
         self.bytes.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn copied(&self, bytes: u64) {
+        add(&self.copied, bytes);
+    }
+
+    /// Bytes which commits copied out of regions.
+    #[must_use]
+    pub fn copied_bytes(&self) -> u64 {
+        self.copied.load(Ordering::Relaxed)
     }
 
     /// Versions which are committed and not durable yet.
@@ -112,6 +123,11 @@ impl Source for StoreMetrics {
                 "hvckpt_store_backpressure_total",
                 "Asynchronous commits which had to write because the queue was full",
                 &self.backpressure,
+            ),
+            counter(
+                "hvckpt_store_copied_bytes_total",
+                "Bytes which commits copied out of regions",
+                &self.copied,
             ),
             counter(
                 "hvckpt_store_written_bytes_total",

@@ -393,8 +393,10 @@ impl Store {
                 Ok(frame::Change {
                     area: write.area,
                     page: write.page,
-                    new: *write.new,
-                    runs: write.old.and_then(|old| page::runs(&old.0, &write.new.0)),
+                    new: page::share(write.new.0.iter().copied()),
+                    before: write.old.map_or(frame::Before::Unknown, |old| {
+                        frame::Before::runs(&old.0, &write.new.0)
+                    }),
                     words,
                 })
             };

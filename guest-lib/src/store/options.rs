@@ -37,7 +37,8 @@ pub struct StoreOptions {
     /// An image which has this many bytes gets no more.
     pub image_bytes: u64,
     /// Asynchronous commits may wait with this many bytes; then they are
-    /// written by the one who commits.
+    /// written by the one who commits.  Of each page which waits, what was
+    /// committed before is kept as well until then.
     pub queue_bytes: usize,
     /// How long asynchronous commits wait.
     pub interval: Duration,

@@ -1,5 +1,7 @@
 //! Pages as they are written: whole or as difference, compressed or not.
 
+use std::sync::Arc;
+
 use super::format::{Codec, Place, RecordHeader, RecordKind};
 use crate::sys::PAGE_SIZE;
 
@@ -9,6 +11,27 @@ pub(crate) const WORDS: usize = PAGE_SIZE / 8;
 const MAX_RUNS: usize = PAGE_SIZE / 2;
 /// Differences which are shorter are written without trying anything else.
 const SHORT_RUNS: usize = 256;
+
+/// The words of a page, copied once and then shared: as what abort restores,
+/// as what waits to be written, as what the next one is compared with.
+pub(crate) type Words = Arc<[u64; WORDS]>;
+
+/// Copies the words of a page: the one copy there is.
+pub(crate) fn share(words: impl ExactSizeIterator<Item = u64>) -> Words {
+    // In place for iterators over slices, without a detour over the stack.
+    let copy: Arc<[u64]> = words.collect();
+    copy.try_into()
+        .unwrap_or_else(|_| unreachable!("a page has {WORDS} words"))
+}
+
+/// The words as bytes lie in memory.
+pub(crate) fn to_bytes(words: &[u64; WORDS]) -> [u8; PAGE_SIZE] {
+    let mut out = [0; PAGE_SIZE];
+    for (to, word) in out.chunks_exact_mut(8).zip(words) {
+        to.copy_from_slice(&word.to_le_bytes());
+    }
+    out
+}
 
 /// A page, aligned for words.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -28,11 +51,7 @@ impl Page {
     /// The page as bytes lie in memory.
     #[must_use]
     pub fn to_bytes(&self) -> [u8; PAGE_SIZE] {
-        let mut out = [0; PAGE_SIZE];
-        for (to, word) in out.chunks_exact_mut(8).zip(self.0) {
-            to.copy_from_slice(&word.to_le_bytes());
-        }
-        out
+        to_bytes(&self.0)
     }
 
     /// From bytes; what is beyond 4096 is left out, what is missing is zero.
@@ -243,10 +262,10 @@ impl Encoder {
         out: &mut Vec<u8>,
         area: u32,
         page: u64,
-        new: &Page,
+        new: &[u64; WORDS],
         difference: Option<Difference<'_>>,
     ) -> u8 {
-        let bytes = new.to_bytes();
+        let bytes = to_bytes(new);
         let mut best = (RecordKind::Whole, Codec::Raw, None);
         let mut best_len = PAGE_SIZE;
         let mut consider = |kind, codec, payload: Vec<u8>| {
@@ -361,7 +380,7 @@ mod tests {
             depth: 0,
         };
         let mut out = Vec::new();
-        Encoder::new(compression).encode(&mut out, 0, 3, new, Some(difference));
+        Encoder::new(compression).encode(&mut out, 0, 3, &new.0, Some(difference));
         let header = RecordHeader::decode(&out).unwrap();
         let payload = &out[super::super::format::RECORD_HEADER..][..header.bytes as usize];
         let mut page = *old;

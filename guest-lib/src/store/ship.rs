@@ -8,11 +8,11 @@ use std::sync::Arc;
 
 use super::error::StoreError;
 use super::format::{Place, RECORD_HEADER, RecordHeader, RecordKind};
-use super::frame::Change;
+use super::frame::{Before, Change};
 use super::images::{Images, parse_record};
 use super::index::AreaIndex;
 use super::options::StoreOptions;
-use super::page::{Difference, Encoder, Page, apply, runs};
+use super::page::{Difference, Encoder, Page, apply, share};
 use super::pipeline::Shared;
 use super::scan::Version;
 use super::view::View;
@@ -77,8 +77,8 @@ impl Record<'_> {
         right.then(|| Change {
             area: header.area,
             page: header.page,
-            new,
-            runs: old.and_then(|old| runs(&old.0, &new.0)),
+            new: share(new.0.iter().copied()),
+            before: old.map_or(Before::Unknown, |old| Before::runs(&old.0, &new.0)),
             words: None,
         })
     }
@@ -96,8 +96,9 @@ impl RecordWriter {
 
     /// Appends a page, whole unless `difference` allows what changed.
     pub(crate) fn write(&mut self, out: &mut Vec<u8>, change: &Change, difference: bool) {
+        let runs = if difference { change.runs() } else { None };
         let difference = difference.then_some(Difference {
-            runs: change.runs.as_deref(),
+            runs: runs.as_deref(),
             words: change.words.as_deref(),
             base: Place::ZERO,
             depth: 0,
@@ -167,8 +168,8 @@ impl Delta {
             Ok(Change {
                 area,
                 page,
-                new,
-                runs: None,
+                new: share(new.0.iter().copied()),
+                before: Before::Unknown,
                 words: None,
             })
         })

@@ -52,15 +52,7 @@ impl Batch {
 
     /// What it takes in memory, in bytes.
     pub(crate) fn bytes(&self) -> usize {
-        let extra = |change: &Change| {
-            let parts = [&change.runs, &change.words];
-            parts.into_iter().flatten().map(Vec::len).sum::<usize>()
-        };
-        self.changes
-            .iter()
-            .map(|change| PAGE_SIZE + extra(change))
-            .sum::<usize>()
-            + 64
+        self.changes.iter().map(Change::bytes).sum::<usize>() + 64
     }
 }
 

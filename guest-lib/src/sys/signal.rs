@@ -11,6 +11,7 @@
 //! sleepable RCU); who changes the table waits until every handler which may
 //! see the old array has left.
 
+use core::arch::asm;
 use core::ffi::{c_int, c_void};
 use core::mem::MaybeUninit;
 use core::ptr;
@@ -244,6 +245,7 @@ extern "C" fn on_signal(number: c_int, info: *mut libc::siginfo_t, context: *mut
     const FETCH: i64 = 16;
     #[allow(clippy::cast_sign_loss)] // an index, 19
     const ERR: usize = libc::REG_ERR as usize;
+    allow_unaligned();
     let machine: *mut libc::ucontext_t = context.cast();
     // SAFETY: the kernel passes valid pointers (SA_SIGINFO).
     let (code, address, error) = unsafe {
@@ -263,6 +265,21 @@ extern "C" fn on_signal(number: c_int, info: *mut libc::siginfo_t, context: *mut
     }
     // SAFETY: the arguments come from the kernel.
     unsafe { chain(signal, info, context, code) };
+}
+
+/// A handler begins with the alignment checks of the thread, under which the
+/// C library's memcpy would raise SIGBUS.  They come back as it returns.
+/// async-signal-safe.
+fn allow_unaligned() {
+    // SAFETY: clears one flag (AC), which Rust does not use.
+    unsafe {
+        asm!(
+            "pushfq",
+            "and dword ptr [rsp], {keep}",
+            "popfq",
+            keep = const !(1_i32 << 18),
+        );
+    }
 }
 
 /// Whether the write may be tried again.  async-signal-safe.

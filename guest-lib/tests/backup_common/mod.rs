@@ -14,9 +14,9 @@ use hvckpt::store::{Durability, Page, PageWrite, Store, StoreError, StoreOptions
 
 pub const PAGES: u64 = 300;
 
-/// Waits until it holds, a minute at most.
+/// Waits until it holds, three minutes at most.
 pub fn until(what: &str, mut holds: impl FnMut() -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(60);
+    let deadline = Instant::now() + Duration::from_secs(180);
     while !holds() {
         assert!(Instant::now() < deadline, "in vain: {what}");
         std::thread::sleep(Duration::from_millis(5));
@@ -26,7 +26,8 @@ pub fn until(what: &str, mut holds: impl FnMut() -> bool) {
 pub fn server(directory: &Path, listen: &str) -> Server {
     let mut options = ServerOptions::new(directory, listen);
     options.log = Arc::new(|line| println!("backup: {line}"));
-    options.idle = Duration::from_secs(30);
+    options.handshake = Duration::from_secs(60);
+    options.idle = Duration::from_secs(60);
     Server::start(options).unwrap()
 }
 
@@ -37,7 +38,7 @@ pub fn key(directory: &Path, name: &str) -> Key {
 pub fn replication(address: SocketAddr, key: &Key, require: Require) -> Replication {
     let mut replication = Replication::new(address.to_string(), key.clone());
     replication.require = require;
-    replication.timeout = Duration::from_secs(30);
+    replication.timeout = Duration::from_secs(60);
     replication.heartbeat = Duration::from_millis(100);
     replication
 }

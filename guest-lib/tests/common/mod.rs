@@ -5,6 +5,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use hvckpt::{LockPolicy, Region, RegionBuilder, TrackerKind};
 
@@ -31,14 +32,38 @@ pub fn region(kind: TrackerKind, pages: usize) -> Region {
         .unwrap_or_else(|e| panic!("{}", hvckpt::explain(&e)))
 }
 
-/// The trackers which work here; the others are skipped loudly, and `pt` and
-/// `sim` must work everywhere.
+/// A number from the environment.
+pub fn number(name: &str, default: usize) -> usize {
+    std::env::var(name).map_or(default, |text| {
+        text.parse()
+            .unwrap_or_else(|_| panic!("{name} must be a number"))
+    })
+}
+
+/// Whether a tracker has to work here: where it is known which do,
+/// `HVCKPT_EXPECT_TRACKERS` names all of them, and none may be skipped.
+fn expected(kind: TrackerKind) -> Option<bool> {
+    let list = std::env::var("HVCKPT_EXPECT_TRACKERS").ok()?;
+    let kinds: Vec<TrackerKind> = list
+        .split_whitespace()
+        .map(|name| name.parse().expect("HVCKPT_EXPECT_TRACKERS"))
+        .collect();
+    Some(kinds.contains(&kind))
+}
+
+/// The trackers which work here; the others are skipped loudly.  Those which
+/// are expected must work and no others; without an expectation `pt` and `sim`
+/// must, as they do everywhere.
 pub fn trackers() -> Vec<TrackerKind> {
     let works = |kind: &TrackerKind| match builder(*kind, 1).register() {
-        Ok(_) => true,
+        Ok(_) => {
+            assert_ne!(expected(*kind), Some(false), "{kind} works here");
+            true
+        }
         Err(error) => {
+            let everywhere = matches!(kind, TrackerKind::Pt | TrackerKind::Sim);
             assert!(
-                !matches!(kind, TrackerKind::Pt | TrackerKind::Sim),
+                !expected(*kind).unwrap_or(everywhere),
                 "{}",
                 hvckpt::explain(&error)
             );
@@ -88,6 +113,15 @@ impl Rng {
         self.0 ^= self.0 << 25;
         self.0 ^= self.0 >> 27;
         (self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 11) as usize % end
+    }
+}
+
+/// Tells threads to stop, also when a check fails before they are joined.
+pub struct Stop<'a>(pub &'a AtomicBool);
+
+impl Drop for Stop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
     }
 }
 

@@ -1,6 +1,8 @@
 //! One input for the reader of images: what it must survive, and how inputs
 //! are changed.  Used by the test and by the fuzz target.
 
+use std::collections::BTreeSet;
+use std::fmt::Display;
 use std::sync::Arc;
 
 use hvckpt::store::backend::{Backend, CrashDisk};
@@ -111,19 +113,41 @@ fn read(store: &Store) -> Result<(), StoreError> {
     Ok(())
 }
 
+/// A message without its numbers and names.
+fn gist(message: &dyn Display) -> String {
+    let message = message.to_string();
+    let words = message.split([' ', ':', ',', ';']);
+    let plain = words.filter(|word| word.bytes().all(|byte| byte.is_ascii_lowercase()));
+    plain.collect::<Vec<_>>().join(" ")
+}
+
 /// Opens what an input says every way there is.  Must not panic, hang or eat
 /// memory; and what can be opened for writing must hold what is then written.
+/// What came of it, in words which other inputs may share.
 ///
 /// The first byte says whether checksums are set right and a key is given.
-pub fn one(input: &[u8]) {
+pub fn one(input: &[u8]) -> String {
     let Some((flags, images)) = input.split_first() else {
-        return;
+        return String::new();
+    };
+    let mut outcome = format!("{} ", flags & 7);
+    let mut came = |what: &str, error: &dyn Display| {
+        outcome += &format!("{what} {}; ", gist(error));
     };
     let disk = disk(images, flags & 1 == 1);
     let key = (flags & 2 == 2).then(key);
     let backend: Arc<dyn Backend> = Arc::new(disk);
-    let _refused = verify(&backend, key.as_ref(), |_| {});
-    let _refused = examine(&backend, key.as_ref(), |_| {});
+    match verify(&backend, key.as_ref(), |_| {}) {
+        Ok(found) => {
+            let problems: BTreeSet<String> = found.problems.iter().map(|it| gist(it)).collect();
+            let problems: Vec<String> = problems.into_iter().collect();
+            came("verified", &problems.join("/"));
+        }
+        Err(error) => came("not verified", &error),
+    }
+    if let Err(error) = examine(&backend, key.as_ref(), |_| {}) {
+        came("not examined", &error);
+    }
     let mut options = StoreOptions::default();
     options.key = key;
     options.create = false;
@@ -132,8 +156,9 @@ pub fn one(input: &[u8]) {
     options.keep = 2;
     let mut reading = options.clone();
     reading.read_only = true;
-    if let Ok(store) = Store::open_on(backend.clone(), reading) {
-        let _damaged = read(&store);
+    match Store::open_on(backend.clone(), reading).and_then(|store| read(&store)) {
+        Ok(()) => came("read", &""),
+        Err(error) => came("not read", &error),
     }
     let page = Page([0x5a; 512]);
     let written = match Store::open_on(backend.clone(), options.clone()) {
@@ -143,17 +168,25 @@ pub fn one(input: &[u8]) {
             let _damaged = store.compact(|_| {});
             Ok(())
         }),
-        Err(_) => return,
+        Err(error) => {
+            came("not opened", &error);
+            return outcome;
+        }
     };
-    if written.is_err() {
-        return;
+    if let Err(error) = written {
+        came("not written", &error);
+        return outcome;
     }
     options.accept_loss = true;
     let store = Store::open_on(backend, options).expect("it was open before");
     // Damage of other pages may stand in the way.
-    let Ok(view) = store.view(None) else {
-        return;
-    };
-    let area = view.area("fuzzed").expect("written just now");
-    assert!(view.page(area, 2).expect("written just now") == page);
+    match store.view(None) {
+        Ok(view) => {
+            let area = view.area("fuzzed").expect("written just now");
+            assert!(view.page(area, 2).expect("written just now") == page);
+            came("written", &"");
+        }
+        Err(error) => came("not viewed", &error),
+    }
+    outcome
 }

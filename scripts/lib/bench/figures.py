@@ -60,7 +60,7 @@ def figure_8(results, title, trackers, even):
                      one_each(results, trackers, wpps, lambda wpp: (4, wpp)), marks=marks, notes=notes)
 
 
-def figure_9(results, title, rivals, log):
+def figure_9(results, title, rivals):
     series = []
     sizes = [p for p in (16, 64, 256, 1024, 4096) if results.cost("scanxen", 1, 1, p) is not None]
     for pages, shade in zip(sizes, SHADES):
@@ -69,7 +69,7 @@ def figure_9(results, title, rivals, log):
         size = f"{pages * 4} KiB" if pages < 256 else f"{pages // 256} MiB"
         series.append((f"Scanxen, {size}", shade, "circle", "", points))
     series += one_each(results, rivals, (1, 4, 16), lambda ppt: (ppt, 1))
-    return svg.lines(title, "pages per transaction (PPT)", SECONDS, series, log_y=log,
+    return svg.lines(title, "pages per transaction (PPT)", SECONDS, series, log_y=True,
                      notes=absent(results, "scanxen", *rivals))
 
 
@@ -102,8 +102,8 @@ def draw(results, directory, evens):
                               notes=absent(results, "emul", "emulxen")),
         "figure-8a": figure_8(results, "Figure 8a: emulation and page tracking, user level", ("pt", "emul"), evens[0]),
         "figure-8b": figure_8(results, "Figure 8b: emulation and page tracking, in the hypervisor", ("ptxen", "emulxen"), evens[1]),
-        "figure-9a": figure_9(results, "Figure 9a: Scanxen and PT", ["pt"], True),
-        "figure-9b": figure_9(results, "Figure 9b: Scanxen and PTxen", ["ptxen"], False),
+        "figure-9a": figure_9(results, "Figure 9a: Scanxen and PT", ["pt"]),
+        "figure-9b": figure_9(results, "Figure 9b: Scanxen and PTxen", ["ptxen"]),
         "figure-10": svg.lines("Figure 10: all approaches, WPP = 4", "pages per transaction (PPT)", SECONDS,
                                one_each(results, ALL, ppts, lambda ppt: (ppt, 4)), log_x=True, log_y=True,
                                x_ticks=list(ppts), notes=absent(results, *ALL)),

@@ -71,6 +71,20 @@ def per_write(results, tracker, ppt=4):
     return None if low is None or high is None else (high - low) / (12 * ppt)
 
 
+def parts(results, tracker):
+    """What a transaction is made of: alone; the first write to a page and its
+    share of the commit, for one page and for each of many neighbours."""
+    none, one = (results.micro(tracker, n, 1) for n in (0, 1))
+    some, many = (results.micro(tracker, n, 1, pattern="contiguous") for n in (64, 256))
+    if None in (none, one, some, many):
+        return None
+    alone = none["write_ns"] + none["commit_ns"]
+    return {"alone": alone, "write_1": one["write_ns"] - none["write_ns"],
+            "commit_1": one["commit_ns"] - none["commit_ns"],
+            "write_n": (many["write_ns"] - some["write_ns"]) / 192,
+            "commit_n": (many["commit_ns"] - some["commit_ns"]) / 192}
+
+
 def break_even(results, emulation, paging, ppt=4):
     """Writes per page at which both cost the same.
 

@@ -94,7 +94,7 @@ def lines(title, x_label, y_label, series, log_x=False, log_y=False, x_ticks=Non
     series = [s for s in series if s[4]]
     height, left, right, top, bottom = 420, 78, 500, 52, 360
     names = max([len(s[0]) for s in series], default=0)
-    width = right + 56 + round(7.4 * max(names, 8))
+    width = right + 56 + round(8 * max(names, 8))
     xs = [x for s in series for x, _ in s[4]] or [1]
     ys = [y for s in series for _, y in s[4]] or [1]
     ax = Axis(min(xs), max(xs), left, right, log_x, x_ticks)

@@ -56,7 +56,8 @@
  * Every operation but version and attach: -ENOENT no session in this address
  * space (never attached, fork child, exec, resumed on another host),
  * -EACCES wrong cookie, -EKEYREVOKED the administrator ended the session,
- * -EAGAIN another thread is inside an operation of this session: retry,
+ * -EAGAIN another thread is inside an operation of this session, or memory
+ * that was unregistered is not free yet: retry,
  * -EOPNOTSUPP not from a 32-bit process / domain in log-dirty mode.
  */
 #define CDA_OP_version         0
@@ -152,6 +153,8 @@ struct cda_log {
  *   CDA_ENTRY_WORD  bits 0-51 byte offset in the range, bits 56-59 size - 1
  *                   (sizes 1, 2, 4, 8); the next 8 bytes are the value that
  *                   was stored, zero-extended.  In the order of the stores.
+ *                   Of a page with a page entry in the list, the content
+ *                   counts: it may have changed after the last store.
  * `count` is in units of 8 bytes; `dirty` counts entries of either kind.
  */
 #define CDA_ENTRY_INDEX        ((1ULL << 52) - 1)

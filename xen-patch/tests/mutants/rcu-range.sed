@@ -1,2 +1,2 @@
 # ranges are freed after a grace period
-s/    call_rcu\(&r->rcu, free_range_rcu\);/    free_range(r);/
+s/    call_rcu\(&r->rcu, free_range_rcu\);/    free_range_rcu(\&r->rcu);/

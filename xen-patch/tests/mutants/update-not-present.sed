@@ -1,2 +1,2 @@
 # cda_guest_update() only looks at present entries
-s/ \|\| !cda \|\|\n         !\(l1e & _PAGE_PRESENT\) \)/ || !cda )/
+s/if \( !cda \|\| !\(l1e & _PAGE_PRESENT\) \)/if ( !cda )/

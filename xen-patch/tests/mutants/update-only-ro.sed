@@ -1,2 +1,2 @@
 # cda_guest_update() looks at CDA_L1E_SEEN too
-s/!\(l1e & CDA_L1E_TRACKED\)\) \|\| !cda/!(l1e \& (CDA_L1E_RO | CDA_L1E_WATCH))) || !cda/
+s/if \( !cda \|\| !\(l1e & _PAGE_PRESENT\) \)/if ( !cda || !(l1e \& _PAGE_PRESENT) || !(l1e \& (CDA_L1E_RO | CDA_L1E_WATCH)) )/

@@ -1,2 +1,2 @@
 # sync_watched() leaves alone what the guest rewrote
-s/if \( unlikely\(!\(l1e & CDA_L1E_WATCH\)\) \)/if ( 0 )/
+s/if \( unlikely\(\(l1e & WATCHED_ENTRY\) != WATCHED_ENTRY\) \)/if ( 0 )/

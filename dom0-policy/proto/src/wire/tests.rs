@@ -1,3 +1,7 @@
+use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Instant;
+
 use proptest::prelude::*;
 
 use super::*;
@@ -116,5 +120,121 @@ proptest! {
         refusal.retry_after = Duration::from_millis(retry.into());
         let answer = Answer::Refusal(refusal);
         prop_assert_eq!(Answer::decode(&read(&answer.encode()).unwrap()), Ok(answer));
+    }
+}
+
+fn unhex(line: &str) -> Vec<u8> {
+    let byte = |at| u8::from_str_radix(&line[at..at + 2], 16).unwrap();
+    (0..line.len()).step_by(2).map(byte).collect()
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// Frames which meet different fates each.
+fn kept() -> Vec<Vec<u8>> {
+    include_str!("corpus.txt").lines().map(unhex).collect()
+}
+
+/// Decodes as a server and as a client would: what is accepted encodes to the
+/// same octets, but for a refusal's text, which is made printable.  What came
+/// of it.
+fn try_out(bytes: &[u8]) -> (bool, String) {
+    let frame = match read_frame(&mut &bytes[..]) {
+        Ok(frame) => frame,
+        Err(error) => return (false, error.to_string()),
+    };
+    let octets = &bytes[..bytes.len().min(8 + frame.body.len())];
+    let request = Request::decode(&frame);
+    if let Ok(request) = request {
+        assert_eq!(request.encode(), octets);
+    }
+    let answer = Answer::decode(&frame);
+    let answered = match &answer {
+        Ok(Answer::Grant(grant)) => {
+            assert_eq!(Answer::Grant(*grant).encode(), octets);
+            "grant".to_owned()
+        }
+        Ok(Answer::Refusal(refusal)) => {
+            let again = Answer::Refusal(refusal.clone()).encode();
+            assert_eq!(Answer::decode(&read(&again).unwrap()), answer);
+            refusal.reason.name().to_owned()
+        }
+        Err(error) => error.to_string(),
+    };
+    let asked = request.map_or_else(|error| error.to_string(), |_| "request".to_owned());
+    let good = request.is_ok() || answer.is_ok();
+    (good, format!("{} {asked}; {answered}", bytes[6].min(5)))
+}
+
+#[test]
+fn the_kept_frames_meet_their_fates() {
+    let frames = kept();
+    let fates: BTreeSet<String> = frames.iter().map(|frame| try_out(frame).1).collect();
+    assert_eq!(fates.len(), frames.len(), "{fates:#?}");
+}
+
+/// A small generator, so that every run is the same.
+fn random(state: &mut u64) -> usize {
+    *state ^= *state << 13;
+    *state ^= *state >> 7;
+    *state ^= *state << 17;
+    usize::try_from(*state >> 16).unwrap()
+}
+
+/// Mutates frames for as long as `HVCKPT_FUZZ_SECONDS` says, one second unless
+/// told; `HVCKPT_FUZZ_KEEP` names a file for those which met different fates.
+#[test]
+fn mutated_frames_are_refused_or_mean_what_they_say() {
+    let seconds = std::env::var("HVCKPT_FUZZ_SECONDS").map_or(1, |text| text.parse().unwrap());
+    let deadline = Instant::now() + Duration::from_secs(seconds);
+    let mut corpus = kept();
+    corpus.push(Request::default().encode());
+    corpus.push(Answer::Grant(Grant::new([5; 16], Duration::from_secs(30), 3, 77)).encode());
+    corpus.push(Answer::Refusal(Refusal::new(Reason::Quota, "full")).encode());
+    let mut state = 0x9e37_79b9_7f4a_7c15;
+    let (mut rounds, mut decoded) = (0_u64, 0_u64);
+    let mut fates = BTreeMap::new();
+    while rounds < 20_000 || Instant::now() < deadline {
+        rounds += 1;
+        let mut bytes = corpus[random(&mut state) % corpus.len()].clone();
+        for _ in 0..=random(&mut state) % 4 {
+            let at = random(&mut state) % bytes.len();
+            match random(&mut state) % 6 {
+                0 => bytes[at] ^= 1 << (random(&mut state) % 8),
+                1 => bytes[at] = random(&mut state).to_le_bytes()[0],
+                // Types and reasons are small.
+                2 => bytes[at] = random(&mut state).to_le_bytes()[0] & 31,
+                3 => bytes.truncate(at.max(1)),
+                4 => bytes.extend_from_within(at..),
+                // The length of what there is.
+                _ if bytes.len() >= 8 => {
+                    let length = u32::try_from(bytes.len() - 8).unwrap();
+                    bytes[..4].copy_from_slice(&length.to_le_bytes());
+                }
+                _ => {}
+            }
+            bytes.truncate(4200);
+        }
+        let (good, fate) = try_out(&bytes);
+        decoded += u64::from(good);
+        if let Entry::Vacant(fresh) = fates.entry(fate) {
+            fresh.insert(bytes.clone());
+        } else if !good {
+            continue;
+        }
+        if corpus.len() < 512 {
+            corpus.push(bytes);
+        }
+    }
+    assert!(decoded > rounds / 100, "{decoded} of {rounds} decoded");
+    println!(
+        "{rounds} rounds, {decoded} decoded, {} different fates",
+        fates.len()
+    );
+    if let Some(file) = std::env::var_os("HVCKPT_FUZZ_KEEP") {
+        let lines: Vec<String> = fates.values().map(|bytes| hex(bytes)).collect();
+        std::fs::write(file, lines.join("\n") + "\n").unwrap();
     }
 }

@@ -1,3 +1,6 @@
+use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, BTreeSet};
+
 use super::*;
 
 fn begin() -> Begin {
@@ -108,20 +111,75 @@ fn random(state: &mut u64) -> usize {
     usize::try_from(*state >> 16).unwrap()
 }
 
+fn unhex(line: &str) -> Vec<u8> {
+    let byte = |at| u8::from_str_radix(&line[at..at + 2], 16).unwrap();
+    (0..line.len()).step_by(2).map(byte).collect()
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// Frames which meet different fates each.
+fn kept() -> Vec<Vec<u8>> {
+    include_str!("corpus.txt").lines().map(unhex).collect()
+}
+
+/// Decodes: whatever decodes is encoded to the same bytes, nothing panics, and
+/// nothing is larger than what came in.  What came of it.
+fn try_out(bytes: &[u8], body: &mut Vec<u8>) -> (bool, String) {
+    let mut from = bytes;
+    let result = read(&mut from, body);
+    assert!(body.len() <= BODY_MAX);
+    let kind = bytes.get(6).copied().unwrap_or_default().min(9);
+    match result {
+        Ok(message) => {
+            let taken = bytes.len() - from.len();
+            let mut again = Vec::new();
+            message.encode(&mut again);
+            // A refusal's text is made printable.
+            if !matches!(message, Message::Refusal(_)) {
+                assert_eq!(again, bytes[..taken], "{message:?}");
+            }
+            let shape = match message {
+                Message::Refusal(refusal) => refusal.reason.name().to_owned(),
+                Message::Begin(begin) => format!(
+                    "{} {} {:?}",
+                    begin.base,
+                    begin.bulk,
+                    begin.areas.map(|areas| areas.len())
+                ),
+                _ => String::new(),
+            };
+            (true, format!("{kind} {shape}"))
+        }
+        Err(error) => (false, format!("{kind} {error}")),
+    }
+}
+
+#[test]
+fn the_kept_frames_meet_their_fates() {
+    let frames = kept();
+    let fate = |bytes: &Vec<u8>| try_out(bytes, &mut Vec::new()).1;
+    let fates: BTreeSet<String> = frames.iter().map(fate).collect();
+    assert_eq!(fates.len(), frames.len(), "{fates:#?}");
+}
+
 /// Mutates frames for as long as `HVCKPT_FUZZ_SECONDS` says, two seconds
-/// unless told: whatever decodes is encoded to the same bytes, nothing panics,
-/// and nothing is larger than what came in.
+/// unless told; `HVCKPT_FUZZ_KEEP` names a file for those which met different
+/// fates.
 #[test]
 fn mutated_frames_are_refused_or_mean_what_they_say() {
     let seconds = std::env::var("HVCKPT_FUZZ_SECONDS");
     let seconds = seconds.map_or(2, |text| text.parse().unwrap());
     let deadline = std::time::Instant::now() + std::time::Duration::from_secs(seconds);
-    let mut corpus: Vec<Vec<u8>> = Vec::new();
+    let mut corpus = kept();
     for sample in samples() {
         let mut bytes = Vec::new();
         sample.encode(&mut bytes);
         corpus.push(bytes);
     }
+    let mut fates = BTreeMap::new();
     let mut state = 0x9e37_79b9_7f4a_7c15;
     let (mut rounds, mut decoded) = (0_u64, 0_u64);
     let mut body = Vec::new();
@@ -146,22 +204,24 @@ fn mutated_frames_are_refused_or_mean_what_they_say() {
             }
             bytes.truncate(4096);
         }
-        let mut from = &bytes[..];
-        if let Ok(message) = read(&mut from, &mut body) {
-            decoded += 1;
-            let taken = bytes.len() - from.len();
-            let mut again = Vec::new();
-            message.encode(&mut again);
-            // A refusal's text is made printable.
-            if !matches!(message, Message::Refusal(_)) {
-                assert_eq!(again, bytes[..taken], "{message:?}");
-            }
-            if corpus.len() < 512 {
-                corpus.push(bytes);
-            }
+        let (good, fate) = try_out(&bytes, &mut body);
+        decoded += u64::from(good);
+        if let Entry::Vacant(fresh) = fates.entry(fate) {
+            fresh.insert(bytes.clone());
+        } else if !good {
+            continue;
         }
-        assert!(body.len() <= BODY_MAX);
+        if corpus.len() < 512 {
+            corpus.push(bytes);
+        }
     }
     assert!(decoded > rounds / 100, "{decoded} of {rounds} decoded");
-    println!("{rounds} rounds, {decoded} decoded");
+    println!(
+        "{rounds} rounds, {decoded} decoded, {} different fates",
+        fates.len()
+    );
+    if let Some(file) = std::env::var_os("HVCKPT_FUZZ_KEEP") {
+        let lines: Vec<String> = fates.values().map(|bytes| hex(bytes)).collect();
+        std::fs::write(file, lines.join("\n") + "\n").unwrap();
+    }
 }

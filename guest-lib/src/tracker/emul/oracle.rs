@@ -318,7 +318,11 @@ fn left_out(instruction: &Instruction) -> bool {
         instruction.code(),
         Code::Mov_moffs8_AL | Code::Mov_moffs16_AX | Code::Mov_moffs32_EAX | Code::Mov_moffs64_RAX
     );
-    stack || scatter || save || system || rsp || string || moffs
+    let selector = (0..instruction.op_count()).any(|op| {
+        instruction.op_kind(op) == OpKind::Register
+            && matches!(instruction.op_register(op), Register::CS | Register::SS)
+    });
+    stack || scatter || save || system || rsp || string || moffs || selector
 }
 
 #[test]
@@ -361,6 +365,17 @@ fn another_decoder_agrees() {
         "{} kinds of stores: {accepted:?}",
         accepted.len()
     );
+}
+
+/// Signal handlers run with these selectors set anew.
+#[test]
+fn selectors_of_the_handler_are_not_stored() {
+    for segment in 0..8_u8 {
+        // mov [rax], segment
+        let code = [0x8c, segment << 3];
+        let store = decode(|at| code[usize::from(at)]);
+        assert_eq!(store.is_some(), matches!(segment, 0 | 3..=5), "{segment}");
+    }
 }
 
 #[test]

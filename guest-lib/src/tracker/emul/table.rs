@@ -148,7 +148,8 @@ fn one_byte(p: &Prefixes, opcode: u8, reg: u8) -> Option<Shape> {
         0x80 | 0x83 if reg != 7 => plain(width, 1, Reg::Other),
         0x81 if reg != 7 => plain(width, p.immediate(), Reg::Other),
         0x86..=0x89 => plain(width, 0, Reg::General), // xchg, mov
-        0x8c if reg < 6 => plain(2, 0, Reg::Other),   // mov from a segment register
+        // mov from es, ds, fs, gs; a handler has cs and ss of its own
+        0x8c if matches!(reg, 0 | 3..=5) => plain(2, 0, Reg::Other),
         0x8f if reg == 0 => place(if p.operand() == 2 { 2 } else { 8 }, Place::Pop),
         0xa2 | 0xa3 => place(if opcode == 0xa2 { 1 } else { wide }, Place::Moffs),
         0xa4 | 0xa5 => place(width, Place::Movs),
