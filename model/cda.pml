@@ -1127,6 +1127,14 @@ end:
     od
 }
 
+#ifdef READ_NO_WATCH
+#define READ_TAKES(t) (pte[t].ro)
+#elif defined(WATCH)
+#define READ_TAKES(t) (pte[t].ro || pte[t].watch)
+#else
+#define READ_TAKES(t) (pte[t].ro)
+#endif
+
 #if defined(AGE) || defined(MIGRATE)
 /*
  * The kernel on a third CPU, through the reverse mapping, without the mmap
@@ -1150,6 +1158,10 @@ end:
     :: d_step {
         !ptl && l2[0] != NONE && !locked[l2[0] % 2] && pte[l2[0] % 2].p && !moving ->
         r_t = l2[0]; guest_update(r_t); remaps(r_t);
+#ifndef NO_READ_HOOK
+        /* cda_entry_read(): what xchg reads has no RW of Xen's. */
+        if :: READ_TAKES(r_t) -> pte[r_t].rw = 0 :: else fi;
+#endif
         moving = 1 + pte[r_t].rw;
         pte[r_t].p = 0; pte[r_t].rw = 0; pte[r_t].ro = 0; pte[r_t].seen = 0;
         IF_WATCH(pte[r_t].watch = 0);

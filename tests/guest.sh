@@ -142,10 +142,10 @@ domu:100 exact-uffd-wp exact --tracker uffd-wp --pages 256 --threads 4 --transac
 domu:100 autoxen-blind exact --tracker autoxen --pages 256 --transactions 30 --writer vm_writev; test \$? = 77
 domu:100 sabotaged ! exact --tracker ptxen --pages 256 --transactions 10 --sabotage
 E
-        insn_step "${HVCKPT_INSN_CASES:-2000}" emulxen
-        insn_step "${HVCKPT_INSN_CASES:-1000}" 'emulxen --low'
-        # The handler has room for so many, and no xsave in this machine.
-        insn_step 500 emul
+        if [ "$long" = 1 ]; then
+            insn_step "${HVCKPT_INSN_CASES:-20000}" emulxen
+            insn_step "${HVCKPT_INSN_CASES:-20000}" 'emulxen --low'
+        fi
         suite_steps 'autoxen ptxen scanxen emulxen pagemap-scan uffd-wp pt emul sim' 100
         common_steps "$forks"
         printf 'dom0:120 keys keys.sh\n'
@@ -297,7 +297,6 @@ domu:60 ptxen-unavailable exact --tracker ptxen --pages 16 --transactions 1; tes
 domu:300 exact-pt exact --tracker pt --pages 1024 --threads 4 --transactions 60
 domu:300 exact-pagemap-scan exact --tracker pagemap-scan --pages 1024 --threads 4 --transactions 60
 E
-        insn_step 500 emul
         suite_steps 'pagemap-scan uffd-wp pt emul sim' 100
     )
 }

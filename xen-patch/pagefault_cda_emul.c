@@ -90,6 +90,13 @@ static int cf_check emul_validate(const struct x86_emulate_state *state,
     case X86EMUL_OPC_66(0x0f, 0xf7):     /* maskmovdqu */
     case X86EMUL_OPC_VEX_66(0x0f, 0xf7): /* vmaskmovdqu */
         return X86EMUL_UNHANDLEABLE;
+
+    /* CPUs take such a number modulo the operand's bits, the emulator does not. */
+    case X86EMUL_OPC(0x0f, 0xba):        /* bts, btr, btc by an immediate */
+        if ( (uint8_t)x86_insn_immediate(state, 0) >=
+             8 * x86_insn_opsize(state) )
+            return X86EMUL_UNHANDLEABLE;
+        break;
     }
 
     return x86_insn_is_mem_write(state, ctxt) ? X86EMUL_OKAY

@@ -46,6 +46,9 @@ on_page!(nontemporal, "mov rax, -80", "movnti [rdi + 64], rax");
 on_page!(add, "add qword ptr [rdi], 1000");
 on_page!(neg, "neg dword ptr [rdi + 4]");
 on_page!(bts, "mov eax, 101", "bts [rdi + 16], rax");
+on_page!(bts_three, "lock bts dword ptr [rdi + 20], 3");
+// bts dword ptr [rdi + 24], 0x81: the second bit, as CPUs see it.
+on_page!(bts_beyond, ".byte 0x0f, 0xba, 0x6f, 0x18, 0x81");
 on_page!(setcc, "cmp eax, 0", "setz byte ptr [rdi + 99]");
 on_page!(locked_inc, "lock inc qword ptr [rdi + 8]");
 on_page!(xadd, "mov eax, 5", "lock xadd [rdi + 8], rax");
@@ -299,7 +302,7 @@ fn main() {
         plain: &plain,
         log: &log,
     };
-    let performed: [Case; 36] = [
+    let performed: [Case; 37] = [
         ("mov of a byte", byte, 1),
         ("mov of 2", short, 1),
         ("mov of 4", int, 1),
@@ -310,6 +313,7 @@ fn main() {
         ("add", add, 1),
         ("neg", neg, 1),
         ("bts", bts, 1),
+        ("lock bts of an immediate", bts_three, 1),
         ("setz", setcc, 1),
         ("lock inc", locked_inc, 1),
         ("lock xadd", xadd, 1),
@@ -341,6 +345,7 @@ fn main() {
         tried.same(&mut c, name, run, stores);
     }
     tried.same(&mut c, "x87", x87, 0);
+    tried.same(&mut c, "bts beyond the operand", bts_beyond, 0);
     tried.same(&mut c, "mov across pages", across_pages, 0);
     if __cpuid(1).ecx >> 27 & 3 == 3 {
         tried.same(&mut c, "vmovups of 32", avx, 0);

@@ -531,7 +531,11 @@ fn adopted_memory_under_fire() {
                 // writers are atomic.
                 let memory = unsafe { RawPages::from_raw(start as *mut u8, bytes) };
                 let region = hvckpt::register_cda().adopt(memory).tracker(kind);
-                let region = region.lock(hvckpt::LockPolicy::Never).register().unwrap();
+                // Where dirty bits are used it must be.
+                let region = region
+                    .lock(hvckpt::LockPolicy::IfAllowed)
+                    .register()
+                    .unwrap();
                 let mut transaction = region.begin().unwrap();
                 transaction.commit_and_continue().unwrap();
             }
@@ -621,7 +625,7 @@ fn what_does_not_work_is_not_available() {
     let works = trackers();
     let guest = std::fs::read_to_string("/sys/hypervisor/guest_type").unwrap_or_default();
     for kind in TrackerKind::ALL {
-        if works.contains(&kind) {
+        if works.contains(&kind) || common::left_out(kind) {
             continue;
         }
         let error = match builder(kind, 1).register() {
@@ -664,8 +668,10 @@ fn prepare_write_makes_dirty_and_changes_nothing() {
         region.prepare_write(5..5);
         assert_eq!(region.atomics_u8()[PAGE_SIZE].load(Ordering::Relaxed), 9);
         let dirty = transaction.commit().unwrap().to_vec();
-        if kind == TrackerKind::Sim {
-            assert!(dirty.is_empty(), "it compares");
+        if matches!(kind, TrackerKind::Sim | TrackerKind::EmulXen) {
+            // One compares; the other performs stores, and none changed
+            // anything.  What the kernel writes opens the page then.
+            assert!(dirty.is_empty(), "{kind}");
         } else {
             assert_eq!(sorted(dirty), [0, 1, 2], "{kind}");
         }

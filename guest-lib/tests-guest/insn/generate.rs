@@ -203,7 +203,9 @@ impl Pool {
             // No more than a push and a move.
             Mnemonic::Enter => bytes[immediate..immediate + 3].fill(0),
             // What is shifted by more than there is, is undefined.
-            Mnemonic::Shld | Mnemonic::Shrd if offsets.has_immediate() => {
+            Mnemonic::Shld | Mnemonic::Shrd | Mnemonic::Rcl | Mnemonic::Rcr
+                if offsets.has_immediate() =>
+            {
                 let bits = 8 * instruction.memory_size().size();
                 bytes[immediate] = u8::try_from(usize::from(bytes[immediate]) % (bits + 1)).ok()?;
             }
@@ -270,6 +272,9 @@ impl Pool {
             }
             written.push(first..end);
         }
+        if undefined(&instruction, &bytes, &machine) || crosses && instruction.has_lock_prefix() {
+            return None;
+        }
         Some(Case {
             kind,
             encoding,
@@ -279,6 +284,27 @@ impl Pool {
             written,
             crosses,
         })
+    }
+}
+
+/// What CPUs need not agree on, or an emulated one does not do as a real one:
+/// double shifts of 16 bits by more, and selectors named with REX.R.  So are
+/// locked accesses across pages.
+fn undefined(instruction: &Instruction, bytes: &[u8], machine: &Machine) -> bool {
+    const REX_R: u8 = 0x44;
+    match instruction.mnemonic() {
+        Mnemonic::Shld | Mnemonic::Shrd => {
+            let by_cl = instruction.op_kind(2) == OpKind::Register;
+            let bits = 8 * instruction.memory_size().size() as u64;
+            by_cl && machine.general[1] & 31 > bits
+        }
+        Mnemonic::Mov => {
+            let selector = instruction.op_kind(1) == OpKind::Register
+                && instruction.op_register(1).is_segment_register();
+            let mut pairs = bytes.windows(2);
+            selector && pairs.any(|pair| pair[1] == 0x8c && pair[0] & (0xf0 | REX_R) == REX_R)
+        }
+        _ => false,
     }
 }
 

@@ -51,11 +51,18 @@ fn expected(kind: TrackerKind) -> Option<bool> {
     Some(kinds.contains(&kind))
 }
 
+/// In Xen's guests the kernel reports about every page by its soft-dirty bits:
+/// complete, and not exact.  Tested there only if it is expected.
+pub fn left_out(kind: TrackerKind) -> bool {
+    kind == TrackerKind::SoftDirty && expected(kind) == Some(false)
+}
+
 /// The trackers which work here; the others are skipped loudly.  Those which
 /// are expected must work and no others; without an expectation `pt` and `sim`
 /// must, as they do everywhere.
 pub fn trackers() -> Vec<TrackerKind> {
     let works = |kind: &TrackerKind| match builder(*kind, 1).register() {
+        _ if left_out(*kind) => false,
         Ok(_) => {
             assert_ne!(expected(*kind), Some(false), "{kind} works here");
             true
