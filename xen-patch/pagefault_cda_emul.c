@@ -93,8 +93,7 @@ static int cf_check emul_validate(const struct x86_emulate_state *state,
 
     /* CPUs take such a number modulo the operand's bits, the emulator does not. */
     case X86EMUL_OPC(0x0f, 0xba):        /* bts, btr, btc by an immediate */
-        if ( (uint8_t)x86_insn_immediate(state, 0) >=
-             8 * x86_insn_opsize(state) )
+        if ( (uint8_t)x86_insn_immediate(state, 0) >= x86_insn_opsize(state) )
             return X86EMUL_UNHANDLEABLE;
         break;
     }
