@@ -17,7 +17,7 @@ host_tests() {
     else skip "clippy" "no clippy here"; fi
 
     log "cargo test (two minutes when new)"
-    if cargo test --workspace >"$out/cargo.log" 2>&1 </dev/null; then :; else
+    if cargo test --workspace --no-fail-fast >"$out/cargo.log" 2>&1 </dev/null; then :; else
         grep -E '^test .* FAILED|panicked|^error' "$out/cargo.log" | head -n 20 >&2
         tail -n 20 "$out/cargo.log" >&2
     fi
