@@ -44,6 +44,7 @@ mod dirty;
 pub mod doctor;
 mod error;
 mod ffi;
+mod lock_file;
 pub mod metrics;
 mod region;
 pub mod store;

@@ -1,7 +1,7 @@
 //! The backup: listens, authenticates, and keeps a directory per primary.
 
 use std::fmt;
-use std::fs::{self, File};
+use std::fs;
 use std::io;
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
@@ -18,6 +18,7 @@ use super::files;
 use super::session;
 use super::vault::Vaults;
 use super::wire::ALPN;
+use crate::lock_file::LockFile;
 use crate::store::{StoreError, StoreOptions};
 
 /// Where a new connection is not accepted at once, the next attempt is.
@@ -195,19 +196,9 @@ pub(crate) fn identity(directory: &Path) -> Result<Secret, BackupError> {
 }
 
 /// Keeps other backups out of the directory; `None` if one is there.
-pub(crate) fn lock(directory: &Path) -> Result<Option<File>, BackupError> {
+pub(crate) fn lock(directory: &Path) -> Result<Option<LockFile>, BackupError> {
     let path = directory.join("lock");
-    let file = File::options()
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .open(&path)
-        .map_err(|error| BackupError::io("open", &path, error))?;
-    match file.try_lock() {
-        Ok(()) => Ok(Some(file)),
-        Err(fs::TryLockError::WouldBlock) => Ok(None),
-        Err(fs::TryLockError::Error(error)) => Err(BackupError::io("lock", &path, error)),
-    }
+    LockFile::take(&path).map_err(|error| BackupError::io("lock", &path, error))
 }
 
 /// A running backup.  Dropping it ends it.
@@ -216,7 +207,7 @@ pub struct Server {
     inner: Arc<Inner>,
     address: SocketAddr,
     threads: Vec<JoinHandle<()>>,
-    _lock: File,
+    _lock: LockFile,
 }
 
 impl Server {

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::{Backend, File};
+use crate::lock_file::LockFile;
 
 /// Name of the file which writers lock.
 const LOCK: &str = "lock";
@@ -92,16 +93,8 @@ impl Backend for Directory {
     }
 
     fn lock(&self) -> io::Result<Option<Box<dyn Any + Send + Sync>>> {
-        let file = fs::OpenOptions::new()
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .open(self.at(LOCK))?;
-        match file.try_lock() {
-            Ok(()) => Ok(Some(Box::new(file))),
-            Err(fs::TryLockError::WouldBlock) => Ok(None),
-            Err(fs::TryLockError::Error(error)) => Err(error),
-        }
+        let lock = LockFile::take(&self.at(LOCK))?;
+        Ok(lock.map(|lock| -> Box<dyn Any + Send + Sync> { Box::new(lock) }))
     }
 }
 
