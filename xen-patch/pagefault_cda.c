@@ -755,9 +755,11 @@ void cda_entry_read(struct domain *d, mfn_t l1mfn, unsigned long offset)
     {
         /* Listed before it changes hands. */
         cda_entry_update(d, l1mfn, entry);
+        /*
+         * What is cached may be written to until the guest, the end of a fork
+         * or the next commit flushes, which lists the page.
+         */
         take_back_entry(d, entry, false, 0);
-        /* The guest flushes only if it finds that it has to. */
-        flush_tlb_mask(d->dirty_cpumask);
     }
     unmap_table(pl1e);
 }
