@@ -46,17 +46,21 @@ guest_suites() {
 }
 
 # Every tracker of the guest must be there: a suite which skips one fails, and
-# so does one which finds more.  $1: the trackers, $2: rounds of the suites.
+# so does one which finds more.  $1: the trackers, $2: rounds of the suites, $3:
+# transactions compared with bytes, of each by one thread and by several.
 suite_steps() {
-    local env="HVCKPT_EXPECT_TRACKERS='$1' HVCKPT_RACING_ROUNDS=$2 HVCKPT_RANDOM_PROGRAMS=$(( $2 / 10 )) HVCKPT_DIFF_TRANSACTIONS=$2"
+    local transactions=${HVCKPT_DIFF_TRANSACTIONS:-$3} env
+    env="HVCKPT_EXPECT_TRACKERS='$1' HVCKPT_RACING_ROUNDS=$2 HVCKPT_RANDOM_PROGRAMS=$(( $2 / 10 )) HVCKPT_DIFF_TRANSACTIONS=$transactions"
     printf 'domu:900 conformance %s\n' "$(once_more "$env conformance --test-threads 1")"
-    printf 'domu:900 differential %s\n' "$(once_more "$env differential --test-threads 1")"
+    printf 'domu:3000 differential %s\n' "$(once_more "$env differential --test-threads 1")"
 }
 
-# Random storing instructions against native execution.  $1: cases, $2:
-# tracker, with options.
+# Random storing instructions against native execution, 500 at a time, each
+# time others: a process has room for so many copies of instructions.  $1:
+# cases, $2: tracker, with options.
 insn_step() {
-    printf 'domu:3000 insn-%s insn --tracker %s --cases %d\n' "${2// --/-}" "$2" "$1"
+    printf 'domu:3000 insn-%s for n in $(seq %d); do insn --tracker %s --seed $n --cases 500 || exit; done\n' \
+        "${2// --/-}" $(( ($1 + 499) / 500 )) "$2"
 }
 
 # boot NAME [GUEST-RUN-OPTION]...: one boot; the steps come on standard input.
@@ -131,6 +135,8 @@ E
 }
 
 guest_pv() {
+    local cases=${HVCKPT_INSN_CASES:-5000}
+    [ "$long" = 0 ] || cases=${HVCKPT_INSN_CASES:-100000}
     # Not through a pipe: boot counts, and a subshell would forget.
     boot pv --vcpus 2 < <(
         cat <<E
@@ -142,11 +148,10 @@ domu:100 exact-uffd-wp exact --tracker uffd-wp --pages 256 --threads 4 --transac
 domu:100 autoxen-blind exact --tracker autoxen --pages 256 --transactions 30 --writer vm_writev; test \$? = 77
 domu:100 sabotaged ! exact --tracker ptxen --pages 256 --transactions 10 --sabotage
 E
-        if [ "$long" = 1 ]; then
-            insn_step "${HVCKPT_INSN_CASES:-20000}" emulxen
-            insn_step "${HVCKPT_INSN_CASES:-20000}" 'emulxen --low'
-        fi
-        suite_steps 'autoxen ptxen scanxen emulxen pagemap-scan uffd-wp pt emul sim' 100
+        insn_step "$cases" emulxen
+        insn_step $(( cases / 2 )) 'emulxen --low'
+        insn_step "$cases" emul
+        suite_steps 'autoxen ptxen scanxen emulxen pagemap-scan uffd-wp pt emul sim' 100 10000
         common_steps "$forks"
         printf 'dom0:120 keys keys.sh\n'
         printf 'dom0:300 failover failover.sh\n'
@@ -297,7 +302,7 @@ domu:60 ptxen-unavailable exact --tracker ptxen --pages 16 --transactions 1; tes
 domu:300 exact-pt exact --tracker pt --pages 1024 --threads 4 --transactions 60
 domu:300 exact-pagemap-scan exact --tracker pagemap-scan --pages 1024 --threads 4 --transactions 60
 E
-        suite_steps 'pagemap-scan uffd-wp pt emul sim' 100
+        suite_steps 'pagemap-scan uffd-wp pt emul sim' 100 1000
     )
 }
 

@@ -20,6 +20,19 @@
 #include <asm/pv/cda-compat.h>
 #include <asm/x86_emulate.h>
 
+/* What is read of an instruction at once: nearly every one is as short. */
+#define AT_ONCE 16U
+
+/* A store which is being performed, and what was read of the instruction. */
+struct emul {
+    struct cda_store *store;
+    unsigned int bytes;
+    union {
+        uint8_t insn[AT_ONCE];
+        uint64_t half[2];
+    };
+};
+
 /* 64-bit user mode: all segments are flat but these two. */
 static unsigned long base_of(enum x86_segment seg)
 {
@@ -43,8 +56,48 @@ static int cf_check emul_insn_fetch(unsigned long offset, void *data,
                                     unsigned int bytes,
                                     struct x86_emulate_ctxt *ctxt)
 {
-    return copy_from_guest_pv(data, (void __user *)offset, bytes)
-           ? X86EMUL_UNHANDLEABLE : X86EMUL_OKAY;
+    const struct emul *e = ctxt->data;
+    unsigned long at = offset - ctxt->regs->rip;
+    const uint8_t *from;
+
+    if ( at >= e->bytes || bytes > e->bytes - at )
+        return copy_from_guest_pv(data, (void __user *)offset, bytes)
+               ? X86EMUL_UNHANDLEABLE : X86EMUL_OKAY;
+
+    from = e->insn + at;
+    switch ( bytes )
+    {
+    case 1:
+        *(uint8_t *)data = *from;
+        break;
+    case 4:
+        *(uint32_t *)data = *(const uint32_t *)from;
+        break;
+    default:
+        memcpy(data, from, bytes);
+        break;
+    }
+
+    return X86EMUL_OKAY;
+}
+
+/*
+ * The emulator asks for an instruction field by field, and each look at guest
+ * memory costs more than a field's decoding.  Once is also consistent, should
+ * somebody write to the instruction meanwhile.
+ */
+static bool fetch(struct emul *e, unsigned long rip)
+{
+    /* The next page may not be there, and the instruction end before it. */
+    if ( (rip & ~PAGE_MASK) > PAGE_SIZE - AT_ONCE )
+        return true;
+
+    if ( get_guest(e->half[0], (uint64_t __user *)rip) ||
+         get_guest(e->half[1], (uint64_t __user *)rip + 1) )
+        return false;
+    e->bytes = AT_ONCE;
+
+    return true;
 }
 
 static int result(enum cda_stored stored)
@@ -60,12 +113,19 @@ static int result(enum cda_stored stored)
     return X86EMUL_UNHANDLEABLE;
 }
 
+static struct cda_store *store_of(const struct x86_emulate_ctxt *ctxt)
+{
+    const struct emul *e = ctxt->data;
+
+    return e->store;
+}
+
 static int cf_check emul_write(enum x86_segment seg, unsigned long offset,
                                void *data, unsigned int bytes,
                                struct x86_emulate_ctxt *ctxt)
 {
     return is_x86_user_segment(seg)
-           ? result(cda_store_write(ctxt->data, base_of(seg) + offset, data,
+           ? result(cda_store_write(store_of(ctxt), base_of(seg) + offset, data,
                                     bytes))
            : X86EMUL_UNHANDLEABLE;
 }
@@ -75,8 +135,8 @@ static int cf_check emul_cmpxchg(enum x86_segment seg, unsigned long offset,
                                  bool lock, struct x86_emulate_ctxt *ctxt)
 {
     return is_x86_user_segment(seg)
-           ? result(cda_store_cmpxchg(ctxt->data, base_of(seg) + offset, old,
-                                      new, bytes))
+           ? result(cda_store_cmpxchg(store_of(ctxt), base_of(seg) + offset,
+                                      old, new, bytes))
            : X86EMUL_UNHANDLEABLE;
 }
 
@@ -94,6 +154,18 @@ static int cf_check emul_validate(const struct x86_emulate_state *state,
     /* CPUs take such a number modulo the operand's bits, the emulator does not. */
     case X86EMUL_OPC(0x0f, 0xba):        /* bts, btr, btc by an immediate */
         if ( (uint8_t)x86_insn_immediate(state, 0) >= x86_insn_opsize(state) )
+            return X86EMUL_UNHANDLEABLE;
+        break;
+
+    /* Nor such a count modulo the operand's bits, but modulo 32 or 64. */
+    case X86EMUL_OPC(0x0f, 0xa4):        /* shld by an immediate */
+    case X86EMUL_OPC(0x0f, 0xac):        /* shrd by an immediate */
+        if ( (x86_insn_immediate(state, 0) & 31) >= x86_insn_opsize(state) )
+            return X86EMUL_UNHANDLEABLE;
+        break;
+    case X86EMUL_OPC(0x0f, 0xa5):        /* shld by %cl */
+    case X86EMUL_OPC(0x0f, 0xad):        /* shrd by %cl */
+        if ( (ctxt->regs->rcx & 31) >= x86_insn_opsize(state) )
             return X86EMUL_UNHANDLEABLE;
         break;
     }
@@ -210,9 +282,10 @@ static const struct x86_emulate_ops emul_ops = {
 bool cda_emulate(struct cda_store *store, struct cpu_user_regs *regs)
 {
     struct vcpu *curr = current;
+    struct emul e = { .store = store };
     struct x86_emulate_ctxt ctxt = {
         .regs = regs,
-        .data = store,
+        .data = &e,
         .addr_size = 64,
         .sp_size = 64,
         .lma = true,
@@ -220,7 +293,7 @@ bool cda_emulate(struct cda_store *store, struct cpu_user_regs *regs)
 
     /* What a debugger, or the alignment check, has to see. */
     if ( (regs->eflags & (X86_EFLAGS_TF | X86_EFLAGS_AC)) ||
-         (curr->arch.dr7 & DR7_ACTIVE_MASK) )
+         (curr->arch.dr7 & DR7_ACTIVE_MASK) || !fetch(&e, regs->rip) )
         return false;
 
     ctxt.cpu_policy = curr->domain->arch.cpu_policy;

@@ -1,6 +1,7 @@
 //! A fork child must never see what its parent writes later, nor the parent
 //! what the child writes; nor a third process whose page the kernel shares
-//! (KSM).  With the area kept out of forks, and, the interesting case, not.
+//! (KSM).  With the area kept out of forks, and, the interesting case, not;
+//! with KSM merging pages meanwhile, if asked to.
 //!
 //! One line per check; exit status 1 if one failed, 2 without a gate.
 
@@ -66,6 +67,10 @@ fn series(s: &Session, area: &Area, range: i64, forks: usize, cycling: bool) -> 
                     let value = clock.fetch_add(1, Ordering::Relaxed);
                     let page = rng.below(area.pages());
                     area.word(page * WORDS + 1).store(value, Ordering::SeqCst);
+                    // All alike again, which KSM looks for.
+                    if page % 4 == 3 {
+                        area.word(page * WORDS + 1).store(0, Ordering::SeqCst);
+                    }
                 }
             });
         }
@@ -149,9 +154,15 @@ fn private_log(area: &Area) -> Area {
     log
 }
 
-fn forks(c: &mut Checks, s: &Session, forks: usize) {
+fn forks(c: &mut Checks, s: &Session, forks: usize, merging: bool) {
     // Few pages, so that a fork is cheap and they are written again and again.
     let area = Area::across_chunks(64);
+    if merging {
+        area.advise(libc::MADV_NOHUGEPAGE);
+        c.check("MADV_MERGEABLE", area.advise(libc::MADV_MERGEABLE), || {
+            "refused".into()
+        });
+    }
     let log = private_log(&area);
     let range = s.register(&area.registration(&log));
     c.check("register", range >= 0, || format!("{range}"));
@@ -177,18 +188,20 @@ fn forks(c: &mut Checks, s: &Session, forks: usize) {
         "refused".into()
     });
     assert_eq!(s.begin(range), 0);
-    let none = Series::default();
-    c.equal(
-        "threads write, one cycle open",
-        series(s, &area, range, forks, false),
-        none,
-    );
-    let none = Series::default();
-    c.equal(
-        "threads write, commits loop",
-        series(s, &area, range, forks, true),
-        none,
-    );
+    let copied = Ksm::copied();
+    for (name, cycling) in [
+        ("threads write, one cycle open", false),
+        ("threads write, commits loop", true),
+    ] {
+        let start = Instant::now();
+        let found = series(s, &area, range, forks, cycling);
+        println!("{forks} forks in {} s", start.elapsed().as_secs());
+        c.equal(name, found, Series::default());
+    }
+    if merging {
+        let copied = Ksm::copied() - copied;
+        c.check("merged pages were written to", copied > 0, || "none".into());
+    }
     let counted = s.query().counters;
     c.check("Xen noticed the forks", counted.forks > 0, || {
         format!("{counted:?}")
@@ -220,14 +233,30 @@ impl Ksm {
     fn on() -> std::io::Result<Self> {
         let mut kept = Vec::new();
         for (name, value) in [
-            ("sleep_millisecs", "0"),
-            ("pages_to_scan", "5000"),
+            ("sleep_millisecs", "10"),
+            ("pages_to_scan", "1000"),
             ("run", "1"),
         ] {
             kept.push((name, fs::read_to_string(Self::path(name))?));
             fs::write(Self::path(name), value)?;
         }
         Ok(Self(kept))
+    }
+
+    /// As fast as the kernel can.
+    fn hurry() {
+        for (name, value) in [("sleep_millisecs", "0"), ("pages_to_scan", "5000")] {
+            // Slower is only slower.
+            let _lost = fs::write(Self::path(name), value);
+        }
+    }
+
+    /// Merged pages which were written to, by anybody, since boot.
+    fn copied() -> u64 {
+        let all = fs::read_to_string("/proc/vmstat").unwrap_or_default();
+        all.lines()
+            .find_map(|line| line.strip_prefix("cow_ksm ")?.parse().ok())
+            .unwrap_or(0)
     }
 
     fn number(name: &str) -> u64 {
@@ -270,15 +299,7 @@ fn intact(area: &Area, round: u64) -> bool {
 
 /// The attack: child pages which the kernel merges with a victim's.
 fn ksm(c: &mut Checks, s: &Session, patience: Duration) {
-    let _ksm = match Ksm::on() {
-        Ok(ksm) => ksm,
-        Err(error) => {
-            c.check("KSM can be switched on", false, || {
-                format!("{error} (root?)")
-            });
-            return;
-        }
-    };
+    Ksm::hurry();
     let mut merged_rounds = 0;
     for round in 1..=6_u64 {
         let area = Area::map(0, KSM_PAGES * PAGE, 0, -1);
@@ -353,7 +374,7 @@ struct Args {
     /// Forks in each series.
     #[arg(long, default_value_t = 100)]
     forks: usize,
-    /// Also the attack through KSM; needs root.
+    /// With KSM at work, and the attack through it; needs root.
     #[arg(long)]
     ksm: bool,
     /// How long the kernel may take to merge pages, in seconds per round.
@@ -371,13 +392,20 @@ fn main() {
     }
     common::need_gate();
     let mut c = Checks::default();
+    let merging = args.ksm.then(|| {
+        Ksm::on().unwrap_or_else(|error| {
+            eprintln!("KSM cannot be switched on: {error} (root?)");
+            std::process::exit(1);
+        })
+    });
     let session = Session::attach();
-    forks(&mut c, &session, args.forks);
+    forks(&mut c, &session, args.forks, args.ksm);
     if args.ksm {
         ksm(&mut c, &session, Duration::from_secs(args.patience));
     } else {
         c.skip("KSM", "not asked for (--ksm, as root)");
     }
     assert_eq!(session.detach(), 0);
+    drop(merging);
     c.finish();
 }

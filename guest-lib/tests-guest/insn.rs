@@ -150,6 +150,7 @@ fn left_out_by_emul(case: &Case) -> bool {
         || match instruction.mnemonic() {
             M::Pop => false,
             M::Enter | M::Fxsave | M::Fxsave64 | M::Movntss | M::Movntsd | M::Clzero => true,
+            M::Movdir64b | M::Aadd | M::Aand | M::Aor | M::Axor => true,
             _ => instruction.is_stack_instruction(),
         }
 }

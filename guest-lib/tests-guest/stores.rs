@@ -49,6 +49,13 @@ on_page!(bts, "mov eax, 101", "bts [rdi + 16], rax");
 on_page!(bts_three, "lock bts dword ptr [rdi + 20], 3");
 // bts dword ptr [rdi + 24], 0x81: the second bit, as CPUs see it.
 on_page!(bts_beyond, ".byte 0x0f, 0xba, 0x6f, 0x18, 0x81");
+on_page!(
+    shld_whole,
+    "mov ecx, 16",
+    "mov eax, 0x4a4b",
+    "shld [rdi + 26], ax, cl"
+);
+on_page!(shrd_whole, "mov eax, 0x4a4c", "shrd [rdi + 28], ax, 16");
 on_page!(setcc, "cmp eax, 0", "setz byte ptr [rdi + 99]");
 on_page!(locked_inc, "lock inc qword ptr [rdi + 8]");
 on_page!(xadd, "mov eax, 5", "lock xadd [rdi + 8], rax");
@@ -346,6 +353,8 @@ fn main() {
     }
     tried.same(&mut c, "x87", x87, 0);
     tried.same(&mut c, "bts beyond the operand", bts_beyond, 0);
+    tried.same(&mut c, "shld of 16 by 16", shld_whole, 0);
+    tried.same(&mut c, "shrd of 16 by 16", shrd_whole, 0);
     tried.same(&mut c, "mov across pages", across_pages, 0);
     if __cpuid(1).ecx >> 27 & 3 == 3 {
         tried.same(&mut c, "vmovups of 32", avx, 0);

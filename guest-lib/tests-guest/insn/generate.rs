@@ -272,7 +272,10 @@ impl Pool {
             }
             written.push(first..end);
         }
-        if undefined(&instruction, &bytes, &machine) || crosses && instruction.has_lock_prefix() {
+        if crosses && left_out_across_pages(&instruction)
+            || ineffective_rex(&bytes)
+            || undefined(&instruction, &bytes, &machine)
+        {
             return None;
         }
         Some(Case {
@@ -287,9 +290,38 @@ impl Pool {
     }
 }
 
+/// Stores which QEMU's CPU does not perform rightly across pages: locked ones
+/// lose flags, and those of ten bytes hit the next page of physical memory.
+fn left_out_across_pages(instruction: &Instruction) -> bool {
+    instruction.has_lock_prefix()
+        || matches!(instruction.mnemonic(), Mnemonic::Xchg | Mnemonic::Fbstp)
+        || instruction.code() == iced_x86::Code::Fstp_m80fp
+}
+
+/// Whether a REX prefix stands before another one, which takes its effect away;
+/// not in QEMU's CPU.  (That `emul` knows it is tested with its decoder.)
+fn ineffective_rex(bytes: &[u8]) -> bool {
+    const LEGACY: [u8; 11] = [
+        0x26, 0x2e, 0x36, 0x3e, 0x64, 0x65, 0x66, 0x67, 0xf0, 0xf2, 0xf3,
+    ];
+    let mut rex = false;
+    for byte in bytes {
+        if LEGACY.contains(byte) {
+            if rex {
+                return true;
+            }
+        } else if byte & 0xf0 == 0x40 {
+            rex = true;
+        } else {
+            break;
+        }
+    }
+    false
+}
+
 /// What CPUs need not agree on, or an emulated one does not do as a real one:
-/// double shifts of 16 bits by more, and selectors named with REX.R.  So are
-/// locked accesses across pages.
+/// double shifts of 16 bits by more, selectors named with REX.R, and `movbe`
+/// of 64 bits with a prefix for 16.
 fn undefined(instruction: &Instruction, bytes: &[u8], machine: &Machine) -> bool {
     const REX_R: u8 = 0x44;
     match instruction.mnemonic() {
@@ -304,6 +336,7 @@ fn undefined(instruction: &Instruction, bytes: &[u8], machine: &Machine) -> bool
             let mut pairs = bytes.windows(2);
             selector && pairs.any(|pair| pair[1] == 0x8c && pair[0] & (0xf0 | REX_R) == REX_R)
         }
+        Mnemonic::Movbe => instruction.memory_size().size() == 8 && bytes.contains(&0x66),
         _ => false,
     }
 }

@@ -64,6 +64,8 @@ impl Extended {
         const MASKED: u32 = 0x1f80;
         /// x87, SSE, AVX and AVX-512: not the keys of memory protection.
         const COMPONENTS: u64 = 0xe7;
+        /// What `xsave` stores at least.
+        const XSAVED: u32 = 576;
         let at = machine.uc_mcontext.fpregs as usize;
         if state == State::Unused {
             return Some(Self::default());
@@ -72,10 +74,11 @@ impl Extended {
             return None;
         }
         // SAFETY: the kernel's state has at least 512 bytes.
-        let (magic, components, control) = unsafe {
+        let (magic, components, size, control) = unsafe {
             (
                 ((at + SOFTWARE) as *const u32).read(),
                 ((at + SOFTWARE + 8) as *const u64).read(),
+                ((at + SOFTWARE + 16) as *const u32).read(),
                 ((at + MXCSR) as *const u32).read(),
             )
         };
@@ -84,7 +87,9 @@ impl Extended {
         if keep && control & MASKED != MASKED {
             return None;
         }
-        let xsave = magic == MAGIC;
+        // A kernel that does not use `xsave` writes the mark too, and the size
+        // of what `fxsave` stored.
+        let xsave = magic == MAGIC && size >= XSAVED;
         if xsave && !at.is_multiple_of(64) {
             return None;
         }
@@ -374,5 +379,35 @@ unsafe fn move_popped(top: u64, to: u64, size: u16) {
             let value = (top as *const u64).read_unaligned();
             asm!("mov [{}], {}", in(reg) to, in(reg) value, options(nostack, preserves_flags));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[repr(align(64))]
+    struct Area([u8; 1024]);
+
+    /// What a kernel that saved `size` bytes leaves.
+    fn saved(size: u32) -> Option<Extended> {
+        let mut area = Area([0; 1024]);
+        let mut put = |at: usize, bytes: &[u8]| area.0[at..at + bytes.len()].copy_from_slice(bytes);
+        put(24, &0x1f80_u32.to_le_bytes());
+        put(464, &0x4650_5853_u32.to_le_bytes());
+        put(472, &3_u64.to_le_bytes());
+        put(480, &size.to_le_bytes());
+        // SAFETY: all zeros is a context.
+        let mut machine: libc::ucontext_t = unsafe { core::mem::zeroed() };
+        machine.uc_mcontext.fpregs = core::ptr::from_mut(&mut area).cast();
+        Extended::of(&machine, State::Changed)
+    }
+
+    #[test]
+    fn the_format_is_that_of_the_instruction_which_saved() {
+        // `xrstor` is an invalid opcode where the kernel does not use it.
+        assert_eq!(saved(512).map(|state| state.how), Some(KEEP));
+        assert_eq!(saved(576).map(|state| state.how), Some(KEEP | XSAVE));
+        assert_eq!(saved(832).map(|state| state.how), Some(KEEP | XSAVE));
     }
 }

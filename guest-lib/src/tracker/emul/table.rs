@@ -120,6 +120,7 @@ pub(super) fn lookup(p: &Prefixes, map: u8, opcode: u8, reg: u8, register: bool)
             1 => two_byte(p, opcode, reg),
             2 => match (opcode, p.sse()) {
                 (0xf1, 0 | 0x66) if !p.lock => plain(p.operand(), 0, Reg::General), // movbe
+                (0xf9, 0) if !p.lock => plain(p.operand(), 0, Reg::General),        // movdiri
                 _ => None,
             },
             _ => extract(p, opcode),
