@@ -57,10 +57,11 @@ suite_steps() {
 
 # Random storing instructions against native execution, 500 at a time, each
 # time others: a process has room for so many copies of instructions.  $1:
-# cases, $2: tracker, with options.
-insn_step() {
-    printf 'domu:3000 insn-%s for n in $(seq %d); do insn --tracker %s --seed $n --cases 500 || exit; done\n' \
-        "${2// --/-}" $(( ($1 + 499) / 500 )) "$2"
+# cases, then options.
+insn() {
+    local cases=$1; shift
+    # shellcheck disable=SC2016 # the guest's shell
+    printf 'for n in $(seq %d); do insn %s --seed $n --cases 500 || exit; done' $(( (cases + 499) / 500 )) "$*"
 }
 
 # boot NAME [GUEST-RUN-OPTION]...: one boot; the steps come on standard input.
@@ -147,10 +148,11 @@ domu:100 exact-emul exact --tracker emul --pages 256 --threads 4 --transactions 
 domu:100 exact-uffd-wp exact --tracker uffd-wp --pages 256 --threads 4 --transactions 30
 domu:100 autoxen-blind exact --tracker autoxen --pages 256 --transactions 30 --writer vm_writev; test \$? = 77
 domu:100 sabotaged ! exact --tracker ptxen --pages 256 --transactions 10 --sabotage
+domu:3000 insn-emulxen $(insn "$cases" --tracker emulxen)
+domu:3000 insn-emulxen-low $(insn $(( cases / 2 )) --tracker emulxen --low)
+domu:3000 insn-mov $(insn $(( cases / 2 )) --tracker emulxen --only mov --draws 60000)
+domu:3000 insn-emul $(insn "$cases" --tracker emul)
 E
-        insn_step "$cases" emulxen
-        insn_step $(( cases / 2 )) 'emulxen --low'
-        insn_step "$cases" emul
         suite_steps 'autoxen ptxen scanxen emulxen pagemap-scan uffd-wp pt emul sim' 100 10000
         common_steps "$forks"
         printf 'dom0:120 keys keys.sh\n'

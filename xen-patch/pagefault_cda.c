@@ -427,7 +427,7 @@ static always_inline l1_pgentry_t *lock_l1(struct domain *d, mfn_t mfn)
 
     x = ACCESS_ONCE(pg->u.inuse.type_info);
     if ( INLINED && likely((x & TYPE_STATE) == L1_TYPE) &&
-         likely(x & PGT_count_mask) && likely((x + 1) & PGT_count_mask) &&
+         likely(((x + 1) & PGT_count_mask) > 1) &&
          likely(cmpxchg(&pg->u.inuse.type_info, x,
                         x + (1 | PGT_locked)) == x) )
     {
@@ -544,7 +544,7 @@ static always_inline bool get_writable(struct page_info *pg)
     unsigned long x = ACCESS_ONCE(pg->u.inuse.type_info);
 
     if ( likely((x & TYPE_STATE) == WRITABLE) &&
-         likely(x & PGT_count_mask) && likely((x + 1) & PGT_count_mask) &&
+         likely(((x + 1) & PGT_count_mask) > 1) &&
          likely(cmpxchg(&pg->u.inuse.type_info, x, x + 1) == x) )
         return true;
 
@@ -1351,7 +1351,7 @@ bool cda_fixup_fault(unsigned long addr, struct cpu_user_regs *regs)
     if ( likely((l1e & (_PAGE_PRESENT | _PAGE_RW | CDA_L1E_RO)) ==
                 (_PAGE_PRESENT | CDA_L1E_RO)) &&
          likely(mfn_eq(c->l1, l1)) &&
-         !s->forward && !s->revoked && !unlikely(paging_mode_enabled(d)) )
+         !(s->forward | s->revoked) && !unlikely(paging_mode_enabled(d)) )
     {
         /*
          * Marked first: who writes through the entry as soon as it allows
@@ -1367,16 +1367,18 @@ bool cda_fixup_fault(unsigned long addr, struct cpu_user_regs *regs)
         fixed = regrant(&pl1e[slot], l1e);
         if ( likely(fixed) )
         {
+            unlock_l1(pl1e, l1);
             COUNT(s, faults_fixed);
             if ( unlikely(!(regs->error_code & PFEC_user_mode)) )
                 COUNT(s, faults_xen);
+            goto out;
         }
     }
     else
         fixed = stale_tlb(s, addr, l1e, l1);
     unlock_l1(pl1e, l1);
 
-    if ( likely(fixed) )
+    if ( fixed )
         goto out;
 
  forward:

@@ -20,8 +20,13 @@
 #include <asm/pv/cda-compat.h>
 #include <asm/x86_emulate.h>
 
-/* What is read of an instruction at once: nearly every one is as short. */
+/* What is read of an instruction at once: none is longer. */
 #define AT_ONCE 16U
+
+#define REX_B 1U
+#define REX_X 2U
+#define REX_R 4U
+#define REX_W 8U
 
 /* A store which is being performed, and what was read of the instruction. */
 struct emul {
@@ -88,6 +93,7 @@ static int cf_check emul_insn_fetch(unsigned long offset, void *data,
  */
 static bool fetch(struct emul *e, unsigned long rip)
 {
+    e->bytes = 0;
     /* The next page may not be there, and the instruction end before it. */
     if ( (rip & ~PAGE_MASK) > PAGE_SIZE - AT_ONCE )
         return true;
@@ -276,27 +282,119 @@ static const struct x86_emulate_ops emul_ops = {
 };
 
 /*
- * True if the access is dealt with: performed, or to be tried again as another
- * vCPU changed the entry.
+ * mov of a register or a constant, most of what programs store with, without
+ * the emulator, to which a store is one of thousands of instructions and takes
+ * four times as long.  Nothing is done unless the bytes are
+ *
+ *   [66] [REX] 88|89|c6 /0|c7 /0 ModRM [SIB] [disp8|disp32] [constant]
+ *
+ * that is 13 at most.  False: not such a store.
  */
-bool cda_emulate(struct cda_store *store, struct cpu_user_regs *regs)
+static bool plain_store(const struct emul *e, struct cpu_user_regs *regs,
+                        enum cda_stored *stored)
 {
-    struct vcpu *curr = current;
-    struct emul e = { .store = store };
+    const uint8_t *p = e->insn;
+    unsigned int rex = 0, mod, reg, rm, size = 4;
+    unsigned long va = 0, value;
+    uint8_t opcode;
+
+    if ( e->bytes != AT_ONCE )
+        return false;
+
+    if ( *p == 0x66 )
+    {
+        size = 2;
+        ++p;
+    }
+    if ( (*p & 0xf0) == 0x40 )
+        rex = *p++;
+    if ( rex & REX_W )
+        size = 8;
+
+    opcode = *p++;
+    if ( (opcode & ~1) != 0x88 && (opcode & ~1) != 0xc6 )
+        return false;
+    if ( !(opcode & 1) )
+        size = 1;
+
+    mod = *p >> 6;
+    reg = (*p >> 3) & 7;
+    rm = *p++ & 7;
+    if ( mod == 3 || (opcode >= 0xc6 && reg) )
+        return false;
+
+    if ( rm == 4 )
+    {
+        unsigned int index = ((*p >> 3) & 7) | (rex & REX_X ? 8 : 0);
+
+        if ( index != 4 )
+            va = *decode_gpr(regs, index) << (*p >> 6);
+        rm = *p++ & 7;
+        if ( rm == 5 && !mod )
+            mod = 2;
+        else
+            va += *decode_gpr(regs, rm | (rex & REX_B ? 8 : 0));
+    }
+    else if ( rm == 5 && !mod )
+    {
+        mod = 2;
+        /* From the end of the instruction: 4 bytes on, and the constant. */
+        va = regs->rip + (p - e->insn) + 4 +
+             (opcode >= 0xc6 ? min(size, 4U) : 0);
+    }
+    else
+        va = *decode_gpr(regs, rm | (rex & REX_B ? 8 : 0));
+
+    if ( mod == 1 )
+        va += *(const int8_t *)p++;
+    else if ( mod == 2 )
+    {
+        va += *(const int32_t *)p;
+        p += 4;
+    }
+
+    if ( opcode < 0xc6 )
+    {
+        bool high = size == 1 && !rex && reg >= 4; /* ah, ch, dh, bh */
+
+        value = *decode_gpr(regs, high ? reg - 4
+                                       : reg | (rex & REX_R ? 8 : 0));
+        if ( high )
+            value >>= 8;
+    }
+    else if ( size == 1 )
+        value = *p++;
+    else if ( size == 2 )
+    {
+        value = *(const uint16_t *)p;
+        p += 2;
+    }
+    else
+    {
+        value = *(const int32_t *)p;
+        p += 4;
+    }
+
+    *stored = cda_store_write(e->store, va, &value, size);
+    if ( *stored == CDA_STORED )
+    {
+        regs->rip += p - e->insn;
+        regs->eflags &= ~X86_EFLAGS_RF;
+    }
+
+    return true;
+}
+
+static noinline bool emulate(struct emul *e, struct cpu_user_regs *regs)
+{
     struct x86_emulate_ctxt ctxt = {
         .regs = regs,
-        .data = &e,
+        .cpu_policy = current->domain->arch.cpu_policy,
+        .data = e,
         .addr_size = 64,
         .sp_size = 64,
         .lma = true,
     };
-
-    /* What a debugger, or the alignment check, has to see. */
-    if ( (regs->eflags & (X86_EFLAGS_TF | X86_EFLAGS_AC)) ||
-         (curr->arch.dr7 & DR7_ACTIVE_MASK) || !fetch(&e, regs->rip) )
-        return false;
-
-    ctxt.cpu_policy = curr->domain->arch.cpu_policy;
 
     switch ( x86_emulate(&ctxt, &emul_ops) )
     {
@@ -308,4 +406,26 @@ bool cda_emulate(struct cda_store *store, struct cpu_user_regs *regs)
     default:
         return false;
     }
+}
+
+/*
+ * True if the access is dealt with: performed, or to be tried again as another
+ * vCPU changed the entry.
+ */
+bool cda_emulate(struct cda_store *store, struct cpu_user_regs *regs)
+{
+    struct emul e;
+    enum cda_stored stored;
+
+    /* What a debugger, or the alignment check, has to see. */
+    if ( (regs->eflags & (X86_EFLAGS_TF | X86_EFLAGS_AC)) ||
+         (current->arch.dr7 & DR7_ACTIVE_MASK) )
+        return false;
+
+    e.store = store;
+    if ( !fetch(&e, regs->rip) )
+        return false;
+
+    return plain_store(&e, regs, &stored) ? stored != CDA_REFUSED
+                                          : emulate(&e, regs);
 }

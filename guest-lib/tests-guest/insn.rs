@@ -52,6 +52,9 @@ struct Args {
     /// Random encodings to choose from.
     #[arg(long, default_value_t = 150_000)]
     draws: usize,
+    /// Only instructions of this name, e.g. mov.
+    #[arg(long)]
+    only: Option<String>,
     /// Differences to print before it ends.
     #[arg(long, default_value_t = 1)]
     failures: usize,
@@ -300,10 +303,13 @@ fn compared_flags(kind: TrackerKind, case: &Case) -> u64 {
 
 fn tell(args: &Args, case: &Case, number: usize, wrong: &[String]) {
     eprintln!(
-        "case {number} of --tracker {} --seed {}{}: {:?} {:02x?} at {:#x}",
+        "case {number} of --tracker {} --seed {}{}{}: {:?} {:02x?} at {:#x}",
         args.tracker,
         args.seed,
         if args.low { " --low" } else { "" },
+        args.only
+            .as_ref()
+            .map_or_else(String::new, |only| format!(" --only {only}")),
         case.instruction.code(),
         case.bytes,
         case.machine.code,
@@ -353,7 +359,11 @@ fn main() {
     fuzz.before = fuzz.memory().to_vec();
     fuzz.twin.memory().copy_from_slice(&fuzz.before);
 
-    let mut pool = Pool::new(&mut rng, args.draws);
+    let mut pool = Pool::new(&mut rng, args.draws, args.only.as_deref());
+    if pool.kinds() == 0 {
+        eprintln!("no storing instruction of that name was drawn (--only, --draws)");
+        std::process::exit(2);
+    }
     let mut transaction = region.begin().unwrap_or_else(|e| panic!("{e}"));
     let mut failures = 0;
     // A case which does not come about costs a try.

@@ -143,7 +143,11 @@ pub fn is_string(instruction: &Instruction) -> bool {
 }
 
 impl Pool {
-    pub fn new(rng: &mut Rng, draws: usize) -> Self {
+    /// `only`: one mnemonic, however it is written.
+    pub fn new(rng: &mut Rng, draws: usize, only: Option<&str>) -> Self {
+        let other = |mnemonic: Mnemonic| {
+            only.is_some_and(|only| !format!("{mnemonic:?}").eq_ignore_ascii_case(only))
+        };
         let mut kinds: BTreeMap<usize, Vec<_>> = BTreeMap::new();
         let mut infos = InstructionInfoFactory::new();
         for _ in 0..draws {
@@ -151,7 +155,7 @@ impl Pool {
             let Some((instruction, _)) = decode(&bytes[..LONGEST], 0) else {
                 continue;
             };
-            if unsuitable(&instruction) {
+            if unsuitable(&instruction) || other(instruction.mnemonic()) {
                 continue;
             }
             let known = kinds.get(&(instruction.code() as usize));

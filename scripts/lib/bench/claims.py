@@ -145,9 +145,9 @@ def bounds(r, s):
         log = (high["commit_ns"] - low["commit_ns"]) / 192
         found["emulxen_vs_emul_per_write"] = (
             f"A write takes Emulxen {each:,.0f} instructions and Emul {user:,.0f}. Of Emulxen's, about {fault:,.0f} are what any fault in Xen costs (PTxen's), "
-            f"{log:.0f} the entry's copy to the log; the rest is Xen's own instruction emulator (each field of the instruction fetched from the guest, decoding, checks) "
-            "and the store with its locks and references. "
-            "Not tried: fetching the instruction at once; a decoder of our own for plain stores, one more parser of guest input inside the hypervisor. "
+            f"{log:.0f} the entry's copy to the log; the rest decodes the instruction, and performs the store with its locks and references. "
+            "Tried: fetching the instruction at once (30 instructions less), a decoder of our own for mov (900 less); "
+            "other stores take Xen's emulator, twice as expensive. "
             "Many writes to a page are better served by PTxen or Autoxen.")
     return found
 

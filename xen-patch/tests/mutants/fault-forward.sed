@@ -1,2 +1,2 @@
 # the fault handler obeys CDA_LIMIT_FORWARD
-s/!s->forward && //
+s/!\(s->forward \| s->revoked\)/!s->revoked/

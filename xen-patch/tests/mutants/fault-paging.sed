@@ -1,2 +1,2 @@
 # the fault handler refuses in log-dirty mode
-s/!s->revoked && !unlikely\(paging_mode_enabled\(d\)\)/!s->revoked/
+s/!\(s->forward \| s->revoked\) && !unlikely\(paging_mode_enabled\(d\)\)/!(s->forward | s->revoked)/

@@ -1,2 +1,2 @@
 # the fault handler looks at revocation
-s/!s->revoked && !unlikely\(paging_mode_enabled\(d\)\)/!unlikely(paging_mode_enabled(d))/
+s/!\(s->forward \| s->revoked\)/!s->forward/

@@ -1,2 +1,2 @@
 # get_writable() leaves the first reference to get_page_type()
-s/         likely\(x & PGT_count_mask\) && likely\(\(x \+ 1\)/         likely((x + 1)/
+s/(== WRITABLE\) &&\n         likely\(\(\(x \+ 1\) & PGT_count_mask\) > )1\)/\10)/
