@@ -97,14 +97,11 @@ fn nanoseconds(since: Instant, until: Instant) -> u64 {
     u64::try_from((until - since).as_nanos()).unwrap_or(u64::MAX)
 }
 
-/// What reading the clock costs.
+/// What reading the clock costs, when no timer interrupts.
 fn clock_cost() -> u64 {
-    const READINGS: u32 = 1000;
-    let start = Instant::now();
-    for _ in 0..READINGS {
-        black_box(Instant::now());
-    }
-    nanoseconds(start, Instant::now()) / u64::from(READINGS)
+    let at: Vec<_> = (0..1000).map(|_| Instant::now()).collect();
+    let each: Vec<_> = at.windows(2).map(|w| nanoseconds(w[0], w[1])).collect();
+    median(&each)
 }
 
 fn write(region: &Region, args: &Args, transaction: usize) {

@@ -184,7 +184,7 @@ impl Load {
     /// Compares; what is there counts as acknowledged from now on.
     fn check(&self, server: &str) {
         let mut log = OpenOptions::new().append(true).open(&self.logs[0]).unwrap();
-        let compared = kv_load::check(server, &self.logs(), false, Some(&mut log));
+        let compared = kv_load::check(server, &self.logs(), (false, &[]), Some(&mut log));
         compared.unwrap_or_else(|error| panic!("{error}"));
     }
 }

@@ -69,7 +69,7 @@ for n in (1, 64):
         good &= bool(r.get("exact", True))
         per_page = r["ns_per_transaction"] / n
         ratio = r["ns_per_transaction"] / base["ns_per_transaction"] if base else 0
-        rows.append([name, n, f"{r['write_ns'] / n:,.0f}", f"{r['commit_ns'] / n:,.0f}",
+        rows.append([name, n, f"{r['write_median_ns'] / n:,.0f}", f"{r['commit_median_ns'] / n:,.0f}",
                      f"{per_page:,.0f}", f"{ratio:.1f} x", traps(r)])
 table(["tracker", "pages/txn", "first write", "commit", "together", "against PTxen", "traps/page"], rows)
 gate = load("gate")

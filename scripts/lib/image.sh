@@ -7,7 +7,7 @@
 IMAGE_RECIPE=3
 # The toolstack must be of the hypervisor's series, the kernel need not.
 IMAGE_KERNEL_SUITES='trixie trixie-security'
-IMAGE_PACKAGES=xenstore-utils,iproute2,busybox-static,kmod,mount,procps
+IMAGE_PACKAGES=xenstore-utils,iproute2,busybox-static,kmod,mount,procps,redis-tools
 # With their dependencies; nothing else of the kernel's modules is kept.
 DOM0_MODULES='virtio_pci virtio_blk virtio_console ext4 crc32c_generic
     xen-privcmd xenfs xen-evtchn xen-gntdev xen-gntalloc xen-netback xen-blkback bridge loop tun'

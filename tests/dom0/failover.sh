@@ -1,6 +1,6 @@
 #!/bin/sh
 # Runs in Dom0: the key-value server in a guest of its own, a backup in Dom0, a
-# client which logs every write that was acknowledged.
+# client which logs every write that was acknowledged, and redis-benchmark.
 #  1. The server is killed under load and recovers in its guest.
 #  2. The guest is destroyed under load and the backup takes over in Dom0.
 # Each time what is there is compared with the log.
@@ -24,8 +24,13 @@ serve_kv() {
 load() {
     kv_load run --server "$ip:6379" --log $D/writes >>$D/load.log 2>&1 &
     load=$!
+    wait_for "the server" redis-cli -h "$ip" ping
+    redis-benchmark -h "$ip" -t set -r 500 -c 10 -P 4 -n 100000000 >>$D/benchmark.log 2>&1 &
+    benchmark=$!
 }
-compare() { kv_load check --server "$1" --log $D/writes --least "$2"; }
+# Its keys are "key:NUMBER".
+benchmarked() { [ "$(redis-cli -h "$1" dbsize)" -ge 300 ]; }
+compare() { kv_load check --server "$1" --log $D/writes --least "$2" --strangers key; }
 
 rm -rf $D; mkdir -p $D; : >$D/writes
 hvckpt backup key add --dir $D/backup --out $D/key kv || fail "no key for the backup"
@@ -39,8 +44,10 @@ labagent call -i $GUEST 0 sh -c 'umask 077; cat >/tmp/kv.key; chown 1000:1000 /t
 serve_kv
 load
 wait_for "acknowledged writes" acknowledged 200
+wait_for "redis-benchmark" benchmarked "$ip"
 lab-domu run $GUEST 0 killall -9 kv || fail "cannot kill the server"
 wait $load
+kill -9 $benchmark 2>/dev/null
 serve_kv
 echo "the server is killed in its guest, and recovers there:"
 compare "$ip:6379" 100 || fail "acknowledged writes are missing after recovery"
@@ -50,13 +57,14 @@ load
 wait_for "more acknowledged writes" acknowledged $((before + 200))
 xl destroy $GUEST || fail "cannot destroy the guest"
 # Its connection would only time out; the log is what counts.
-kill -9 $load
+kill -9 $load $benchmark 2>/dev/null
 wait $load 2>/dev/null
 echo "its guest is destroyed, and the backup in Dom0 takes over:"
 hvckpt backup promote --dir $D/backup kv || fail "cannot promote"
 kv --dir $D/backup/kv/store --listen 127.0.0.1:6379 >$D/heir.log 2>&1 &
 heir=$!
 compare 127.0.0.1:6379 200 || fail "the backup lacks acknowledged writes"
+benchmarked 127.0.0.1 || fail "the backup lacks what redis-benchmark wrote"
 grep -h ready $D/guest.log $D/heir.log
 kill $heir $serve
 echo "ok failover"

@@ -1,0 +1,2 @@
+# a prefix for 16 bits means two bytes
+s/size = 2;\n        \+\+p;/++p;/

@@ -1,0 +1,2 @@
+# even opcodes store one byte
+s/if \( !\(opcode & 1\) \)\n        size = 1;//

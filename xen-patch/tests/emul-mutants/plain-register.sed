@@ -1,0 +1,2 @@
+# a register as the destination is no store
+s/mod == 3 \|\| //

@@ -1,0 +1,2 @@
+# but not with REX
+s/size == 1 && !rex && reg >= 4/size == 1 \&\& reg >= 4/

@@ -1,0 +1,2 @@
+# the instruction is over
+s/regs->rip \+= p - e->insn;//

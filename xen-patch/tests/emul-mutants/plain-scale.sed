@@ -1,0 +1,2 @@
+# the index is scaled
+s/ << \(\*p >> 6\);/;/

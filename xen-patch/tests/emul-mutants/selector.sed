@@ -1,0 +1,2 @@
+# selectors are those of the process
+s/reg->sel = read_sreg\(ds\);//
