@@ -18,6 +18,7 @@ mod calls;
 mod common;
 
 use std::os::unix::process::CommandExt;
+use std::sync::Barrier;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
@@ -114,8 +115,12 @@ fn round(args: &Args, totals: &'static Totals, seed: u64, ending: Ending, end: I
     let arena = Arena::new();
     let canary = common::Area::new(16 * common::PAGE);
     let (stop, left) = (AtomicBool::new(false), AtomicU64::new(args.round));
+    // A thread that starts maps memory, perhaps where the arena has a hole for
+    // a moment.
+    let started = Barrier::new(args.threads + 1);
     std::thread::scope(|scope| {
         let (arena, stop, left, session) = (&arena, &stop, &left, &session);
+        let started = &started;
         let callers: Vec<_> = (0..args.threads)
             .map(|index| {
                 let mut caller = Caller::new(
@@ -125,6 +130,7 @@ fn round(args: &Args, totals: &'static Totals, seed: u64, ending: Ending, end: I
                     seed ^ (index as u64 + 1) << 40,
                 );
                 scope.spawn(move || {
+                    started.wait();
                     while !stop.load(Ordering::Relaxed)
                         && left.fetch_sub(1, Ordering::Relaxed).cast_signed() > 0
                         && (Instant::now() < end
@@ -137,6 +143,7 @@ fn round(args: &Args, totals: &'static Totals, seed: u64, ending: Ending, end: I
             })
             .collect();
         scope.spawn(move || {
+            started.wait();
             let mut rng = Rng::new(seed ^ 0x5eed << 32);
             while !stop.load(Ordering::Relaxed) {
                 for _ in 0..8 {
