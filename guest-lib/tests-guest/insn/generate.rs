@@ -213,6 +213,10 @@ impl Pool {
                 let bits = 8 * instruction.memory_size().size();
                 bytes[immediate] = u8::try_from(usize::from(bytes[immediate]) % (bits + 1)).ok()?;
             }
+            // There are few encodings of each kind, of either sign by chance.
+            Mnemonic::Mov => bytes[immediate..immediate + offsets.immediate_size()]
+                .iter_mut()
+                .for_each(|b| *b = byte(rng)),
             _ => {}
         }
         let memories = self.infos.info(&instruction).used_memory().to_vec();
