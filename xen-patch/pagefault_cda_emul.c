@@ -283,8 +283,8 @@ static const struct x86_emulate_ops emul_ops = {
 
 /*
  * mov of a register or a constant, most of what programs store with, without
- * the emulator, to which a store is one of thousands of instructions and takes
- * four times as long.  Nothing is done unless the bytes are
+ * the emulator, with which a store takes twice as long.  Nothing is done unless
+ * the bytes are
  *
  *   [66] [REX] 88|89|c6 /0|c7 /0 ModRM [SIB] [disp8|disp32] [constant]
  *
