@@ -1,11 +1,14 @@
 //! A fork child must never see what its parent writes later, nor the parent
 //! what the child writes; nor a third process whose page the kernel shares
 //! (KSM).  With the area kept out of forks, and, the interesting case, not;
-//! with KSM merging pages meanwhile, if asked to.
+//! with KSM merging pages meanwhile, and with a thread that does not wait for
+//! the fork, if asked to.
 //!
 //! One line per check; exit status 1 if one failed, 2 without a gate.
 
 mod common;
+#[path = "fork_isolation/within.rs"]
+mod within;
 
 use std::fs;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -377,6 +380,10 @@ struct Args {
     /// With KSM at work, and the attack through it; needs root.
     #[arg(long)]
     ksm: bool,
+    /// Only this: what one thread can do within a fork; needs root and two
+    /// processors.
+    #[arg(long)]
+    within: bool,
     /// How long the kernel may take to merge pages, in seconds per round.
     #[arg(long, default_value_t = 20)]
     patience: u64,
@@ -399,10 +406,14 @@ fn main() {
         })
     });
     let session = Session::attach();
-    forks(&mut c, &session, args.forks, args.ksm);
+    if args.within {
+        within::within(&mut c, &session, args.forks);
+    } else {
+        forks(&mut c, &session, args.forks, args.ksm);
+    }
     if args.ksm {
         ksm(&mut c, &session, Duration::from_secs(args.patience));
-    } else {
+    } else if !args.within {
         c.skip("KSM", "not asked for (--ksm, as root)");
     }
     assert_eq!(session.detach(), 0);

@@ -122,7 +122,23 @@ on_page!(
 );
 on_page!(store_cs, "mov word ptr [rdi + 200], cs");
 on_page!(store_ss, "mov word ptr [rdi + 202], ss");
-on_page!(store_ds, "mov word ptr [rdi + 204], ds");
+// Zero is what a 64-bit process has there, and what nobody would notice.
+on_page!(
+    store_ds,
+    "mov r12d, ds",
+    "mov eax, 0x2b",
+    "mov ds, eax",
+    "mov word ptr [rdi + 204], ds",
+    "mov ds, r12d",
+);
+on_page!(
+    store_es,
+    "mov r12d, es",
+    "mov eax, 0x2b",
+    "mov es, eax",
+    "mov word ptr [rdi + 206], es",
+    "mov es, r12d",
+);
 on_page!(pop, "push 0x4321", "pop qword ptr [rdi + 216]");
 on_page!(
     by_fs,
@@ -196,6 +212,25 @@ on_page!(
     "movss [rdi + 832], xmm0"
 );
 on_page!(mmx, "mov eax, 90", "movq mm0, rax", "movq [rdi + 840], mm0");
+// Bytes masked out stay whoever else's they are: the CPU writes only the others.
+on_page!(
+    masked,
+    "mov eax, 0x80",
+    "movd xmm1, eax",
+    "mov eax, 92",
+    "movd xmm0, eax",
+    "add rdi, 872",
+    "maskmovdqu xmm0, xmm1",
+);
+on_page!(
+    masked_mmx,
+    "mov eax, 0x8000",
+    "movd mm1, eax",
+    "mov eax, 0x5d5e",
+    "movd mm0, eax",
+    "add rdi, 888",
+    "maskmovq mm0, mm1",
+);
 on_page!(x87, "fld1", "fstp qword ptr [rdi + 856]");
 on_page!(across_pages, "mov rax, -81", "mov [rdi + 4092], rax");
 on_page!(
@@ -309,7 +344,7 @@ fn main() {
         plain: &plain,
         log: &log,
     };
-    let performed: [Case; 37] = [
+    let performed: [Case; 38] = [
         ("mov of a byte", byte, 1),
         ("mov of 2", short, 1),
         ("mov of 4", int, 1),
@@ -336,6 +371,7 @@ fn main() {
         ("mov from cs", store_cs, 1),
         ("mov from ss", store_ss, 1),
         ("mov from ds", store_ds, 1),
+        ("mov from es", store_es, 1),
         ("pop to memory", pop, 1),
         ("mov by fs", by_fs, 1),
         ("rep movsb by fs", from_fs, 4),
@@ -352,6 +388,8 @@ fn main() {
         tried.same(&mut c, name, run, stores);
     }
     tried.same(&mut c, "x87", x87, 0);
+    tried.same(&mut c, "maskmovdqu", masked, 0);
+    tried.same(&mut c, "maskmovq", masked_mmx, 0);
     tried.same(&mut c, "bts beyond the operand", bts_beyond, 0);
     tried.same(&mut c, "shld of 16 by 16", shld_whole, 0);
     tried.same(&mut c, "shrd of 16 by 16", shrd_whole, 0);
