@@ -22,6 +22,9 @@ host_tests() {
         tail -n 20 "$out/cargo.log" >&2
     fi
     cargo_results "$out/cargo.log"
+    # Under load, as that test prints it; the test itself has run above.
+    log "policy daemon: $(cargo test -p hvckpt-policy --test load -- --nocapture 2>/dev/null </dev/null |
+        grep -o '^.*tokens/s' || true)"
     host_packages redis-tools
     check "redis-cli and redis-benchmark" "$out/redis.log" \
         "$HVCKPT_ROOT/tests/redis.sh" "${CARGO_TARGET_DIR:-$HVCKPT_ROOT/target}/debug"
@@ -65,7 +68,7 @@ cargo_results() {
 }
 
 patch_tests() {
-    local p=$HVCKPT_ROOT/xen-patch/0001-int84-user-hypercall.patch n
+    local p=$HVCKPT_ROOT/xen-patch/0001-int84-user-hypercall.patch n fuzz=30
     n=$(grep '^+' "$p" | grep -cv '^+++ ')
     if [ "$n" -le 150 ]; then ok "hooks are small ($n lines)"; else bad "hooks: $n added lines, 150 allowed"; fi
     mkdir -p "$logs/patch"
@@ -74,6 +77,14 @@ patch_tests() {
     log "model of a guest (a minute)"
     check "hypervisor code below a model of a guest" "$logs/patch/model.log" \
         make -C "$HVCKPT_ROOT/xen-patch/tests" check
+    host_packages clang
+    host_packages "libclang-rt-$(clang -dumpversion | cut -d. -f1)-dev"
+    [ "$long" = 0 ] || fuzz=600
+    log "coverage-guided fuzzing of it ($fuzz s)"
+    check "hypervisor code under a coverage-guided fuzzer" "$logs/patch/fuzz.log" \
+        make -C "$HVCKPT_ROOT/xen-patch/tests" fuzz SECONDS="$fuzz"
+    # Its last words: calls made, and how much of the code they reached.
+    log "$(grep -E '^#[0-9]+.*DONE' "$logs/patch/fuzz.log" | tr -s '[:space:]' ' ' || true)"
     # The order of its steps on two CPUs, exhaustively.
     host_packages gcc libc6-dev spin
     log "model of the protocol (two minutes)"

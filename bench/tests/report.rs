@@ -142,6 +142,17 @@ fn made_up(work: &Work, full: bool, cut: Option<&str>) {
         }
         fs::write(work.0.join(format!("{name}.out")), out).unwrap();
     }
+    // The fewer of two runs counts.
+    for (variant, build) in [("unpatched", 1000), ("off", 1001), ("on", 1010)] {
+        let dir = work.0.join(format!("tax-{variant}"));
+        fs::create_dir_all(&dir).unwrap();
+        for (run, all) in [("1", 400), ("2", 410)] {
+            let mix = json!({"fork": 100, "exec": 100, "map": 100, "protect": 100, "mix": all});
+            fs::write(dir.join(format!("mix-{run}.out")), format!("{mix}\n")).unwrap();
+        }
+        let build = json!({ "build": build });
+        fs::write(dir.join("mix-build.out"), format!("{build}\n")).unwrap();
+    }
 }
 
 #[test]
@@ -175,11 +186,14 @@ fn a_run_becomes_a_report() {
         ("processed_mb_mean_emulxen", 1.6),
         ("net_ptxen_speedup_mean_opt1", 162_000.0 / 4_800.0),
         ("net_emulxen_speedup_mean_opt1", 200_100.0 / 10_500.0),
+        ("tax_mix_on", 1.0),
+        ("tax_build_off", 1.001),
+        ("tax_build_on", 1.01),
     ];
     for (key, value) in expected {
         let got = summary.get(key).copied().unwrap_or(f64::NAN);
         assert!(
-            (got / value - 1.0).abs() < 0.001,
+            (got / value - 1.0).abs() < 0.0005,
             "{key}: {got}, not {value}"
         );
     }
@@ -189,6 +203,10 @@ fn a_run_becomes_a_report() {
         "{report}"
     );
     assert!(report.contains("no userfaultfd, \"really\""), "{report}");
+    assert!(
+        report.contains("| 400 | 400 (+0.00 %) | 400 (+0.00 %) |"),
+        "{report}"
+    );
     assert!(!report.contains("missing or wrong"), "{report}");
     assert!(work.read("micro.csv").starts_with("# commit=abc\n"));
     for figure in [
@@ -224,6 +242,28 @@ fn what_did_not_finish_is_named() {
 }
 
 #[test]
+fn a_tax_beyond_what_is_promised_is_named() {
+    let work = Work::new("tax");
+    made_up(&work, false, None);
+    let path = work.0.join("tax-off/mix-build.out");
+    fs::write(path, "{\"build\":1006}\n").unwrap();
+    let (from, to) = (work.path(""), work.path("results"));
+    assert!(script("collect.py", &[&from, &to]).status.success());
+    assert_eq!(script("report.py", &[&to]).status.code(), Some(1));
+    let report = work.read("REPORT.md");
+    assert!(
+        report.contains("cda=off costs the build +0.60 %"),
+        "{report}"
+    );
+    // A boot that printed nothing is a run that did not finish.
+    fs::remove_file(work.0.join("tax-on/mix-2.out")).unwrap();
+    fs::remove_file(work.0.join("tax-on/mix-1.out")).unwrap();
+    assert_eq!(script("collect.py", &[&from, &to]).status.code(), Some(1));
+    assert_eq!(script("report.py", &[&to]).status.code(), Some(1));
+    assert!(work.read("REPORT.md").contains("tax: KeyError"));
+}
+
+#[test]
 fn missed_pages_are_named() {
     let work = Work::new("missed");
     made_up(&work, false, None);
@@ -246,7 +286,7 @@ fn missed_pages_are_named() {
     assert_eq!(script("report.py", &[&to]).status.code(), Some(1));
     assert!(work.read("REPORT.md").contains("PT: 3 pages missed"));
     // Without a single tracker there is nothing to say.
-    for name in ["micro", "workload", "program", "counts", "trackers"] {
+    for name in ["micro", "workload", "program", "counts", "trackers", "tax"] {
         fs::remove_file(work.0.join(format!("results/{name}.csv"))).unwrap();
     }
     assert_eq!(script("report.py", &[&to]).status.code(), Some(1));

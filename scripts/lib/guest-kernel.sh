@@ -47,10 +47,11 @@ guest_kernel_build() {
     log "guest kernel: $(sed -n 's/^kernel=//p' "$dir/versions")"
 }
 
-# guest_module_build VERSION SOURCE DEST: compile a module for that kernel, with
-# the distribution's headers, which are unpacked beside, not installed.
-guest_module_build() {
-    local tmp suites name deb kver
+# _guest_headers VERSION [NAME]: the distribution's headers, unpacked beside, not
+# installed, with a directory for a module. NAME is 6.1.0-9-amd64 or the like; without,
+# the newest. Sets GUEST_HEADERS and GUEST_MODULE.
+_guest_headers() {
+    local tmp suites name=${2:-} deb kver
     suites=$(_guest_kernel_suites "$1")
     [ -n "$suites" ] || die "no module can be built for guest kernel $1 here" \
         "its headers need the programs of a newer Debian; use 6.1"
@@ -58,7 +59,9 @@ guest_module_build() {
     make_tmpdir tmp
     # shellcheck disable=SC2086 # words
     apt_private "${suites%% *}" $suites
-    name=$(sed -n 's/^kernel=linux-image-\(.*\)_.*/\1/p' "$(dirname "$GUEST_VMLINUX")/versions")
+    [ -n "$name" ] || name=$(apt-cache "${APT_OPTS[@]}" depends linux-headers-amd64 |
+        sed -n 's/.*Depends: linux-headers-\(.*\)/\1/p' | head -n 1)
+    [ -n "$name" ] || die "the package index names no kernel headers" "APT_REFRESH=1 $HVCKPT_PROG"
     kver=${name%-amd64}
     RUN_HINT="check the network, then run again" run_logged "headers of $name" "$tmp/headers.log" \
         _in_dir "$tmp" apt-get "${APT_OPTS[@]}" download "linux-headers-$name" "linux-headers-$kver-common" \
@@ -71,11 +74,45 @@ guest_module_build() {
         [ ! -L "$tmp/usr/src/linux-headers-$name/$deb" ] ||
             ln -sfn "$tmp/usr/lib/linux-kbuild-$1/$deb" "$tmp/usr/src/linux-headers-$name/$deb"
     done
-    mkdir "$tmp/module"
-    cp -- "$2" "$tmp/module/"
-    deb=$(basename "$2" .c)
-    printf 'obj-m := %s.o\n' "$deb" >"$tmp/module/Makefile"
-    RUN_HINT="see the compiler's messages" run_logged "module $deb" "$tmp/module.log" \
-        make -C "$tmp/usr/src/linux-headers-$name" M="$tmp/module" modules
-    cp -- "$tmp/module/$deb.ko" "$3"
+    GUEST_HEADERS=$tmp/usr/src/linux-headers-$name GUEST_MODULE=$tmp/module
+    mkdir "$GUEST_MODULE"
+}
+
+# _guest_make SOURCE TARGET: run the kernel's build for a module of one file.
+_guest_make() {
+    local name
+    name=$(basename "$1" .c)
+    cp -- "$1" "$GUEST_MODULE/"
+    printf 'obj-m := %s.o\n' "$name" >"$GUEST_MODULE/Makefile"
+    RUN_HINT="see the compiler's messages" run_logged "module $name" "$GUEST_MODULE.log" \
+        make -C "$GUEST_HEADERS" M="$GUEST_MODULE" "$2"
+}
+
+# guest_module_build VERSION SOURCE DEST: compile a module for that kernel. Needs
+# GUEST_VMLINUX.
+guest_module_build() {
+    _guest_headers "$1" "$(sed -n 's/^kernel=linux-image-\(.*\)_.*/\1/p' "$(dirname "$GUEST_VMLINUX")/versions")"
+    _guest_make "$2" modules
+    cp -- "$GUEST_MODULE/$(basename "$2" .c).ko" "$3"
+}
+
+# guest_module_preprocess VERSION SOURCE: what the compiler of such a module gets to
+# read. Sets GUEST_SOURCE, a file in the cache.
+guest_module_preprocess() {
+    local key tmp name
+    name=$(basename "$2" .c)
+    key=$( { printf '%s\n' $GUEST_KERNEL_RECIPE "$1"; gcc --version | head -n 1; cat -- "$2"; } | hash_of)
+    GUEST_SOURCE=$(cache_path guest-source "$key")/$name.i
+    cache_valid guest-source "$key" && return 0
+    take_lock guest-source
+    if ! cache_valid guest-source "$key"; then
+        _guest_headers "$1"
+        _guest_make "$2" "$name.i"
+        cache_tmp tmp guest-source
+        # Without line markers: they would hold this machine's paths.
+        grep -v '^#' "$GUEST_MODULE/$name.i" >"$tmp/$name.i"
+        cache_publish "$tmp" guest-source "$key"
+        cache_prune guest-source 2
+    fi
+    release_lock guest-source
 }

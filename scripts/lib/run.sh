@@ -42,7 +42,8 @@ lab_rundir() {
     on_exit "rm -rf -- '$RUN'"
 }
 
-# lab_qemu_args: sets QEMU_ARGS. Uses LAB_ICOUNT, LAB_MEM, LAB_XEN_ARGS.
+# lab_qemu_args: sets QEMU_ARGS. Uses LAB_ICOUNT, LAB_MEM, LAB_XEN_ARGS, LAB_DISK,
+# LAB_LINK.
 lab_qemu_args() {
     local xen_args mem
     xen_args="console=com1 com1=115200,8n1 loglvl=all guest_loglvl=all dom0_mem=1024M,max:1024M"
@@ -56,6 +57,10 @@ lab_qemu_args() {
         -drive "file=$RUN/job.tar,format=raw,if=virtio,readonly=on")
     # Not a snapshot: it outlives the machine, also when that is killed.
     [ -z "${LAB_DISK:-}" ] || QEMU_ARGS+=(-drive "file=$LAB_DISK,format=raw,if=virtio,cache=writeback")
+    if [ -n "${LAB_LINK:-}" ]; then
+        QEMU_ARGS+=(-device "virtio-net-pci,netdev=link,romfile=,mac=52:54:00:84:00:0${LAB_LINK##*:}"
+            -netdev "dgram,id=link,local.type=unix,local.path=$LAB_LINK,remote.type=unix,remote.path=${LAB_LINK%:*}:$(( 3 - ${LAB_LINK##*:} ))")
+    fi
     if [ "${LAB_ICOUNT:-0}" = 1 ]; then
         QEMU_ARGS+=(-accel tcg,thread=single -icount shift=0,sleep=off -smp 1)
     else

@@ -2,8 +2,11 @@
 # Runs in Dom0: what an administrator does to a guest while one of its
 # processes has a transaction open.
 #   life.sh pause|hotplug|balloon|offline|swap|restore|migrate|reboot|end
+#   life.sh migrate-to ADDRESS     to the host there, on which "arrive" waits
+#   life.sh arrive
 # Each makes the guest "life" if there is none; "end" destroys it.
 MEMORY=256
+PORT=4885
 fail() { echo "FAIL $*"; lab-domu run life 1000 cat /tmp/out 2>/dev/null; exit 1; }
 # wait_for SECONDS COMMAND...: five times as long, should the machine be busy.
 wait_for() {
@@ -105,6 +108,21 @@ migrate)
     xl migrate -s '' life 'xl migrate-receive' || fail "xl migrate"
     ended 100
     user 'cat out; exit $(cat rc)' || fail "the program failed" ;;
+migrate-to)
+    start ended --seconds 500
+    # busybox's nc copies by the kilobyte.
+    xl migrate -s '' life "exec bash -c 'exec 3<>/dev/tcp/$2/$PORT; cat <&3 & exec cat >&3'" || fail "xl migrate"
+    xl domid life 2>/dev/null && fail "the domain is still here" ;;
+arrive)
+    # Guests have their addresses by name and order: the same on both hosts.
+    lab-domu config life >/dev/null
+    timeout 500 busybox nc -l -p $PORT -e xl migrate-receive || fail "nobody came"
+    wait_for 20 root true || fail "the guest does not answer"
+    # Of this host; the program waits for it.
+    key || fail "no key"
+    ended 100
+    user 'cat out; exit $(cat rc)' || fail "the program failed"
+    user 'exact --tracker ptxen --pages 256 --transactions 10' || fail "tracking after the migration" ;;
 reboot)
     start steady --seconds 500
     before=$(xl domid life)
@@ -118,6 +136,6 @@ end)
     xl destroy life
     hvckpt-policy key revoke life
     rm -f /tmp/life.key ;;
-*) sed -n '2,5p' "$0" >&2; exit 2 ;;
+*) sed -n '2,7p' "$0" >&2; exit 2 ;;
 esac
 echo "ok $1"

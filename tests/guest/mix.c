@@ -6,6 +6,8 @@
  *
  * usage: mix [ROUNDS]      one line: each part and all, of the better half of
  *                          the rounds
+ *        mix ROUNDS NAME PROGRAM [ARG...]
+ *                          the same, of a program that is run each time
  */
 #define _GNU_SOURCE
 #include <stdint.h>
@@ -22,6 +24,7 @@
 #define PAGES 512
 #define MOST 200
 #define WARM_UP 25
+#define WARM_UP_PROGRAM 1
 
 /* Two mebibytes at their own place: one page table. */
 #define PLACE ((char *)0x100000000000)
@@ -66,7 +69,7 @@ static void do_fork(void)
         die("child");
 }
 
-static void do_exec(void)
+static void execute(char **argv)
 {
     pid_t pid = fork();
     int status;
@@ -75,11 +78,20 @@ static void do_exec(void)
         die("fork");
     if ( !pid )
     {
-        execl("/proc/self/exe", "mix", "nothing", (char *)NULL);
+        execv(argv[0], argv);
+        perror(argv[0]);
         _exit(1);
     }
     if ( waitpid(pid, &status, 0) != pid || status )
-        die("exec");
+    {
+        fprintf(stderr, "%s: status %x\n", argv[0], status);
+        exit(2);
+    }
+}
+
+static void do_exec(void)
+{
+    execute((char *[]){ "/proc/self/exe", "nothing", NULL });
 }
 
 static void do_map(void)
@@ -133,6 +145,26 @@ static int compare(const void *a, const void *b)
     return *x < *y ? -1 : *x > *y;
 }
 
+static int program(const char *name, unsigned int rounds, char **argv)
+{
+    static uint64_t took[MOST];
+    unsigned int r;
+
+    for ( r = 0; r < rounds + WARM_UP_PROGRAM; ++r )
+    {
+        uint64_t start = now();
+
+        execute(argv);
+        if ( r >= WARM_UP_PROGRAM )
+            took[r - WARM_UP_PROGRAM] = now() - start;
+    }
+    qsort(took, rounds, sizeof(took[0]), compare);
+    printf("{\"program\":\"mix\",\"rounds\":%u,\"%s\":%lu}\n", rounds, name,
+           better_half(took, rounds));
+
+    return 0;
+}
+
 int main(int argc, char **argv)
 {
     static const struct { const char *name; void (*run)(void); } part[] = {
@@ -145,12 +177,14 @@ int main(int argc, char **argv)
 
     if ( argc > 1 && !strcmp(argv[1], "nothing") )
         return 0;
-    if ( !rounds || rounds > MOST )
+    if ( !rounds || rounds > MOST || argc == 3 )
     {
-        fprintf(stderr, "usage: mix [ROUNDS]   (at most %d)\n", MOST);
+        fprintf(stderr, "usage: mix [ROUNDS [NAME PROGRAM [ARG...]]]   (at most %d rounds)\n", MOST);
         return 2;
     }
     fix_layout(argv);
+    if ( argc > 3 )
+        return program(argv[2], rounds, argv + 3);
     area = mmap(PLACE, PAGES * PAGE, PROT_READ | PROT_WRITE,
                 MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE | MAP_FIXED_NOREPLACE, -1, 0);
     if ( area != PLACE )
@@ -177,7 +211,7 @@ int main(int argc, char **argv)
     for ( i = 0; i <= PARTS; ++i )
     {
         qsort(took[i], rounds, sizeof(took[i][0]), compare);
-        printf(",\"%s\":%lu", i < PARTS ? part[i].name : "all", better_half(took[i], rounds));
+        printf(",\"%s\":%lu", i < PARTS ? part[i].name : "mix", better_half(took[i], rounds));
     }
     puts("}");
     return 0;

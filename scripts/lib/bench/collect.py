@@ -2,14 +2,15 @@
 
 usage: collect.py WORK OUT
 
-WORK has provenance, plans/steps, NAME.plan, and for each step NAME.out as far
-as it came.  Exit status 1 if a step did not finish.
+WORK has provenance, plans/steps, NAME.plan, for each step NAME.out as far
+as it came, and tax-unpatched, tax-off and tax-on.  Exit status 1 if a step did not finish.
 """
 import json
 import os
 import sys
 
 import tables
+import tax
 
 
 def read_lines(path):
@@ -74,6 +75,10 @@ def main():
             tail = read_lines(os.path.join(work, f"{name}.err"))[-1:] or ["it printed nothing"]
             broken.append({"tracker": name, "status": "unfinished",
                            "reason": f"{len(got)} of {planned} experiments; last words: {tail[0]}"})
+    try:
+        rows["tax"] = tax.rows([os.path.join(work, f"tax-{variant}") for variant in tax.VARIANTS])
+    except (OSError, KeyError, ValueError, IndexError) as error:
+        broken.append({"tracker": "tax", "status": "unfinished", "reason": f"{type(error).__name__}: {error}"})
     rows["trackers"] += [{"tracker": t, "status": s, "reason": r} for t, (s, r) in state.items()] + broken
     for name in tables.FILES:
         tables.write(out, name, provenance, rows[name])

@@ -11,6 +11,7 @@ import claims
 import figures
 import processed
 import svg
+import tax
 from results import Results, mean, summary
 
 TITLES = {"figure-6": "Figure 6", "figure-7": "Figure 7", "figure-8a": "Figure 8a", "figure-8b": "Figure 8b",
@@ -80,6 +81,8 @@ def wrong(r, sums):
                 what = " ".join(str(row[k]) for k in ("structure", "op", "opt", "ppt", "wpp", "pages") if k in row)
                 found.append(f"{name(row['tracker'])}, {kind} {what}: {row.get('reason', 'failed')}")
     found += [f"{row['tracker']}: {row['reason']}" for row in r.rows["trackers"] if row["status"] == "unfinished"]
+    found += [f"{tax.NAMES[variant]} costs the {row['part']} {tax.tax(row, variant):+.2f} %" for row in r.rows["tax"]
+              for variant in tax.LIMITS if row["part"] in tax.PROMISED and not tax.kept(row, variant)]
     if not r.good("micro"):
         found.append("no tracker could be measured")
     return found
@@ -109,6 +112,15 @@ def real_program(r):
     found = [(who, operations, number(cost)) for operations, cost, who in sorted(rows)]
     return found + [(name(row["tracker"]), row["operations"], f"cannot: {row.get('reason', '')}")
                     for row in r.rows["program"] if row["status"] == "failed"]
+
+
+def taxes(r):
+    found = []
+    for row in r.rows["tax"]:
+        more = [f"{number(row[variant])} ({tax.tax(row, variant):+.2f} %)" for variant in tax.LIMITS]
+        promised = " / ".join(f"{limit:g} %" for limit in tax.LIMITS.values()) if row["part"] in tax.PROMISED else ""
+        found.append((row["part"], number(row["unpatched"]), *more, promised))
+    return found
 
 
 def in_silicon(r):
@@ -178,6 +190,11 @@ def write(directory):
     part += far + ["" if far else "No row differs by more than 25 %.", ""]
     if plain:
         part += [f"Without any tracker an operation takes {plain:,.0f} instructions on average.", ""]
+    part += ["## Who does not use it", "",
+             "Instructions of programs that know nothing of checkpointing, without the patch, with it switched off, and in a guest which "
+             "may use it: forks, programs started, areas mapped and written to, areas protected and written to, the mix of these four, "
+             "and one step of a kernel's build (a module goes through gcc and the assembler).", "",
+             table(("what", *tax.NAMES.values(), "may be more by"), taxes(r)), ""]
     part += ["## A real program", "",
              "An unmodified `hashbrown` map of 2,000 byte strings in an arena; instructions an update (a transaction which can be aborted, "
              "kept in memory), by values set in it.", "",

@@ -3,6 +3,7 @@
 Times are nanoseconds of virtual time: instructions.
 """
 import tables
+import tax
 
 PAGES, MIB, GIB = 1024, 256, 262144
 PAPER_TRANSACTIONS = 100_000
@@ -164,5 +165,9 @@ def summary(results):
         row = r.micro(tracker, 64, 1)
         if row:
             found[f"instr_per_page_ppt64_{tracker.replace('-', '_')}"] = row["median_ns"] / 64
+    for row in r.rows["tax"]:
+        if row["part"] in tax.PROMISED:
+            for variant in tax.LIMITS:
+                found[f"tax_{row['part']}_{variant}"] = ratio(row[variant], row["unpatched"])
     found["workload_ptxen_vs_pagemapscan_mean_opt1"] = mean(r.speedups("pagemap-scan", "ptxen", 1).values())
     return {key: None if value is None or value is False else float(f"{value:.5g}") for key, value in found.items()}

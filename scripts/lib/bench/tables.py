@@ -5,7 +5,7 @@ Lines that begin with "# " are KEY=VALUE of how the file came about.
 import csv
 import os
 
-FILES = ("micro", "workload", "program", "counts", "trackers")
+FILES = ("micro", "workload", "program", "counts", "trackers", "tax")
 
 
 def number(text):

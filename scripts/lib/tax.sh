@@ -1,0 +1,37 @@
+# shellcheck shell=bash
+# What the patch costs those who do not use it: programs that know nothing of
+# checkpointing, without the patch, with it switched off, and switched on.
+
+# tax_build DIR: the programs, made there. Sets TAX_ADD, options of guest-run.
+tax_build() {
+    local p
+    host_packages gcc libc6-dev binutils
+    gcc -O2 -Wall -Wextra -o "$1/mix" "$HVCKPT_ROOT/tests/guest/mix.c" || die "cannot compile mix.c"
+    # A step of a kernel's build: a module goes through the compiler and the assembler.
+    guest_module_preprocess 6.1 "$HVCKPT_ROOT/tests/guest/module/fuzz_kernel.c"
+    TAX_ADD=(--add "$1/mix" --add "$GUEST_SOURCE:/lab/bin/kernel.i")
+    for p in "$(command -v gcc)" "$(gcc -print-prog-name=cc1)" "$(command -v "$(gcc -print-prog-name=as)")"; do
+        [ -x "$p" ] || die "gcc lacks a part of its own" "apt-get install --reinstall gcc cpp binutils"
+        TAX_ADD+=(--add "$(readlink -f "$p"):/lab/bin/$(basename "$p")")
+    done
+}
+
+# tax_steps: for guest-run --script. Runs of the mix differ by some 0.02 %.
+tax_steps() {
+    cat <<'E2'
+domu:200 mix-1 mix 40
+domu:200 mix-2 mix 40
+domu:400 mix-build mix 2 build /lab/bin/gcc -B/lab/bin/ -std=gnu11 -O2 -mcmodel=kernel -mno-red-zone -mno-sse -fno-pie -fno-strict-aliasing -w -c -o /lab/work/kernel.o /lab/bin/kernel.i
+E2
+}
+
+# tax_options unpatched|off|on [BASE]: sets TAX_OPTIONS, of guest-run.
+tax_options() {
+    local base=${2:-4.20}
+    case $1 in
+    unpatched) TAX_OPTIONS=(--no-key --xen "$("$HVCKPT_ROOT/scripts/build-xen" --unpatched --base "$base" | tail -n 1)") ;;
+    off) TAX_OPTIONS=(--no-key --base "$base" --xen-args cda=off) ;;
+    # With a key: the guest is admitted, and the programs do not care.
+    on) TAX_OPTIONS=(--base "$base") ;;
+    esac
+}
