@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// What others rely on.
-const KEYS: [&str; 16] = [
+const KEYS: [&str; 20] = [
     "instr_gate",
     "instr_ptxen_fault",
     "instr_ptxen_reprotect",
@@ -24,8 +24,12 @@ const KEYS: [&str; 16] = [
     "commit_1page_instr_1gib",
     "workload_ptxen_speedup_mean_opt1",
     "workload_emulxen_speedup_mean_opt1",
+    "tax_mix_off",
+    "tax_mix_on",
+    "tax_build_off",
+    "tax_build_on",
 ];
-const TABLES: [&str; 5] = ["micro", "workload", "program", "counts", "trackers"];
+const TABLES: [&str; 6] = ["micro", "workload", "program", "counts", "trackers", "tax"];
 const FIGURES: [&str; 11] = [
     "6", "7", "8a", "8b", "9a", "9b", "10", "11", "12", "13", "14",
 ];

@@ -4,13 +4,15 @@
 
 # tax_build DIR: the programs, made there. Sets TAX_ADD, options of guest-run.
 tax_build() {
-    local p
+    local p compiler=/usr/bin/gcc
     host_packages gcc libc6-dev binutils
+    # Not one that only passes calls on.
+    [ -x $compiler ] || compiler=$(command -v gcc)
     gcc -O2 -Wall -Wextra -o "$1/mix" "$HVCKPT_ROOT/tests/guest/mix.c" || die "cannot compile mix.c"
     # A step of a kernel's build: a module goes through the compiler and the assembler.
     guest_module_preprocess 6.1 "$HVCKPT_ROOT/tests/guest/module/fuzz_kernel.c"
     TAX_ADD=(--add "$1/mix" --add "$GUEST_SOURCE:/lab/bin/kernel.i")
-    for p in "$(command -v gcc)" "$(gcc -print-prog-name=cc1)" "$(command -v "$(gcc -print-prog-name=as)")"; do
+    for p in "$compiler" "$(gcc -print-prog-name=cc1)" "$(command -v "$(gcc -print-prog-name=as)")"; do
         [ -x "$p" ] || die "gcc lacks a part of its own" "apt-get install --reinstall gcc cpp binutils"
         TAX_ADD+=(--add "$(readlink -f "$p"):/lab/bin/$(basename "$p")")
     done
