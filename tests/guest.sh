@@ -311,6 +311,7 @@ guest_gate() {
     local v first= line
     tax_build "$GUEST_BIN"
     for v in unpatched off pvh on; do
+        if [ $v = pvh ] && no_pvh "int 0x84, pvh"; then continue; fi
         mkdir -p "$logs/gate-$v"
         if [ $v = pvh ]; then TAX_OPTIONS=(--no-key --type pvh)
         else tax_options $v "$base" 2>>"$logs/build.log"; fi
@@ -342,7 +343,14 @@ guest_gate() {
     done < <(python3 "$HVCKPT_LIB/bench/tax.py" "$logs"/gate-{unpatched,off,on} 2>&1)
 }
 
+# Unpatched as well (docs/lab.md).
+no_pvh() {
+    [ "$base" = 4.17 ] || return 1
+    skip "$1" "Xen 4.17 boots no PVH guest in this emulator"
+}
+
 guest_pvh() {
+    if no_pvh "tests in a PVH guest"; then return 0; fi
     # One thread: QEMU's SVM with several sometimes runs a guest into host code.
     boot pvh --type pvh --icount < <(
         cat <<'E'
