@@ -3,6 +3,7 @@
 
 mod common;
 
+use std::cell::Cell;
 use std::collections::BTreeSet;
 use std::fs;
 use std::net::TcpStream;
@@ -35,14 +36,22 @@ fn xenstored_comes_and_goes() {
         .env("FAKE_XENSTORED", &socket);
     let daemon = Daemon::spawn(dir, serve);
     let key = daemon.key("k");
-    let ask = || request_token(&daemon.addr, &key, AMPLE);
+    let tokens = Cell::new(0);
+    let ask = || {
+        let answer = request_token(&daemon.addr, &key, AMPLE);
+        tokens.set(tokens.get() + u32::from(answer.is_ok()));
+        answer
+    };
     assert_eq!(refused(ask()), Some(Reason::NoHypervisorSupport), "not up");
     for _ in 0..2 {
         // The daemon is in its sandbox and finds it all the same.
         let xenstored = UnixListener::bind(&socket).unwrap();
         assert!(ask().is_ok(), "up");
         drop(xenstored);
-        assert_eq!(refused(ask()), Some(Reason::NoHypervisorSupport), "down");
+        // A child which another test is just starting may have it for a moment.
+        await_that("down", || {
+            refused(ask()) == Some(Reason::NoHypervisorSupport)
+        });
         fs::remove_file(&socket).unwrap();
         assert_eq!(refused(ask()), Some(Reason::NoHypervisorSupport), "gone");
     }
@@ -52,7 +61,8 @@ fn xenstored_comes_and_goes() {
     let said = String::from_utf8_lossy(&revoke.stderr).into_owned();
     assert!(said.contains("cannot list domains"), "{said}");
     let said = String::from_utf8_lossy(&revoke.stdout).into_owned();
-    assert!(said.contains("2 unused tokens dropped"), "{said}");
+    let dropped = format!("{} unused tokens dropped", tokens.get());
+    assert!(said.contains(&dropped), "{said}");
 }
 
 /// A file system of its own, away again at the end.
