@@ -19,7 +19,7 @@ use super::{WORDS, private_log};
 const BALLAST: usize = 64 << 20;
 const PAGES: usize = 128;
 
-/// Not while a fork is under way.
+/// No fork is under way.
 const IDLE: u64 = 0;
 
 /// References to the pages of an area, which keep the kernel from moving them:
@@ -130,6 +130,7 @@ struct Thread<'a> {
     done: &'a AtomicUsize,
 }
 
+/// Stores to one page after the other while a fork is under way.
 fn meanwhile(t: &Thread) {
     let Thread { area, clock, .. } = *t;
     on_cpu(1);
@@ -173,6 +174,8 @@ fn meanwhile(t: &Thread) {
 struct Found {
     leaks: usize,
     died: usize,
+    /// What a commit answered, if it failed.
+    refused: i64,
 }
 
 fn series(s: &Session, area: &Area, range: i64, forks: usize, what: Meanwhile) -> (Found, usize) {
@@ -201,7 +204,15 @@ fn series(s: &Session, area: &Area, range: i64, forks: usize, what: Meanwhile) -
             };
             // The kernel's authority, taken away by the commit.
             write(number);
-            while s.commit(range) == common::no(libc::EAGAIN) {}
+            let mut answer = s.commit(range);
+            while answer == common::no(libc::EAGAIN) {
+                answer = s.commit(range);
+            }
+            if answer < 0 {
+                // No panic here: it would wait for the other thread.
+                found.refused = answer;
+                break;
+            }
             flag.set(0, 0);
             let held = (what == Meanwhile::Move).then(|| Held::new(area));
             let start = Instant::now();
