@@ -12,6 +12,8 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use hvckpt::abi::cda_register;
+
 use super::common::{self, Area, Checks, PAGE, Rng, Session, wait};
 use super::{WORDS, private_log};
 
@@ -252,7 +254,9 @@ fn series(s: &Session, area: &Area, range: i64, forks: usize, what: Meanwhile) -
 }
 
 /// The checks.
-pub fn within(c: &mut Checks, s: &Session, forks: usize) {
+pub fn within(c: &mut Checks, s: &Session, forks: usize, mode: (&str, u32, usize)) {
+    let (mode_name, mode, part) = mode;
+    let forks = forks.div_ceil(part);
     let all = Area::map(0, PAGES * PAGE + BALLAST, 0, -1);
     all.advise(libc::MADV_NOHUGEPAGE);
     for page in 0..all.pages() {
@@ -260,7 +264,10 @@ pub fn within(c: &mut Checks, s: &Session, forks: usize) {
     }
     let area = all.part(0, PAGES);
     let log = private_log(&area);
-    let range = s.register(&area.registration(&log));
+    let range = s.register(&cda_register {
+        mode,
+        ..area.registration(&log)
+    });
     assert!(range >= 0 && s.begin(range) == 0, "range {range}");
     for (name, what) in [
         ("pages are written to within forks", Meanwhile::Write),
@@ -268,7 +275,7 @@ pub fn within(c: &mut Checks, s: &Session, forks: usize) {
         ("and moved by the kernel", Meanwhile::Move),
     ] {
         let (found, done) = series(s, &area, range, forks, what);
-        c.equal(name, found, Found::default());
+        c.equal(&format!("{mode_name}: {name}"), found, Found::default());
         c.check("there were stores within forks", done > forks, || {
             format!("{done} in {forks} forks")
         });
