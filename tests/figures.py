@@ -1,4 +1,4 @@
-"""Compares instruction counts of `cost` with what is promised.
+"""Compares instruction counts of `cost` and of the fuzzers with what is promised.
 
 usage: figures.py DIRECTORY [RIVAL]   (with gate.out, ptxen-64.out, ...)
 RIVAL: pagemap-scan, where there is one.
@@ -44,5 +44,7 @@ try:
     large = load("ptxen-256MiB")
     promise("one dirty page in 256 MiB", per_transaction(large),
             1.05 * per_transaction(one) + 126 * 12)
+    for name, kind in ("fuzz", "random operation"), ("fuzz-control", "random control hypercall"):
+        promise(f"the longest {kind}, microseconds", load(name)["longest_ns"] / 1000, 10_000)
 except (OSError, KeyError, ValueError) as error:
     print(f"FAIL figures: {type(error).__name__}: {error}")

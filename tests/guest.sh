@@ -21,7 +21,8 @@ guest_prepare() {
     ON=(--base "$base" --guest-kernel "$kernel") SCAN=pagemap-scan
     # It has no PAGEMAP_SCAN.
     if [ "$kernel" = 6.1 ]; then ON+=(--allow "$LINUX_6_1_SAYS") SCAN=; fi
-    on_exit '[ -z "${GUEST_RUN:-}" ] || kill -TERM $GUEST_RUN 2>/dev/null'
+    GUEST_RUN=
+    on_exit '[ -z "$GUEST_RUN" ] || kill -TERM $GUEST_RUN 2>/dev/null'
     log "building the crates, examples and test programs"
     ( cd "$HVCKPT_ROOT" && cargo build --release --workspace --examples && cargo build --release --workspace ) \
         >"$logs/build.log" 2>&1 </dev/null ||
@@ -74,26 +75,55 @@ insn() {
 
 # boot NAME [GUEST-RUN-OPTION]...: one boot; the steps come on standard input.
 # Every step counts as a test; one that did not run has failed.
-boot() { boot_begin "$@"; boot_end "$1" "$GUEST_RUN"; }
+boot() { boot_begin "$@"; boot_end "$1"; }
 
-# boot_begin NAME [GUEST-RUN-OPTION]...: in the background. Sets GUEST_RUN.
+# boot_begin NAME [GUEST-RUN-OPTION]...: in the background.
 boot_begin() {
+    local name=$1; shift
+    lab_begin "$name" --mem 1024 "${ON[@]}" "$@" "${GUEST_ADD[@]}"
+}
+
+# lab_begin NAME GUEST-RUN-OPTION...: the same, and nothing but these options.
+# Waits while two others run.
+declare -A LAB_PID
+lab_begin() {
     local name=$1 dir=$logs/$1; shift
     mkdir -p "$dir"
     patient >"$dir/steps"
+    labs_below 2
     log "boot '$name': $(grep -c . "$dir/steps") steps (log: $dir)"
     # In the background, so that a signal to this script is acted upon at once.
-    HVCKPT_NO_BUILD=1 "$HVCKPT_ROOT/scripts/guest-run" --mem 1024 "${ON[@]}" "$@" "${GUEST_ADD[@]}" \
+    HVCKPT_NO_BUILD=1 "$HVCKPT_ROOT/scripts/guest-run" "$@" \
         --console "$dir/console.log" --logs "$dir" --script "$dir/steps" \
         >"$dir/out" 2>"$dir/err" </dev/null &
-    GUEST_RUN=$!
+    LAB_PID[$name]=$!
+    GUEST_RUN="$GUEST_RUN $!"
 }
 
-# boot_end NAME PID: its end, and what came out.
+# labs_below N: wait until fewer than N run. Sets GUEST_RUN, their processes.
+labs_below() {
+    local pid left
+    while :; do
+        left=()
+        for pid in $GUEST_RUN; do ! kill -0 "$pid" 2>/dev/null || left+=("$pid"); done
+        GUEST_RUN="${left[*]}"
+        [ ${#left[@]} -ge "$1" ] || return 0
+        sleep 0.3
+    done
+}
+
+# lab_end NAME: wait for its end. Exit status: its.
+lab_end() {
+    local rc=0
+    wait "${LAB_PID[$1]}" || rc=$?
+    labs_below 1000
+    return $rc
+}
+
+# boot_end NAME: its end, and what came out.
 boot_end() {
     local name=$1 dir=$logs/$1 rc=0 step result
-    wait "$2" || rc=$?
-    GUEST_RUN=
+    lab_end "$name" || rc=$?
     while read -r _ step _; do
         result=$(sed -n "s/^step $step: //p" "$dir/out" | grep -v '^start$' | tail -n 1 || true)
         case $result in
@@ -188,10 +218,11 @@ E
 guest_debug() { boot debug --debug-xen --vcpus 2 < <(common_steps $(( forks / 4 ))); }
 
 # One virtual CPU: other orders of threads, and Dom0 on the other processor.
-guest_single() {
-    boot single --vcpus 1 < <(common_steps $(( forks / 10 )) 1)
-    boot single-debug --vcpus 1 --debug-xen < <(common_steps $(( forks / 10 )) 1)
+single_begin() {
+    boot_begin single --vcpus 1 < <(common_steps $(( forks / 10 )) 1)
+    boot_begin single-debug --vcpus 1 --debug-xen < <(common_steps $(( forks / 10 )) 1)
 }
+single_end() { boot_end single; boot_end single-debug; }
 
 # What fuzzing has to leave behind: nothing.
 fuzz_steps() {
@@ -261,29 +292,24 @@ E
 # Live migration, which needs a hypervisor with shadow paging: to another domain
 # of the same host, and to a second host.
 guest_hosts() {
-    local shadow link second
+    local shadow link
     shadow=$("$HVCKPT_ROOT/scripts/build-xen" --base "$base" --config CONFIG_SHADOW_PAGING=y 2>>"$logs/build.log" | tail -n 1)
     make_tmpdir link
     boot_begin host-2 --xen "$shadow" --vcpus 2 --link "$link/wire:2" <<'E'
 dom0:600 arrive life.sh arrive
 E
-    second=$GUEST_RUN
     boot_begin host-1 --xen "$shadow" --vcpus 2 --link "$link/wire:1" <<'E'
 dom0:200 migrate life.sh migrate
 dom0:30 end life.sh end
 dom0:300 migrate-away life.sh migrate-to 10.85.0.2
 E
-    set -- "$GUEST_RUN"
-    GUEST_RUN="$second $1"
-    boot_end host-1 "$1"
-    GUEST_RUN=$second
-    boot_end host-2 "$second"
+    boot_end host-1
+    boot_end host-2
 }
 
 # Instruction counts repeat, so they may decide.
-guest_icount() {
-    local line
-    boot icount --icount <<E
+icount_begin() {
+    boot_begin icount --icount <<E
 domu:200 gate cost --gate
 domu:200 ptxen-1 cost --tracker ptxen --dirty 1 --pages 1024 --transactions 200
 domu:200 ptxen-64 cost --tracker ptxen --dirty 64 --pages 1024 --transactions 200
@@ -292,11 +318,16 @@ domu:200 ptxen-256MiB cost --tracker ptxen --dirty 1 --pages 65536 --transaction
 domu:200 spread-64 cost --tracker ptxen --dirty 64 --pattern spread --pages 1024 --transactions 200
 domu:200 pt-64 cost --tracker pt --dirty 64 --pattern spread --pages 1024 --transactions 40
 domu:150 latency latency --mib 256 --limit-ms 10
-domu:150 fuzz fuzz_gate --threads 1 --workers 1 --round 5000 --calls 20000
+domu-root:150 fuzz fuzz_gate --threads 1 --workers 1 --round 5000 --calls 20000 --limit-ms 10
+dom0:150 fuzz-control fuzz55 5000 1 10
 domu:200 auto-64 cost --tracker autoxen --dirty 64 --pages 1024 --transactions 200
 domu:200 auto-256 cost --tracker autoxen --dirty 256 --pages 1024 --transactions 100
 ${SCAN:+domu:200 scan-64 cost --tracker pagemap-scan --dirty 64 --pattern spread --pages 1024 --transactions 40}
 E
+}
+icount_end() {
+    local line
+    boot_end icount
     while read -r line; do
         case $line in
         ok\ *) ok "icount: ${line#ok }" ;;
@@ -307,25 +338,30 @@ E
 
 # INT 0x84 must do what it does without the patch, unless it is asked to; and who
 # does not use it must not pay.  $logs/gate-NAME gets what each boot printed.
-guest_gate() {
-    local v first= line
+gate_begin() {
+    local v
     tax_build "$GUEST_BIN"
-    for v in unpatched off pvh on; do
-        if [ $v = pvh ] && no_pvh "int 0x84, pvh"; then continue; fi
-        mkdir -p "$logs/gate-$v"
-        if [ $v = pvh ]; then TAX_OPTIONS=(--no-key --type pvh)
-        else tax_options $v "$base" 2>>"$logs/build.log"; fi
-        { echo 'domu:60 int84 int84'; [ $v = pvh ] || tax_steps; } | patient >"$logs/gate-$v/steps"
-        HVCKPT_NO_BUILD=1 "$HVCKPT_ROOT/scripts/guest-run" --icount "${ON[@]}" "${TAX_OPTIONS[@]}" --add "$GUEST_BIN/int84" "${TAX_ADD[@]}" \
-            --logs "$logs/gate-$v" --console "$logs/gate-$v/console.log" --script "$logs/gate-$v/steps" \
-            >"$logs/gate-$v/out" 2>"$logs/gate-$v/err" </dev/null || true
+    GATES=(unpatched off pvh on)
+    if no_pvh "int 0x84, pvh"; then GATES=(unpatched off on); fi
+    for v in "${GATES[@]}"; do
+        if [ "$v" = pvh ]; then TAX_OPTIONS=(--no-key --type pvh)
+        else tax_options "$v" "$base" 2>>"$logs/build.log"; fi
+        lab_begin "gate-$v" --icount "${ON[@]}" "${TAX_OPTIONS[@]}" --add "$GUEST_BIN/int84" "${TAX_ADD[@]}" < <(
+            echo 'domu:60 int84 int84'
+            [ "$v" = pvh ] || tax_steps )
+    done
+}
+gate_end() {
+    local v first= line
+    for v in "${GATES[@]}"; do
+        lab_end "gate-$v" || true
         cp "$logs/gate-$v/int84.out" "$logs/int84-$v" 2>/dev/null || : >"$logs/int84-$v"
         if [ "$(wc -l <"$logs/int84-$v")" != 6 ]; then
             bad "int 0x84, $v: no complete answer (see $logs/gate-$v/err)"
         elif [ -z "$first" ]; then
             first=$logs/int84-$v
             ok "int 0x84, unpatched: recorded"
-        elif [ $v = on ]; then
+        elif [ "$v" = on ]; then
             if grep -qE '^int84: returned 0x[1-9a-f][0-9a-f]*0001$' "$logs/int84-on" &&
                grep -q '^int84-compat: returned 0xffffffffffffffa1$' "$logs/int84-on" &&
                cmp -s <(sed -n '4,6p' "$first") <(sed -n '4,6p' "$logs/int84-on"); then
@@ -349,10 +385,10 @@ no_pvh() {
     skip "$1" "Xen 4.17 boots no PVH guest in this emulator"
 }
 
-guest_pvh() {
+pvh_begin() {
     if no_pvh "tests in a PVH guest"; then return 0; fi
     # One thread: QEMU's SVM with several sometimes runs a guest into host code.
-    boot pvh --type pvh --icount < <(
+    boot_begin pvh --type pvh --icount < <(
         cat <<'E'
 domu:60 doctor hvckpt doctor
 domu:60 ptxen-unavailable exact --tracker ptxen --pages 16 --transactions 1; test $? = 2
@@ -361,6 +397,14 @@ E
         scan_step; echo
         suite_steps "$SCAN uffd-wp pt emul sim" 100 1000
     )
+}
+pvh_end() { [ "$base" = 4.17 ] || boot_end pvh; }
+
+# Emulated machines which keep one processor of ours busy each: side by side.
+guest_narrow() {
+    local g
+    for g; do "${g}_begin"; done
+    for g; do "${g}_end"; done
 }
 
 # The emulator is killed under load, HVCKPT_POWERCUTS times (once); the state

@@ -4,12 +4,14 @@
  * which has no right to any.  A second thread takes the memory away, protects
  * it and changes it while Xen reads and writes there.
  *
- * usage: fuzz55 [--denied] CALLS [SEED]
- * Prints one line of JSON.  Exit status: 0, 1 a rule was broken, 2 no
+ * usage: fuzz55 [--denied] CALLS [SEED [LIMIT]]
+ * A call which takes longer than LIMIT milliseconds breaks a rule; that means
+ * something only where time is counted in instructions.  Prints one line of JSON.  Exit status: 0, 1 a rule was broken, 2 no
  * hypercalls here, 77 this kernel lets a guest's processes make none.
  */
 #define _GNU_SOURCE
 #include <pthread.h>
+#include <sched.h>
 #include <sys/mman.h>
 
 #include <gate.h>
@@ -169,8 +171,9 @@ static void judge(unsigned int cmd, long rc, int denied)
 int main(int argc, char **argv)
 {
     int denied = argc > 1 && !strcmp(argv[1], "--denied");
-    uint64_t calls, i, s, start, longest = 0, longest_cmd = 0;
+    uint64_t calls, i, s, limit, start, longest = 0, longest_cmd = 0;
     struct cda_ctl_limits before[2];
+    struct sched_param first = { .sched_priority = 1 };
     int fd = privcmd_open(), ends[2];
     pthread_t thread;
 
@@ -178,11 +181,12 @@ int main(int argc, char **argv)
     argv += denied;
     if ( argc < 2 )
     {
-        fprintf(stderr, "usage: fuzz55 [--denied] CALLS [SEED]\n");
+        fprintf(stderr, "usage: fuzz55 [--denied] CALLS [SEED [LIMIT]]\n");
         return 2;
     }
     calls = strtoull(argv[1], NULL, 0);
     s = (argc > 2 ? strtoull(argv[2], NULL, 0) : 1) * 0x9e3779b97f4a7c15ULL | 1;
+    limit = argc > 3 ? strtoull(argv[3], NULL, 0) * 1000000 : UINT64_MAX;
 
     /* xen_version is allowed to everybody: does the kernel let it pass? */
     if ( hypercall2(fd, 17, 0, 0) < 0 )
@@ -212,6 +216,12 @@ int main(int argc, char **argv)
         perror("fuzz55");
         return 2;
     }
+    /* Time that the kernel gives to others is not Xen's. */
+    if ( limit != UINT64_MAX && sched_setscheduler(0, SCHED_FIFO, &first) )
+    {
+        perror("fuzz55: no priority");
+        return 2;
+    }
 
     for ( i = 0; i < calls; ++i )
     {
@@ -233,6 +243,9 @@ int main(int argc, char **argv)
             longest_cmd = cmd;
         }
         judge(cmd, rc, denied);
+        /* The others' turn. */
+        if ( limit != UINT64_MAX )
+            usleep(50);
     }
     stop = 1;
     pthread_join(thread, NULL);
@@ -248,6 +261,11 @@ int main(int argc, char **argv)
             broken++;
             printf("FAIL command %lu never succeeded\n", i);
         }
+    if ( longest > limit )
+    {
+        broken++;
+        printf("FAIL command %lu took %lu ns\n", longest_cmd, longest);
+    }
     printf("{\"program\":\"fuzz55\",\"calls\":%lu,\"denied\":%d,\"good\":[", calls, denied);
     for ( i = 0; i < 8; ++i )
         printf("%s%lu", i ? "," : "", good[i]);

@@ -137,11 +137,8 @@ fn meanwhile(t: &Thread) {
     let Thread { area, clock, .. } = *t;
     on_cpu(1);
     keep_stack();
-    // Before all others, or the moment that matters is seldom met.
-    let first = libc::sched_param { sched_priority: 1 };
-    // SAFETY: this thread's, with a valid parameter.
-    let set = unsafe { libc::sched_setscheduler(0, libc::SCHED_FIFO, &raw const first) };
-    assert_eq!(set, 0, "no priority: {}", std::io::Error::last_os_error());
+    // Or the moment that matters is seldom met.
+    common::before_all_others();
     let (mut page, mut count) = (0, 0);
     loop {
         match t.phase.load(Ordering::SeqCst) {
