@@ -66,7 +66,7 @@ hotplug)
 balloon)
     start steady --pages 4096 --seconds 500
     for i in 1 2; do
-        xl mem-set life $((MEMORY - 120)) && wait_for 30 total "<$(((MEMORY - 90) * 1024))" || fail "memory does not go"
+        xl mem-set life $((MEMORY - 80)) && wait_for 30 total "<$(((MEMORY - 90) * 1024))" || fail "memory does not go"
         xl mem-set life $MEMORY && wait_for 30 total ">$(((MEMORY - 90) * 1024))" || fail "memory does not come"
     done
     finish ;;
