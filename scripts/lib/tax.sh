@@ -23,7 +23,7 @@ tax_steps() {
     cat <<'E2'
 domu:200 mix-1 mix 40
 domu:200 mix-2 mix 40
-domu:400 mix-build mix 2 build /lab/bin/gcc -B/lab/bin/ -std=gnu11 -O2 -mcmodel=kernel -mno-red-zone -mno-sse -fno-pie -fno-strict-aliasing -w -c -o /lab/work/kernel.o /lab/bin/kernel.i
+domu:400 mix-build mix 2 build /lab/bin/gcc -B/lab/bin/ -std=gnu11 -O2 -mcmodel=kernel -mno-red-zone -mno-sse -fno-pie -fno-strict-aliasing -w -c -o /tmp/kernel.o /lab/bin/kernel.i
 E2
 }
 

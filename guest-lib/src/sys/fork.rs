@@ -30,7 +30,8 @@ pub(crate) fn arm() -> io::Result<()> {
         return Err(io::Error::last_os_error());
     }
     // SAFETY: our own page.
-    if unsafe { libc::madvise(page, PAGE_SIZE, libc::MADV_WIPEONFORK) } != 0 {
+    let advised = unsafe { libc::madvise(page, PAGE_SIZE, libc::MADV_WIPEONFORK) };
+    if advised != 0 {
         let error = io::Error::last_os_error();
         // SAFETY: our own page, not published.
         unsafe { libc::munmap(page, PAGE_SIZE) };
