@@ -18,7 +18,7 @@ host_tests() {
 
     log "cargo test (two minutes when new)"
     if cargo test --workspace --no-fail-fast >"$out/cargo.log" 2>&1 </dev/null; then :; else
-        grep -E '^test .* FAILED|panicked|^error' "$out/cargo.log" | head -n 20 >&2
+        grep -m 20 -E '^test .* FAILED|panicked|^error' "$out/cargo.log" >&2 || true
         tail -n 20 "$out/cargo.log" >&2
     fi
     cargo_results "$out/cargo.log"

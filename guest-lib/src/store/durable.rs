@@ -179,6 +179,7 @@ impl DurableBuilder {
                 version,
                 open: false,
                 suspect: false,
+                restored: Vec::new(),
             }),
             _claim: claim,
         })
@@ -229,6 +230,10 @@ struct State {
     open: bool,
     /// The tracker lost its cycle: every page may differ from the shadow.
     suspect: bool,
+    /// Pages which an abort wrote to after the next cycle had begun.  A tracker
+    /// that compares memory saw them as they were before; written like that
+    /// once more, they would not be in its list.
+    restored: Vec<usize>,
 }
 
 impl State {
@@ -386,11 +391,17 @@ impl Durable {
         .ok_or(DurableError::NotOpen)
     }
 
-    /// Pages which may differ from the shadow; the next cycle has begun.
+    /// Pages which may differ from the shadow, some perhaps twice; the next cycle
+    /// has begun.
     fn dirty(&self, state: &mut State) -> (Vec<usize>, List, Result<(), CycleError>) {
         let suspect = core::mem::take(&mut state.suspect);
+        let restored = core::mem::take(&mut state.restored);
         let (list, result) = match self.region.commit_cycle() {
-            Ok(list) if !suspect && !list.lost() => return (list.to_vec(), List::Tracked, Ok(())),
+            Ok(list) if !suspect && !list.lost() => {
+                let mut pages = list.to_vec();
+                pages.extend(restored);
+                return (pages, List::Tracked, Ok(()));
+            }
             Ok(_) => (List::Everything, Ok(())),
             Err(error) => {
                 state.suspect = true;
@@ -475,11 +486,12 @@ impl Durable {
         Ok(state.version)
     }
 
-    fn restore(&self, state: &State, pages: &[usize]) {
+    fn restore(&self, state: &mut State, pages: &[usize]) {
         for &page in pages {
             let old = state.committed(page);
             if !equals(&self.region, page, old) {
                 write_page(&self.region, page, old);
+                state.restored.push(page);
             }
         }
     }
