@@ -37,7 +37,7 @@ guest_prepare() {
             die "cannot compile $src"
     done
     GUEST_ADD=()
-    for src in exact cost refusals fork_isolation remap stores fuzz_gate insn life latency kv kv_load; do GUEST_ADD+=(--add "$EXAMPLES/$src"); done
+    for src in exact cost refusals fork_isolation foreign remap stores fuzz_gate insn life latency kv kv_load; do GUEST_ADD+=(--add "$EXAMPLES/$src"); done
     for src in "$GUEST_BIN"/* "$HVCKPT_ROOT"/tests/dom0/*.sh; do GUEST_ADD+=(--add "$src"); done
 }
 
@@ -181,6 +181,7 @@ domu-root:1500 fork-ksm $(once_more "fork_isolation --forks $1 --ksm")
 E
     # Of this a fifth is worth as much: the moment that matters is met by most.
     [ "${2:-2}" = 1 ] || printf 'domu-root:600 fork-within fork_isolation --within --forks %d\n' $(( $1 / 5 + 10 ))
+    printf 'dom0:120 foreign foreign.sh\n'
     printf 'dom0:600 leaks leaks.sh\n'
 }
 
@@ -246,6 +247,8 @@ guest_life() {
         fuzz_steps
         cat <<'E'
 domu:60 mprotect life mprotect
+domu:60 free life free
+domu:60 free-emulxen life free --tracker emulxen
 domu:60 userfaultfd life uffd --transactions 20
 domu:60 ptrace life ptrace --transactions 3
 domu:60 seccomp life seccomp

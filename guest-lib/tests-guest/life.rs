@@ -33,6 +33,9 @@ enum Scenario {
     Ksm,
     /// Memory is short, and the area is swapped out (root, with swap).
     Swap,
+    /// The application lets the kernel drop pages, and writes to some of them
+    /// before it does.
+    Free,
     /// The application protects and unprotects parts of its area.
     Mprotect,
     /// The application uses userfaultfd's write protection on its area.
@@ -73,7 +76,7 @@ struct Outcome {
     transactions: usize,
     changed: usize,
     reported: usize,
-    /// How much of the scenario's own happened: pages moved, merged, swapped.
+    /// How much of the scenario's own happened: pages moved, merged, dropped.
     happened: u64,
     /// The session's end, in words.
     ended: Option<String>,
@@ -259,6 +262,19 @@ fn run(args: &Args) -> Result<Outcome, CycleError> {
             hog.stop();
             let mut outcome = outcome?;
             outcome.happened = out();
+            Ok(outcome)
+        }
+        Scenario::Free => {
+            // Locked memory cannot be dropped.
+            let mut watch = args.watch(LockPolicy::Never);
+            let mut gone = 0;
+            let mut outcome = transactions(
+                args,
+                &mut watch,
+                || true,
+                |watch, rng| gone += disturb::drop_some(watch, rng),
+            )?;
+            outcome.happened = gone;
             Ok(outcome)
         }
         Scenario::Mprotect => {

@@ -202,6 +202,29 @@ fn some_pages(region: &Region, rng: &mut Rng) -> Area {
     }
 }
 
+/// Pages which the kernel may drop while nobody writes to them (MADV_FREE), every
+/// second of which is written to; then it drops what it may, at once.  The number
+/// of pages that are gone.
+pub fn drop_some(watch: &mut Watch, rng: &mut Rng) -> u64 {
+    let area = Area {
+        start: watch.region().as_ptr() as usize,
+        bytes: watch.region().bytes(),
+    };
+    let mut pages = [0; 16];
+    for page in &mut pages {
+        *page = rng.below(area.pages());
+        if !area.part(*page, 1).advise(libc::MADV_FREE) {
+            fail(&format!("MADV_FREE: {}", std::io::Error::last_os_error()));
+        }
+        watch.let_go(*page);
+    }
+    for &page in pages.iter().step_by(2) {
+        watch.write_to(page, rng);
+    }
+    area.advise(libc::MADV_PAGEOUT);
+    watch.gone()
+}
+
 /// Read-only, a refused store, writable again.  The number of refusals.
 pub fn protect_some(watch: &Watch, rng: &mut Rng) -> u64 {
     let area = some_pages(watch.region(), rng);

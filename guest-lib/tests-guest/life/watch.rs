@@ -17,6 +17,8 @@ pub struct Watch {
     region: &'static Region,
     model: Vec<u64>,
     changed: Vec<bool>,
+    /// Pages which the kernel may drop.
+    loose: Vec<bool>,
     listed: Vec<bool>,
     totals: (usize, usize),
 }
@@ -40,6 +42,7 @@ impl Watch {
                 .map(|word| word.load(Ordering::Relaxed))
                 .collect(),
             changed: vec![false; region.pages()],
+            loose: vec![false; region.pages()],
             listed: vec![false; region.pages()],
             totals: (0, 0),
         }
@@ -54,6 +57,7 @@ impl Watch {
         self.region.atomics_u64()[at].store(value, Ordering::Relaxed);
         self.changed[at / WORDS] |= self.model[at] != value;
         self.model[at] = value;
+        self.loose[at / WORDS] = false;
     }
 
     /// Some random words.
@@ -71,6 +75,34 @@ impl Watch {
                 self.store(word, 0);
             }
         }
+    }
+
+    /// The kernel may drop the page from now on, until it is written to.
+    pub fn let_go(&mut self, page: usize) {
+        self.loose[page] = true;
+    }
+
+    /// How many pages the kernel has dropped since the last look.
+    pub fn gone(&mut self) -> u64 {
+        let mut gone = 0;
+        for page in 0..self.loose.len() {
+            let words = page * WORDS..(page + 1) * WORDS;
+            let memory = &self.region.atomics_u64()[words.clone()];
+            let model = &mut self.model[words];
+            if self.loose[page]
+                && memory.iter().all(|word| word.load(Ordering::Relaxed) == 0)
+                && model.iter().any(|&word| word != 0)
+            {
+                model.fill(0);
+                gone += 1;
+            }
+        }
+        gone
+    }
+
+    /// Stores a word somewhere in a page.
+    pub fn write_to(&mut self, page: usize, rng: &mut Rng) {
+        self.store(page * WORDS + rng.below(WORDS), rng.next());
     }
 
     /// Whether the memory holds what was stored.
