@@ -116,20 +116,20 @@ const WRITABLE: u16 = 1;
 struct Frame {
     name: &'static str,
     writable: bool,
-    from: From,
+    from: Source,
     /// Another mapping of it, not tracked.
     view: Area,
 }
 
 #[derive(Clone, Copy)]
-enum From {
+enum Source {
     /// A page granted to this domain, by itself.
     Grant(u32),
     /// A frame of another domain's.
     Domain(u16, u64),
 }
 
-impl From {
+impl Source {
     /// At `start`, or anywhere.
     fn place(self, start: usize, writable: bool) -> Area {
         match self {
@@ -175,12 +175,12 @@ fn frames(args: &Args) -> Vec<Frame> {
         Frame {
             name,
             writable,
-            from: From::Grant(page.reference),
+            from: Source::Grant(page.reference),
             view: map(&allocator, 0, page.index, true),
         }
     };
     let foreign = |name, writable| {
-        let from = From::Domain(args.domain, args.frame);
+        let from = Source::Domain(args.domain, args.frame);
         Frame {
             name,
             writable,
@@ -228,7 +228,7 @@ fn tracked(c: &mut Checks, s: &Session, mode: (&str, u32), frame: &Frame) {
     let ((mode_name, mode), w) = (mode, frame.writable);
     // Any hypervisor with assertions complains if a kernel writes to foreign
     // memory that is read-only, and that would pass for a fault of ours.
-    let quiet = w || matches!(frame.from, From::Grant(_));
+    let quiet = w || matches!(frame.from, Source::Grant(_));
     let name = |what: &str| format!("{mode_name}, {}: {what}", frame.name);
     let area = Area::across_chunks(PAGES / 2);
     let spot = area.part(SPOT, 1);
