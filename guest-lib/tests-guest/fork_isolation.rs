@@ -152,13 +152,6 @@ fn complete(c: &mut Checks, s: &Session, area: &Area, log: &Area, range: i64) {
     c.equal("lists are complete across forks", missed, vec![]);
 }
 
-/// A log which forks leave writable.
-fn private_log(area: &Area) -> Area {
-    let log = area.log();
-    assert!(log.advise(libc::MADV_DONTFORK));
-    log
-}
-
 /// Modes of a range, and which part of the forks each gets.  (Scanxen is for
 /// areas which are kept out of forks.)
 const MODES: [(&str, u32, usize); 3] = [
@@ -185,7 +178,7 @@ fn forks(
             "refused".into()
         });
     }
-    let log = private_log(&area);
+    let log = area.private_log();
     let range = s.register(&cda_register {
         mode,
         ..area.registration(&log)
@@ -347,7 +340,7 @@ fn ksm(c: &mut Checks, s: &Session, patience: Duration) {
         let area = Area::map(0, KSM_PAGES * PAGE, 0, -1);
         area.advise(libc::MADV_NOHUGEPAGE);
         fill(&area, round);
-        let log = private_log(&area);
+        let log = area.private_log();
         let range = s.register(&area.registration(&log));
         assert!(range >= 0 && s.begin(range) == 0, "range {range}");
         // The pages get their authority, and writes with it, before the fork.

@@ -96,9 +96,8 @@ fn main() {
     }
     let session = Session::attach();
     let area = Area::chunks(args.mib.max(2) / 2);
-    let log = area.log();
     // Xen writes there only where the kernel lets it: not after a fork.
-    log.advise(libc::MADV_DONTFORK);
+    let log = area.private_log();
     let touch = || {
         for page in 0..area.pages() {
             area.set(page * PAGE + 8, 1);

@@ -293,6 +293,13 @@ impl Area {
         Self::new((64 + 8 * self.pages()).next_multiple_of(PAGE))
     }
 
+    /// The same, and forks leave it writable.
+    pub fn private_log(&self) -> Self {
+        let log = self.log();
+        assert!(log.advise(libc::MADV_DONTFORK));
+        log
+    }
+
     pub fn header(&self) -> cda_log {
         // SAFETY: the area is a log.
         unsafe { ptr::read_volatile(self.start as *const cda_log) }

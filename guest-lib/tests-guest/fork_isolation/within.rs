@@ -14,8 +14,8 @@ use std::time::{Duration, Instant};
 
 use hvckpt::abi::cda_register;
 
+use super::WORDS;
 use super::common::{self, Area, Checks, PAGE, Rng, Session, wait};
-use super::{WORDS, private_log};
 
 /// Bytes which a fork copies after the area, so that it takes milliseconds.
 const BALLAST: usize = 64 << 20;
@@ -271,7 +271,7 @@ pub fn within(c: &mut Checks, s: &Session, forks: usize, mode: (&str, u32, usize
         all.set(page * PAGE, 1);
     }
     let area = all.part(0, PAGES);
-    let log = private_log(&area);
+    let log = area.private_log();
     let range = s.register(&cda_register {
         mode,
         ..area.registration(&log)
