@@ -15,6 +15,7 @@ use crate::abi;
 use crate::sys::fork;
 use crate::sys::gate::{self, GateError, Int84, Transport};
 use crate::sys::session::{OpError, Session, SessionError};
+use crate::sys::signal;
 use crate::tracker::SimGate;
 
 /// Environment variable which names the key file.
@@ -107,6 +108,25 @@ impl Attach {
             .clone()
             .or_else(|| std::env::var(ENV_POLICY).ok().filter(|v| !v.is_empty()))
             .ok_or(AttachError::NoPolicy)
+    }
+
+    /// What the gate answers to `CDA_OP_version`.  A domain has none before its
+    /// first token, which is asked for if need be, and not used.
+    ///
+    /// # Errors
+    /// There is no gate, or the daemon gives no token.
+    pub fn gate(&self) -> Result<u64, AttachError> {
+        self.find_gate().map(|(offered, _)| offered)
+    }
+
+    fn find_gate(&self) -> Result<(u64, Option<[u8; abi::CDA_TOKEN_BYTES]>), AttachError> {
+        match gate::capabilities() {
+            Err(GateError::NoGate) => {
+                let token = self.request_token().map_err(no_gate_or)?;
+                Ok((gate::capabilities()?, Some(token)))
+            }
+            offered => Ok((offered?, None)),
+        }
     }
 
     /// Asks the daemon for a one-time token.
@@ -282,17 +302,28 @@ pub(crate) fn current(attach: &Attach, capability: u64) -> Result<SessionRef, At
         return Err(AttachError::Session(SessionError::ForkChild));
     }
     fork::arm().map_err(AttachError::Os)?;
-    if gate::capabilities()? & capability == 0 {
+    let (offered, token) = attach.find_gate()?;
+    if offered & capability == 0 {
         return Err(GateError::NoCapability(capability_name(capability)).into());
     }
     let mut current = SESSION.lock().unwrap_or_else(PoisonError::into_inner);
     if let Some(session) = current.upgrade() {
         return Ok(SessionRef(Some(session)));
     }
-    let token = attach.request_token()?;
+    let token = token.map_or_else(|| attach.request_token(), Ok)?;
+    // Should the domain be restored elsewhere, the gate may be gone.
+    signal::catch_lost_gate().map_err(AttachError::Os)?;
     let session = Arc::new(Session::attach(Arc::new(Int84), token).map_err(attach_error)?);
     *current = Arc::downgrade(&session);
     Ok(SessionRef(Some(session)))
+}
+
+/// Who was not told where to ask for a token is told that there is no gate.
+fn no_gate_or(error: AttachError) -> AttachError {
+    match error {
+        AttachError::NoKey | AttachError::NoPolicy => GateError::NoGate.into(),
+        error => error,
+    }
 }
 
 /// A session instead of `old`: the one which another region opened since, or,
