@@ -7,7 +7,6 @@ use serde::Serialize;
 use crate::admin::{self, Request, Status};
 use crate::hypervisor::{HvError, Hypervisor as _, Xen};
 use crate::keys::KeyStore;
-use hvckpt_proto::Modes;
 
 /// One thing looked at.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -57,11 +56,7 @@ fn hypervisor(xen: &mut Xen) -> Check {
     match xen.version() {
         Ok(version) => Check::good(
             NAME,
-            format!(
-                "cda interface {}, trackers {}",
-                version.abi,
-                Modes(version.modes)
-            ),
+            format!("cda interface {}, trackers {}", version.abi, version.modes),
         ),
         Err(error @ HvError::NoXen(_)) => Check::bad(
             NAME,

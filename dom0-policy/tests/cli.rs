@@ -10,7 +10,7 @@ use std::process::Stdio;
 
 use common::AMPLE;
 use common::daemon::{Daemon, build, command};
-use hvckpt_proto::{Error, Key, Modes, Reason, request_token};
+use hvckpt_proto::{Error, Key, ModeSet, Reason, request_token};
 use serde_json::Value;
 
 fn reason(result: Result<hvckpt_proto::Grant, Error>) -> Reason {
@@ -32,7 +32,7 @@ fn from_key_to_revocation() {
     let grant = request_token(&daemon.addr, &key, AMPLE).unwrap();
     assert_eq!(
         (grant.domid, grant.max_pages, grant.modes),
-        (3, 500, Modes(0b1001))
+        (3, 500, ModeSet::PTXEN | ModeSet::AUTOXEN)
     );
 
     let keys = daemon.json("key list --json");

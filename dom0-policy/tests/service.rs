@@ -7,7 +7,9 @@ use std::thread;
 
 use common::{AMPLE, await_that, rig, rig_with, start};
 use hvckpt_policy::server::Limits;
-use hvckpt_proto::{Error, Key, Modes, Reason, Request, Secret, request_token, request_token_with};
+use hvckpt_proto::{
+    Error, Key, ModeSet, Reason, Request, Secret, request_token, request_token_with,
+};
 
 fn reason(result: Result<hvckpt_proto::Grant, Error>) -> Reason {
     match result {
@@ -32,7 +34,7 @@ fn a_request_may_ask_for_less() {
     let rig = rig();
     let key = rig.key("app");
     let request = Request {
-        modes: Modes::PTXEN,
+        modes: ModeSet::PTXEN,
         max_pages: 64,
         max_ranges: 1,
     };

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use hvckpt_proto::{Key, Reason};
 
-use crate::abi;
+use crate::abi::{self, Mode};
 use crate::sys::fork;
 use crate::sys::gate::{self, GateError, Int84, Transport};
 use crate::sys::session::{OpError, Session, SessionError};
@@ -276,14 +276,14 @@ impl Drop for SessionRef {
 
 /// The session of this process, opened if there is none.  `capability` is the
 /// `CDA_CAP_*` bit the caller needs.
-pub(crate) fn current(attach: &Attach, capability: u64) -> Result<SessionRef, AttachError> {
+pub(crate) fn current(attach: &Attach, mode: Mode) -> Result<SessionRef, AttachError> {
     // Before the lock, which another thread may have held when it forked.
     if fork::is_child() {
         return Err(AttachError::Session(SessionError::ForkChild));
     }
     fork::arm().map_err(AttachError::Os)?;
-    if gate::capabilities()? & capability == 0 {
-        return Err(GateError::NoCapability(capability_name(capability)).into());
+    if gate::capabilities()? & mode.capability() == 0 {
+        return Err(GateError::NoCapability(mode.name()).into());
     }
     let mut current = SESSION.lock().unwrap_or_else(PoisonError::into_inner);
     if let Some(session) = current.upgrade() {
@@ -299,7 +299,7 @@ pub(crate) fn current(attach: &Attach, capability: u64) -> Result<SessionRef, At
 /// if the hypervisor says that `old` has ended, a new one.
 pub(crate) fn renewed(
     attach: &Attach,
-    capability: u64,
+    mode: Mode,
     old: &SessionRef,
     ended: bool,
 ) -> Result<SessionRef, AttachError> {
@@ -313,7 +313,7 @@ pub(crate) fn renewed(
             *current = Weak::new();
         }
     }
-    self::current(attach, capability)
+    self::current(attach, mode)
 }
 
 /// A session of its own with a simulated hypervisor.
@@ -322,14 +322,4 @@ pub(crate) fn simulated(gate: SimGate) -> Result<SessionRef, AttachError> {
     let transport: Arc<dyn Transport> = Arc::new(gate);
     let session = Session::attach(transport, [1; abi::CDA_TOKEN_BYTES]).map_err(attach_error)?;
     Ok(SessionRef(Some(Arc::new(session))))
-}
-
-fn capability_name(capability: u64) -> &'static str {
-    match capability {
-        abi::CDA_CAP_PTXEN => "ptxen",
-        abi::CDA_CAP_EMULXEN => "emulxen",
-        abi::CDA_CAP_SCANXEN => "scanxen",
-        abi::CDA_CAP_AUTOXEN => "autoxen",
-        _ => "what was asked for",
-    }
 }

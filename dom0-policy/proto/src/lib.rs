@@ -33,8 +33,9 @@ pub mod wire;
 pub use channel::Channel;
 pub use client::{request_token, request_token_with};
 pub use error::{Error, KeyError};
+pub use hvckpt_abi::{Mode, ModeSet};
 pub use key::{Key, NAME_MAX, PublicKey, Secret, valid_name};
-pub use wire::{Grant, Modes, Reason, Refusal, Request};
+pub use wire::{Grant, Reason, Refusal, Request};
 
 /// The TLS application protocol name; it carries the protocol's version.
 pub const ALPN: &[u8] = b"hvckpt-policy/1";

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
-use hvckpt_proto::{Modes, PublicKey};
+use hvckpt_proto::{ModeSet, PublicKey};
 use serde_json::{Value, json};
 
 use super::{
@@ -150,7 +150,7 @@ fn perform(request: Request, admin: &Admin, by: &str) -> Result<Value, Failure> 
                 sessions,
                 pages,
                 ranges,
-                modes: Modes::parse(&modes).ok_or(invalid("unknown tracker"))?,
+                modes: ModeSet::parse(&modes).ok_or(invalid("unknown tracker"))?,
                 expires_in,
             };
             let (key, domain_running) = policy.add_key(spec, by)?;

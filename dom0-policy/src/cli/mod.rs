@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
-use hvckpt_proto::{Modes, valid_name};
+use hvckpt_proto::{ModeSet, valid_name};
 
 use crate::keys::DomainRef;
 use crate::{audit, units};
@@ -312,7 +312,7 @@ fn domain(text: &str) -> Result<String, String> {
 }
 
 fn modes(text: &str) -> Result<String, String> {
-    Modes::parse(text)
+    ModeSet::parse(text)
         .map(|_| text.to_owned())
         .ok_or_else(|| "expected all, or some of ptxen,emulxen,scanxen,autoxen".to_owned())
 }

@@ -19,7 +19,7 @@ use hvckpt_policy::limits::Gate;
 use hvckpt_policy::policy::{KeySpec, Options, Policy};
 use hvckpt_policy::server::{Limits, Stopper, serve, stopper};
 use hvckpt_proto::server::Acceptor;
-use hvckpt_proto::{Error, Grant, Key, Modes, PublicKey, Secret, request_token};
+use hvckpt_proto::{Error, Grant, Key, ModeSet, PublicKey, Secret, request_token};
 use tempfile::TempDir;
 
 /// Long enough never to be the reason for a result.
@@ -89,7 +89,7 @@ impl Rig {
             sessions: 0,
             pages: 0,
             ranges: 0,
-            modes: Modes::ALL,
+            modes: ModeSet::all(),
             expires_in,
         };
         self.policy.add_key(spec, "test").unwrap().0.id.0.get()

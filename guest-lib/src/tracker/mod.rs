@@ -25,7 +25,7 @@ use core::str::FromStr;
 use std::io;
 use std::sync::Arc;
 
-use crate::abi;
+use crate::abi::{self, Mode};
 use crate::attach::{Attach, AttachError};
 use crate::sys::memory::{LockPolicy, Mapping, MemoryError};
 use crate::sys::session::SessionError;
@@ -383,28 +383,23 @@ pub(crate) fn create(
     kind: TrackerKind,
     request: &Request<'_>,
 ) -> Result<Box<dyn Tracker>, TrackError> {
-    let in_xen = |capability, mode| -> Result<Box<dyn Tracker>, TrackError> {
+    let in_xen = |mode| -> Result<Box<dyn Tracker>, TrackError> {
         // The kernel may drop pages which it believes clean, unless locked.
         if matches!(kind, TrackerKind::ScanXen | TrackerKind::AutoXen) && !request.memory.locked() {
             return Err(TrackError::NeedsLock(kind));
         }
-        let origin = xen::Origin::Gate(request.attach.clone(), capability);
+        let origin = xen::Origin::Gate(request.attach.clone(), mode);
         let tracker = xen::XenTracker::new(kind, mode, origin, request)?;
         Ok(Box::new(tracker))
     };
     Ok(match kind {
-        TrackerKind::PtXen => in_xen(abi::CDA_CAP_PTXEN, abi::CDA_MODE_PTXEN)?,
-        TrackerKind::EmulXen => in_xen(abi::CDA_CAP_EMULXEN, abi::CDA_MODE_EMULXEN)?,
-        TrackerKind::ScanXen => in_xen(abi::CDA_CAP_SCANXEN, abi::CDA_MODE_SCANXEN)?,
-        TrackerKind::AutoXen => in_xen(abi::CDA_CAP_AUTOXEN, abi::CDA_MODE_AUTOXEN)?,
+        TrackerKind::PtXen => in_xen(Mode::PtXen)?,
+        TrackerKind::EmulXen => in_xen(Mode::EmulXen)?,
+        TrackerKind::ScanXen => in_xen(Mode::ScanXen)?,
+        TrackerKind::AutoXen => in_xen(Mode::AutoXen)?,
         TrackerKind::Sim => {
             let origin = xen::Origin::Sim(request.sim.clone().unwrap_or_default());
-            Box::new(xen::XenTracker::new(
-                kind,
-                abi::CDA_MODE_PTXEN,
-                origin,
-                request,
-            )?)
+            Box::new(xen::XenTracker::new(kind, Mode::PtXen, origin, request)?)
         }
         TrackerKind::Pt => Box::new(pt::PtTracker::new(request)?),
         TrackerKind::UffdWp => Box::new(pt::PtTracker::with_uffd(request)?),
