@@ -87,6 +87,10 @@ fn answer(line: &Value) -> Value {
                 _ => cost(tracker, 4.0, 5.0, 256.0),
             };
             answer["mean_ns"] = json!(cost);
+            answer["measured"] = json!(48);
+            answer["writes"] = json!(20);
+            answer["pages"] = json!(4);
+            answer["excess"] = json!(0);
             let words = tracker.starts_with("emul");
             answer["copy_ns"] = json!(if words { 100.0 } else { 2000.0 });
             answer["processed"] = json!(if words { 160 } else { 4 * 4096 });
@@ -290,4 +294,166 @@ fn missed_pages_are_named() {
         fs::remove_file(work.0.join(format!("results/{name}.csv"))).unwrap();
     }
     assert_eq!(script("report.py", &[&to]).status.code(), Some(1));
+}
+
+/// Changes a value in the line of a step which has all of these.
+fn spoil(work: &Work, step: &str, line: &Value, key: &str, value: &str) {
+    let path = work.0.join(format!("{step}.out"));
+    let text = fs::read_to_string(&path).unwrap();
+    let has = |found: &Value| {
+        let wanted = line.as_object().unwrap();
+        wanted.iter().all(|(key, value)| found[key] == *value)
+    };
+    let mut done = 0;
+    let lines: Vec<String> = text
+        .lines()
+        .map(|line| {
+            let mut found: Value = serde_json::from_str(line).unwrap();
+            if !has(&found) {
+                return line.to_owned();
+            }
+            done += 1;
+            // Not every value there may be is JSON.
+            found[key] = json!("HERE");
+            found.to_string().replace("\"HERE\"", value)
+        })
+        .collect();
+    assert_eq!(done, 1, "{step} {line}");
+    fs::write(path, lines.join("\n")).unwrap();
+}
+
+/// A report looks at itself: cells which cannot be, and rows unlike their like.
+#[test]
+fn what_is_not_plausible_is_named() {
+    let aa = json!({ "structure": "aa", "op": "insert", "opt": 1 });
+    let rb = json!({ "structure": "rb", "op": "insert", "opt": 5 });
+    let spread = |ppt: u32, wpp: u32, warmup: u32| {
+        json!({ "kind": "micro", "ppt": ppt, "wpp": wpp,
+        "pages": 1024, "pattern": "spread", "warmup": warmup })
+    };
+    let five = json!({ "kind": "program", "operations": 5 });
+    // Step, line, key, value, and what the report says.
+    let cases = [
+        // A buffer that was cold.
+        (
+            "pt-work",
+            &aa,
+            "copy_ns",
+            "7520",
+            "PT, aa insert OPT 1, copy: 7,520, where its like take 2,000",
+        ),
+        (
+            "emulxen-work",
+            &aa,
+            "copy_ns",
+            "NaN",
+            "workload.csv, emulxen aa insert 1",
+        ),
+        (
+            "ptxen-work",
+            &rb,
+            "mean_ns",
+            "9000",
+            "PTxen, rb insert OPT 5, transaction",
+        ),
+        (
+            "ptxen-work",
+            &rb,
+            "mean_ns",
+            "900",
+            "PTxen, rb insert OPT 5, transaction",
+        ),
+        ("ptxen-work", &rb, "mean_ns", "-3", "mean_ns is -3"),
+        (
+            "none",
+            &rb,
+            "mean_ns",
+            "Infinity",
+            "workload.csv, none rb insert 5",
+        ),
+        (
+            "pt-work",
+            &rb,
+            "pages",
+            "5",
+            "20.00 writes and 5.00 pages, not",
+        ),
+        ("emul-work", &rb, "writes", "21", "21.00 writes"),
+        ("pt-work", &rb, "processed", "99", "99 bytes of 4.00 pages"),
+        ("pt-micro", &spread(8, 4, 5), "median_ns", "90000", "PT, WP"),
+        (
+            "pt-micro",
+            &spread(4, 16, 5),
+            "median_ns",
+            "90000",
+            "PT, PPT 4, WPP 16: 90,000, less than 160,000 at 12",
+        ),
+        (
+            "pt-micro",
+            &spread(4, 16, 5),
+            "commit_ns",
+            "-45464",
+            "commit_ns is -45464",
+        ),
+        (
+            "pt-micro",
+            &spread(4, 16, 5),
+            "expected",
+            "79",
+            "79 pages in 20 transactions",
+        ),
+        (
+            "pt-program",
+            &five,
+            "median_ns",
+            "9000",
+            "PT, program, values set 5: 9,000, less than 10,000 at 1",
+        ),
+    ];
+    let work = Work::new("strange");
+    made_up(&work, false, None);
+    for (step, line, key, value, says) in cases {
+        let path = work.0.join(format!("{step}.out"));
+        let whole = fs::read_to_string(&path).unwrap();
+        spoil(&work, step, line, key, value);
+        let (from, to) = (work.path(""), work.path("results"));
+        assert!(script("collect.py", &[&from, &to]).status.success());
+        let reported = script("report.py", &[&to]);
+        let report = work.read("REPORT.md");
+        assert_eq!(reported.status.code(), Some(1), "{says}: {reported:?}");
+        assert!(report.contains(says), "no {says:?} in {report}");
+        fs::write(path, whole).unwrap();
+    }
+}
+
+#[test]
+fn differences_beneath_the_noise_are_shown_as_such() {
+    let work = Work::new("noise");
+    made_up(&work, false, None);
+    // A page more seems to cost 40 less than nothing, of 10,250.
+    for (ppt, commit) in [(0, "10000"), (1, "9960")] {
+        let line = json!({ "kind": "micro", "ppt": ppt, "wpp": 1, "pages": 1024,
+            "pattern": "spread", "warmup": 5, "transactions": 60 });
+        spoil(&work, "scanxen-micro", &line, "commit_ns", commit);
+        spoil(&work, "scanxen-micro", &line, "write_ns", "0");
+        spoil(&work, "scanxen-micro", &line, "median_ns", commit);
+    }
+    let (from, to) = (work.path(""), work.path("results"));
+    assert!(script("collect.py", &[&from, &to]).status.success());
+    script("report.py", &[&to]);
+    let report = work.read("REPORT.md");
+    assert!(
+        report.contains("| Scanxen | 10,000 | < 1 | < 50 |"),
+        "{report}"
+    );
+    let text = report.split("## Figures").next().unwrap();
+    let negative = text
+        .lines()
+        .filter(|line| line.starts_with('|') && line.contains("| -") && !line.contains("|-"));
+    assert_eq!(negative.collect::<Vec<_>>(), Vec::<&str>::new());
+    // And one says how many transactions that were.
+    assert!(
+        report.contains("- transactions: 20 of each point"),
+        "{report}"
+    );
 }
