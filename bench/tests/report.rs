@@ -325,86 +325,103 @@ fn spoil(work: &Work, step: &str, line: &Value, key: &str, value: &str) {
 /// A report looks at itself: cells which cannot be, and rows unlike their like.
 #[test]
 fn what_is_not_plausible_is_named() {
-    let aa = json!({ "structure": "aa", "op": "insert", "opt": 1 });
-    let rb = json!({ "structure": "rb", "op": "insert", "opt": 5 });
-    let spread = |ppt: u32, wpp: u32, warmup: u32| {
-        json!({ "kind": "micro", "ppt": ppt, "wpp": wpp,
-        "pages": 1024, "pattern": "spread", "warmup": warmup })
+    let work_of = |structure: &str| json!({ "structure": structure, "op": "insert", "opt": 1 });
+    let micro = |ppt: u32, wpp: u32| {
+        json!({ "kind": "micro", "ppt": ppt, "wpp": wpp, "pages": 1024,
+            "pattern": "spread", "warmup": 5 })
     };
     let five = json!({ "kind": "program", "operations": 5 });
-    // Step, line, key, value, and what the report says.
+    // Step, line, key, value, and what the report says.  The first is a buffer
+    // that was cold.
     let cases = [
-        // A buffer that was cold.
         (
             "pt-work",
-            &aa,
+            work_of("aa"),
             "copy_ns",
             "7520",
             "PT, aa insert OPT 1, copy: 7,520, where its like take 2,000",
         ),
         (
             "emulxen-work",
-            &aa,
+            work_of("aa"),
             "copy_ns",
             "NaN",
             "workload.csv, emulxen aa insert 1",
         ),
         (
             "ptxen-work",
-            &rb,
+            work_of("rb"),
             "mean_ns",
             "9000",
-            "PTxen, rb insert OPT 5, transaction",
+            "PTxen, rb insert OPT 1, transaction",
         ),
         (
             "ptxen-work",
-            &rb,
+            work_of("avl"),
             "mean_ns",
             "900",
-            "PTxen, rb insert OPT 5, transaction",
+            "PTxen, avl insert OPT 1, transaction",
         ),
-        ("ptxen-work", &rb, "mean_ns", "-3", "mean_ns is -3"),
+        (
+            "ptxen-work",
+            work_of("dsl"),
+            "mean_ns",
+            "-3",
+            "mean_ns is -3",
+        ),
         (
             "none",
-            &rb,
+            work_of("bin"),
             "mean_ns",
             "Infinity",
-            "workload.csv, none rb insert 5",
+            "workload.csv, none bin insert 1",
         ),
         (
             "pt-work",
-            &rb,
+            work_of("heap"),
             "pages",
             "5",
             "20.00 writes and 5.00 pages, not",
         ),
-        ("emul-work", &rb, "writes", "21", "21.00 writes"),
-        ("pt-work", &rb, "processed", "99", "99 bytes of 4.00 pages"),
-        ("pt-micro", &spread(8, 4, 5), "median_ns", "90000", "PT, WP"),
+        ("emul-work", work_of("list"), "writes", "21", "21.00 writes"),
         (
-            "pt-micro",
-            &spread(4, 16, 5),
-            "median_ns",
-            "90000",
-            "PT, PPT 4, WPP 16: 90,000, less than 160,000 at 12",
+            "pt-work",
+            work_of("queue"),
+            "processed",
+            "99",
+            "99 bytes of 4.00 pages",
         ),
         (
             "pt-micro",
-            &spread(4, 16, 5),
+            micro(8, 4),
+            "median_ns",
+            "90000",
+            "PT, WPP 4, PPT 8: 90,000, less than",
+        ),
+        (
+            "pt-micro",
+            micro(4, 16),
+            "median_ns",
+            "90000",
+            "PT, PPT 4, WPP 16: 90,000, less than 160,000",
+        ),
+        (
+            "pt-micro",
+            micro(4, 12),
             "commit_ns",
             "-45464",
             "commit_ns is -45464",
         ),
         (
             "pt-micro",
-            &spread(4, 16, 5),
+            micro(4, 10),
             "expected",
             "79",
             "79 pages in 20 transactions",
         ),
         (
             "pt-program",
-            &five,
+            five,
             "median_ns",
             "9000",
             "PT, program, values set 5: 9,000, less than 10,000 at 1",
@@ -412,17 +429,16 @@ fn what_is_not_plausible_is_named() {
     ];
     let work = Work::new("strange");
     made_up(&work, false, None);
-    for (step, line, key, value, says) in cases {
-        let path = work.0.join(format!("{step}.out"));
-        let whole = fs::read_to_string(&path).unwrap();
+    for (step, line, key, value, _) in &cases {
         spoil(&work, step, line, key, value);
-        let (from, to) = (work.path(""), work.path("results"));
-        assert!(script("collect.py", &[&from, &to]).status.success());
-        let reported = script("report.py", &[&to]);
-        let report = work.read("REPORT.md");
-        assert_eq!(reported.status.code(), Some(1), "{says}: {reported:?}");
+    }
+    let (from, to) = (work.path(""), work.path("results"));
+    assert!(script("collect.py", &[&from, &to]).status.success());
+    let reported = script("report.py", &[&to]);
+    assert_eq!(reported.status.code(), Some(1), "{reported:?}");
+    let report = work.read("REPORT.md");
+    for (_, _, _, _, says) in &cases {
         assert!(report.contains(says), "no {says:?} in {report}");
-        fs::write(path, whole).unwrap();
     }
 }
 
@@ -456,4 +472,27 @@ fn differences_beneath_the_noise_are_shown_as_such() {
         report.contains("- transactions: 20 of each point"),
         "{report}"
     );
+}
+
+/// The library's names, those of the figures, and those which scripts/bench
+/// takes; the simulation measures nothing.
+#[test]
+fn every_tracker_can_be_asked_for_and_drawn() {
+    let wanted = script("plan.py", &["--help"]);
+    let plan = String::from_utf8(wanted.stdout).unwrap();
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let bench = fs::read_to_string(root.join("scripts/bench")).unwrap();
+    let all = bench.lines().find_map(|line| line.strip_prefix("all='"));
+    let mut all: Vec<_> = all.unwrap().trim_end_matches('\'').split(' ').collect();
+    let mut known: Vec<_> = hvckpt::TrackerKind::ALL
+        .iter()
+        .map(|kind| kind.name())
+        .filter(|name| *name != "sim")
+        .collect();
+    for name in &known {
+        assert!(plan.contains(name), "{name}: {plan}");
+    }
+    all.sort_unstable();
+    known.sort_unstable();
+    assert_eq!(all, known);
 }

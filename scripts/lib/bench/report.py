@@ -214,4 +214,7 @@ if __name__ == "__main__":
     if len(sys.argv) != 2 or sys.argv[1] in ("-h", "--help"):
         print(__doc__)
         sys.exit(0 if "-h" in sys.argv or "--help" in sys.argv else 2)
+    if not os.path.isdir(sys.argv[1]):
+        print(f"bench: no such directory: {sys.argv[1]}", file=sys.stderr)
+        sys.exit(2)
     sys.exit(write(sys.argv[1]))
