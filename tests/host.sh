@@ -29,6 +29,9 @@ host_tests() {
     check "redis-cli and redis-benchmark" "$out/redis.log" \
         "$HVCKPT_ROOT/tests/redis.sh" "${CARGO_TARGET_DIR:-$HVCKPT_ROOT/target}/debug"
 
+    check "what makes no sense is refused at once" "$out/options.log" \
+        "$HVCKPT_ROOT/tests/options.sh" "${CARGO_TARGET_DIR:-$HVCKPT_ROOT/target}/debug"
+
     if [ "$long" = 1 ]; then
         # Not a part of the workspace: its peers take minutes.
         log "the store's benchmark (three minutes when new)"

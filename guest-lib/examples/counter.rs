@@ -4,11 +4,19 @@
 
 use std::sync::atomic::Ordering::Relaxed;
 
-fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let tracker = std::env::args()
-        .nth(1)
-        .unwrap_or_else(|| "ptxen".into())
-        .parse()?;
+fn main() {
+    if let Err(error) = run() {
+        eprintln!("counter: {}", hvckpt::explain(&*error));
+        std::process::exit(2);
+    }
+}
+
+fn run() -> Result<(), Box<dyn std::error::Error>> {
+    let mut arguments = std::env::args().skip(1);
+    let tracker = arguments.next().unwrap_or_else(|| "ptxen".into()).parse()?;
+    if arguments.next().is_some() {
+        return Err("usage: counter [TRACKER]".into());
+    }
     let region = hvckpt::register_cda()
         .pages(4)
         .tracker(tracker)

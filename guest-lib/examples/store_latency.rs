@@ -18,15 +18,27 @@ fn median(mut times: Vec<Duration>) -> Duration {
     times.get(times.len() / 2).copied().unwrap_or_default()
 }
 
-fn main() -> Result<(), Box<dyn std::error::Error>> {
+fn main() {
+    if let Err(error) = run() {
+        eprintln!("store_latency: {}", hvckpt::explain(&*error));
+        std::process::exit(2);
+    }
+}
+
+fn run() -> Result<(), Box<dyn std::error::Error>> {
+    const USAGE: &str = "usage: store_latency DIRECTORY [COMMITS [TRACKER]]";
     let mut arguments = std::env::args().skip(1);
-    let directory = arguments
-        .next()
-        .ok_or("usage: store_latency DIRECTORY [COMMITS [TRACKER]]")?;
-    let commits: usize = arguments.next().map_or(Ok(500), |text| text.parse())?;
+    let directory = arguments.next().ok_or(USAGE)?;
+    let commits = arguments.next().map_or(Some(500), |text| text.parse().ok());
+    let commits: usize = commits
+        .filter(|commits| (1..=10_000_000).contains(commits))
+        .ok_or("COMMITS is a number from 1 to 10000000")?;
     let tracker = arguments
         .next()
         .map_or(Ok(TrackerKind::Pt), |name| name.parse())?;
+    if arguments.next().is_some() {
+        return Err(USAGE.into());
+    }
     let region = Durable::builder("latency")
         .pages(1024)
         .tracker(tracker)

@@ -149,13 +149,16 @@ pub struct Serve {
     #[arg(long, value_name = "N", default_value_t = 5.0, value_parser = rate)]
     pub key_rate: f64,
     /// Requests at once with one key, after a pause
-    #[arg(long, value_name = "N", default_value_t = 100)]
+    #[arg(long, value_name = "N", default_value_t = 100,
+        value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     pub key_burst: u32,
     /// Octets in an audit file before the next is begun
-    #[arg(long, value_name = "N", default_value_t = audit::DEFAULT_BYTES)]
+    #[arg(long, value_name = "N", default_value_t = audit::DEFAULT_BYTES,
+        value_parser = clap::value_parser!(u64).range(4096..))]
     pub audit_max_bytes: u64,
     /// Old audit files kept
-    #[arg(long, value_name = "N", default_value_t = audit::DEFAULT_KEEP)]
+    #[arg(long, value_name = "N", default_value_t = audit::DEFAULT_KEEP,
+        value_parser = clap::value_parser!(u32).range(..=1000))]
     pub audit_keep: u32,
     /// Do not confine the process with landlock and seccomp: for debuggers only
     #[arg(long)]
@@ -346,6 +349,9 @@ mod tests {
             "hvckpt-policy key add --domain domu --expires soon k",
             "hvckpt-policy serve --listen here",
             "hvckpt-policy serve --listen 127.0.0.1:0 --token-lifetime 2h",
+            "hvckpt-policy serve --listen 127.0.0.1:0 --key-burst 0",
+            "hvckpt-policy serve --listen 127.0.0.1:0 --audit-max-bytes 1",
+            "hvckpt-policy serve --listen 127.0.0.1:0 --audit-keep 4294967295",
             "hvckpt-policy end 0 --domain domu",
         ] {
             assert!(Cli::try_parse_from(args.split(' ')).is_err(), "{args}");

@@ -157,6 +157,7 @@ pub(super) fn track(error: &TrackError) -> i32 {
 fn memory(error: &MemoryError) -> i32 {
     match error {
         MemoryError::Os { .. } => OS,
+        MemoryError::TooMuch { .. } => TOO_LARGE,
         MemoryError::LockLimit { .. } => LOCK_LIMIT,
     }
 }

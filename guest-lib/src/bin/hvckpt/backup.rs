@@ -129,7 +129,7 @@ pub struct Serve {
     #[arg(long, default_value_t = 16, value_parser = clap::value_parser!(u32).range(1..))]
     max_connections_per_peer: u32,
     /// Seconds after which a silent connection is closed.
-    #[arg(long, default_value_t = 15, value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, default_value_t = 15, value_parser = clap::value_parser!(u64).range(1..=86_400))]
     idle_timeout: u64,
 }
 
