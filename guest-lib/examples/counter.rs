@@ -2,9 +2,24 @@
 //!
 //! Usage: counter [TRACKER]
 
+#[macro_use]
+#[path = "common/say.rs"]
+mod say;
+
+use std::process::ExitCode;
 use std::sync::atomic::Ordering::Relaxed;
 
-fn main() -> Result<(), Box<dyn std::error::Error>> {
+fn main() -> ExitCode {
+    match count() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("counter: {}", hvckpt::explain(&*error));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn count() -> Result<(), Box<dyn std::error::Error>> {
     let tracker = std::env::args()
         .nth(1)
         .unwrap_or_else(|| "ptxen".into())
@@ -16,7 +31,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     for page in 0..region.pages() {
         let transaction = region.begin()?;
         region.atomics_u64()[512 * page].fetch_add(1, Relaxed);
-        println!(
+        say!(
             "{}: dirty pages {:?}",
             region.tracker(),
             transaction.commit()?.to_vec()
