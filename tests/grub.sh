@@ -48,10 +48,14 @@ is "both are offered" "$(listed "$m")" "/boot/xen-4.20-amd64.gz /boot/xen-4.20-h
 is "the own one comes first" "$(first "$m")" /boot/xen-4.20-hvckpt.gz
 m=$(menu GRUB_TOP_LEVEL_XEN="$boot/xen-4.20-amd64.gz")
 is "unless the packaged one is named" "$(first "$m")" /boot/xen-4.20-amd64.gz
-is "the name for grub-reboot" \
-    "$(grep -c "submenu 'Xen hypervisor, version 4.20-hvckpt' .*'xen-hypervisor-4.20-hvckpt-ID'" <<<"$m")" 1
-is "within the menu of that name" "$(grep -c "^submenu .*'gnulinux-advanced-ID' {" <<<"$m")" 1
-is "and the entry there" "$(grep -c "'xen-gnulinux-6.12.1-amd64-advanced-ID'" <<<"$m")" 2
+# The command of the guide, and the titles which it gives to grub-reboot.
+titles=$(grep -E "(submenu|menuentry) '.*Xen" <<<"$m" | cut -d"'" -f2)
+for title in "Debian GNU/Linux, with Xen hypervisor" "Xen hypervisor, version 4.20-hvckpt" \
+    "Advanced options for Debian GNU/Linux (with Xen hypervisor)" \
+    "Debian GNU/Linux, with Xen 4.20-hvckpt and Linux 6.12.1-amd64"; do
+    is "one entry called $title" "$(grep -cxF "$title" <<<"$titles")" 1
+    grep -qF "${title/6.12.1-amd64/KERNEL}" "$HVCKPT_ROOT/docs/admin.md" || is "the guide has" no "$title"
+done
 is "options of ordinary entries" "$(grep -c 'xen-4.20-hvckpt.gz placeholder loglvl=all dom0_mem=4G cda=on' <<<"$m")" 1
 is "recovery has only GRUB_CMDLINE_XEN" "$(grep 'xen-4.20-hvckpt.gz' <<<"$m" | grep -vc 'cda=on')" 1
 # Names which the guide warns of.

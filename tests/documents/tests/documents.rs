@@ -171,28 +171,47 @@ fn c_runs_as_it_stands() {
     let scratch = Scratch::new("c");
     let include = format!("-I{}", root().join("guest-lib/include").display());
     let search = format!("-L{}", built().display());
-    let mut done = 0;
+    let header = fs::read_to_string(root().join("guest-lib/include/hvckpt.h")).unwrap();
+    let mut programs = vec![("hvckpt.h".to_owned(), of_header(&header))];
     for (file, text) in documents() {
-        for code in blocks(&text, "c") {
-            let (source, program) = (scratch.0.join("block.c"), scratch.0.join("block"));
-            fs::write(&source, &code).unwrap();
-            let compiled = Command::new("cc")
-                .args(["-std=gnu11", "-Wall", "-Wextra", "-Werror", &include, "-o"])
-                .args([&program, &source])
-                .args([&search, "-lhvckpt"])
-                .output()
-                .expect("a C compiler (cc) is needed");
-            assert!(compiled.status.success(), "{file}: {compiled:?}");
-            let output = Command::new(&program)
-                .env("LD_LIBRARY_PATH", built())
-                .current_dir(&scratch.0)
-                .output()
-                .unwrap();
-            assert!(output.status.success(), "{file}: {output:?}");
-            done += 1;
-        }
+        programs.extend(
+            blocks(&text, "c")
+                .into_iter()
+                .map(|code| (file.clone(), code)),
+        );
     }
-    assert!(done > 0, "the documents have C");
+    assert!(programs.len() > 1, "the documents have C");
+    for (file, code) in programs {
+        let (source, program) = (scratch.0.join("block.c"), scratch.0.join("block"));
+        fs::write(&source, &code).unwrap();
+        let compiled = Command::new("cc")
+            .args(["-std=gnu11", "-Wall", "-Wextra", "-Werror", &include, "-o"])
+            .args([&program, &source])
+            .args([&search, "-lhvckpt"])
+            .output()
+            .expect("a C compiler (cc) is needed");
+        assert!(compiled.status.success(), "{file}: {compiled:?}");
+        let output = Command::new(&program)
+            .env("LD_LIBRARY_PATH", built())
+            .current_dir(&scratch.0)
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{file}: {output:?}");
+    }
+}
+
+/// The examples in the header's comments, which go on from each other, as a program.
+fn of_header(header: &str) -> String {
+    let lines: Vec<&str> = header
+        .lines()
+        .filter_map(|line| line.strip_prefix(" *     "))
+        .collect();
+    assert!(lines.len() > 10, "the header has examples");
+    let code = lines.join("\n").replace("/var/lib/app", "var-lib-app");
+    format!(
+        "#include <err.h>\n#include <hvckpt.h>\n#include <string.h>\n\
+         int main(void)\n{{\n{code}\nreturn 0;\n}}\n"
+    )
 }
 
 /// Everything that looks like a command: lines of blocks, and code in text.
