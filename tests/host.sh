@@ -39,6 +39,14 @@ host_tests() {
     fi
 
     check "tests named in the threat model exist" "$out/named.log" tests/named-tests.sh
+    check "which source of Xen is built" "$out/xen-source.log" tests/xen-source.sh
+    local rc=0
+    tests/grub.sh >"$out/grub.log" 2>&1 || rc=$?
+    case $rc in
+    0) ok "what the administrators' guide says of grub" ;;
+    77) skip "what the administrators' guide says of grub" "the package cannot be had" ;;
+    *) bad "what the administrators' guide says of grub (see $out/grub.log)" ;;
+    esac
     if command -v systemd-analyze >/dev/null; then
         # The program is not installed here; everything else is looked at.
         sed 's|^ExecStart=/usr/sbin/hvckpt-policy|ExecStart=/bin/true|' dom0-policy/hvckpt-policy.service \

@@ -4,6 +4,9 @@
 //! nanosecond is one instruction.  Prints one line of JSON.
 
 mod common;
+#[macro_use]
+#[path = "common/say.rs"]
+mod say;
 
 use std::hint::black_box;
 use std::sync::atomic::Ordering;
@@ -282,7 +285,7 @@ fn main() {
         None => measure(&args).map_err(hvckpt::Error::from),
     };
     match result {
-        Ok(line) => println!("{line}"),
+        Ok(line) => say!("{line}"),
         Err(error) => {
             eprintln!("{}", hvckpt::explain(&error));
             std::process::exit(2);

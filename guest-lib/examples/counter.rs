@@ -2,16 +2,24 @@
 //!
 //! Usage: counter [TRACKER]
 
+#[macro_use]
+#[path = "common/say.rs"]
+mod say;
+
+use std::process::ExitCode;
 use std::sync::atomic::Ordering::Relaxed;
 
-fn main() {
-    if let Err(error) = run() {
-        eprintln!("counter: {}", hvckpt::explain(&*error));
-        std::process::exit(2);
+fn main() -> ExitCode {
+    match count() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("counter: {}", hvckpt::explain(&*error));
+            ExitCode::from(2)
+        }
     }
 }
 
-fn run() -> Result<(), Box<dyn std::error::Error>> {
+fn count() -> Result<(), Box<dyn std::error::Error>> {
     let mut arguments = std::env::args().skip(1);
     let tracker = arguments.next().unwrap_or_else(|| "ptxen".into()).parse()?;
     if arguments.next().is_some() {
@@ -24,7 +32,7 @@ fn run() -> Result<(), Box<dyn std::error::Error>> {
     for page in 0..region.pages() {
         let transaction = region.begin()?;
         region.atomics_u64()[512 * page].fetch_add(1, Relaxed);
-        println!(
+        say!(
             "{}: dirty pages {:?}",
             region.tracker(),
             transaction.commit()?.to_vec()

@@ -7,6 +7,9 @@
 //! such writes (see `--force`).
 
 mod common;
+#[macro_use]
+#[path = "common/say.rs"]
+mod say;
 #[path = "common/writers.rs"]
 mod writers;
 
@@ -242,7 +245,7 @@ fn main() {
             "program": "exact", "tracker": args.tracker.name(), "writer": args.writer.name(),
             "skipped": "documented limit: this tracker misses such writes",
         });
-        println!("{line}");
+        say!("{line}");
         std::process::exit(77);
     }
     let remote = matches!(args.writer, Writer::VmWritev | Writer::Ptrace);
@@ -317,6 +320,6 @@ fn main() {
         "error": result.as_ref().err().map(|error| hvckpt::explain(error)),
         "ok": good,
     });
-    println!("{line}");
+    say!("{line}");
     std::process::exit(i32::from(!good));
 }

@@ -4,9 +4,14 @@
 //!
 //! Usage: store_latency DIRECTORY [COMMITS [TRACKER]]
 
+#[macro_use]
+#[path = "common/say.rs"]
+mod say;
+
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
+use std::process::ExitCode;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
@@ -18,14 +23,17 @@ fn median(mut times: Vec<Duration>) -> Duration {
     times.get(times.len() / 2).copied().unwrap_or_default()
 }
 
-fn main() {
-    if let Err(error) = run() {
-        eprintln!("store_latency: {}", hvckpt::explain(&*error));
-        std::process::exit(2);
+fn main() -> ExitCode {
+    match measure() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("store_latency: {}", hvckpt::explain(&*error));
+            ExitCode::from(2)
+        }
     }
 }
 
-fn run() -> Result<(), Box<dyn std::error::Error>> {
+fn measure() -> Result<(), Box<dyn std::error::Error>> {
     const USAGE: &str = "usage: store_latency DIRECTORY [COMMITS [TRACKER]]";
     let mut arguments = std::env::args().skip(1);
     let directory = arguments.next().ok_or(USAGE)?;
@@ -74,12 +82,12 @@ fn run() -> Result<(), Box<dyn std::error::Error>> {
     }
     std::fs::remove_file(plain_path)?;
     let (bare, synced, async_) = (median(bare), median(synced), median(async_));
-    println!("tracker                {}", region.region().tracker());
-    println!("bytes a commit         {}", offset / commits.max(1) as u64);
-    println!("plain write and sync   {bare:?}");
-    println!("synchronous commit     {synced:?}");
-    println!("asynchronous commit    {async_:?}");
-    println!(
+    say!("tracker                {}", region.region().tracker());
+    say!("bytes a commit         {}", offset / commits.max(1) as u64);
+    say!("plain write and sync   {bare:?}");
+    say!("synchronous commit     {synced:?}");
+    say!("asynchronous commit    {async_:?}");
+    say!(
         "ratio                  {:.2}",
         synced.as_secs_f64() / bare.as_secs_f64()
     );

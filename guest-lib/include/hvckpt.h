@@ -5,15 +5,19 @@
  * Declare memory, change it inside transactions, learn which pages were
  * dirtied.  Link with -lhvckpt.
  *
+ *     const int trackers[] = { HVCKPT_PTXEN, HVCKPT_PT };
  *     struct hvckpt_options o = HVCKPT_OPTIONS_INIT;
  *     hvckpt_region *r;
- *     struct hvckpt_dirty d;
+ *     struct hvckpt_dirty dirty;
  *     o.bytes = 1 << 20;
+ *     o.trackers = trackers;         // the first which works
+ *     o.tracker_count = 2;
+ *     o.lock = HVCKPT_LOCK_IF_ALLOWED;
  *     if (hvckpt_register_cda(&o, &r) < 0)
  *         errx(1, "%s", hvckpt_last_error());
  *     hvckpt_begin(r);
  *     memset(hvckpt_memory(r), 1, 10);
- *     hvckpt_commit(r, &d);          // d.pages[0] == 0, d.count == 1
+ *     hvckpt_commit(r, &dirty);      // dirty.pages[0] == 0, dirty.count == 1
  *     hvckpt_unregister(r);
  *
  * Functions which return int return 0 (or a value which is not negative), or

@@ -134,22 +134,32 @@ pub enum AttachError {
     #[error(transparent)]
     Gate(#[from] GateError),
     /// No key file was named.
-    #[error("no key: set HVCKPT_KEY, or name the key file")]
+    #[error(
+        "no key: set HVCKPT_KEY to the key file, or name it; the administrator of Dom0 makes one"
+    )]
     NoKey,
     /// No policy daemon was named.
-    #[error("no policy daemon: set HVCKPT_POLICY to host:port, or name it")]
+    #[error("no policy daemon: set HVCKPT_POLICY to its host:port, or name it")]
     NoPolicy,
     /// The key file cannot be read.
     #[error("cannot read the key file {path}")]
     KeyUnreadable {
         /// The key file.
         path: PathBuf,
-        /// What is wrong with it.
+        /// The kernel's answer.
         #[source]
-        source: hvckpt_proto::KeyError,
+        source: std::io::Error,
     },
-    /// The file is there, but its content or its permissions are wrong.
-    #[error("{path} is not a usable key file")]
+    /// Others than its owner can use the key.
+    #[error("the key file {path} has mode {mode:04o}, so others can use the key: chmod 600 {path}")]
+    KeyOpen {
+        /// The key file.
+        path: PathBuf,
+        /// Its permissions.
+        mode: u32,
+    },
+    /// The file is there, but its content is wrong.
+    #[error("{path} holds no key of a policy daemon (made by hvckpt-policy key add)")]
     KeyInvalid {
         /// The key file.
         path: PathBuf,
@@ -167,7 +177,9 @@ pub enum AttachError {
         source: hvckpt_proto::Error,
     },
     /// Who answered is not the daemon the key belongs to.
-    #[error("the server at {address} is not the one this key belongs to")]
+    #[error(
+        "the server at {address} is not the policy daemon this key belongs to; check the address, or get a new key file if the daemon's key was changed on purpose"
+    )]
     NotAuthentic {
         /// The server's address.
         address: String,
@@ -176,7 +188,9 @@ pub enum AttachError {
         source: hvckpt_proto::Error,
     },
     /// The daemon answered, but not in a way this library understands.
-    #[error("the policy daemon at {address} speaks otherwise")]
+    #[error(
+        "the server at {address} does not answer like a policy daemon of this version; check the address and both versions"
+    )]
     Protocol {
         /// The daemon's address.
         address: String,
@@ -185,7 +199,7 @@ pub enum AttachError {
         source: hvckpt_proto::Error,
     },
     /// The daemon refuses the key.
-    #[error("the policy daemon refuses the key: {reason} {text}")]
+    #[error("the policy daemon refuses the key: {}; ask its administrator", refusal(.reason, .text))]
     Refused {
         /// The reason's name.
         reason: &'static str,
@@ -196,14 +210,18 @@ pub enum AttachError {
     },
     /// The hypervisor refuses the token: unknown, used, expired, or issued
     /// for another domain.  A key belongs to one domain.
-    #[error("the hypervisor refuses the token: used, expired, or for another domain")]
+    #[error(
+        "the hypervisor refuses the token: it was used, has expired, or is for another domain; a key works in its own domain only"
+    )]
     TokenRefused,
     /// The key or the domain has as many sessions as it may.
-    #[error("no more sessions allowed: {0}")]
+    #[error("no more sessions allowed: {0}; end one, or ask the administrator for a larger limit")]
     Quota(String),
     /// Other code in this process (another copy of this library?) has a
     /// session, and a process has one only.
-    #[error("this process has a session which is not this library's")]
+    #[error(
+        "this process has a session which is not this library's; use one copy of the library in a process"
+    )]
     ForeignSession,
     /// The session refuses.
     #[error(transparent)]
@@ -213,9 +231,19 @@ pub enum AttachError {
     Os(#[source] std::io::Error),
 }
 
+fn refusal(reason: &str, text: &str) -> String {
+    if text.is_empty() {
+        reason.to_owned()
+    } else {
+        format!("{reason} ({text})")
+    }
+}
+
 fn key_error(path: PathBuf, source: hvckpt_proto::KeyError) -> AttachError {
+    use hvckpt_proto::KeyError;
     match source {
-        hvckpt_proto::KeyError::Read { .. } => AttachError::KeyUnreadable { path, source },
+        KeyError::Read { source, .. } => AttachError::KeyUnreadable { path, source },
+        KeyError::Permissions { mode, .. } => AttachError::KeyOpen { path, mode },
         _ => AttachError::KeyInvalid { path, source },
     }
 }
@@ -274,17 +302,23 @@ impl Drop for SessionRef {
     }
 }
 
-/// The session of this process, opened if there is none.  `capability` is the
-/// `CDA_CAP_*` bit the caller needs.
+/// Whether there is a gate, and a hypervisor behind it which can do this.
+pub(crate) fn offered(mode: Mode) -> Result<(), GateError> {
+    if gate::capabilities()? & mode.capability() == 0 {
+        return Err(GateError::NoCapability(mode.name()));
+    }
+    Ok(())
+}
+
+/// The session of this process, opened if there is none, for this
+/// mode of tracking.
 pub(crate) fn current(attach: &Attach, mode: Mode) -> Result<SessionRef, AttachError> {
     // Before the lock, which another thread may have held when it forked.
     if fork::is_child() {
         return Err(AttachError::Session(SessionError::ForkChild));
     }
     fork::arm().map_err(AttachError::Os)?;
-    if gate::capabilities()? & mode.capability() == 0 {
-        return Err(GateError::NoCapability(mode.name()).into());
-    }
+    offered(mode)?;
     let mut current = SESSION.lock().unwrap_or_else(PoisonError::into_inner);
     if let Some(session) = current.upgrade() {
         return Ok(SessionRef(Some(session)));

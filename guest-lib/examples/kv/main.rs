@@ -284,12 +284,10 @@ pub fn serve(args: &Args) -> Result<(), Box<dyn Error>> {
     let mut listener = TcpListener::bind(args.listen)?;
     poll.registry()
         .register(&mut listener, LISTENER, Interest::READABLE)?;
-    println!(
-        "kv: version {}, tracker {}, ready on {}",
-        arena.version(),
-        arena.tracker(),
-        listener.local_addr()?
-    );
+    let (version, tracker, address) = (arena.version(), arena.tracker(), listener.local_addr()?);
+    let ready = format!("kv: version {version}, tracker {tracker}, ready on {address}\n");
+    // Whoever started it need not read that.
+    let _unread = std::io::Write::write_all(&mut std::io::stdout(), ready.as_bytes());
     let mut server = Server {
         arena,
         in_doubt: None,

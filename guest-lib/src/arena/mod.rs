@@ -94,7 +94,10 @@ pub enum ArenaError {
     #[error(transparent)]
     Heap(#[from] HeapError),
     /// The root is of another type, or of another version of it.
-    #[error("the root has tag {found:#x} and shape {shape:#x}, not {expected:#x} and {asked:#x}")]
+    #[error(
+        "the arena was made for another type: it holds {}, the program asks for {}; open it with the program which made it, or change ArenaRoot::TAG and convert",
+        root(*.found, *.shape), root(*.expected, *.asked)
+    )]
     OtherRoot {
         /// Tag of the root.
         found: u64,
@@ -111,7 +114,7 @@ pub enum ArenaError {
 #[derive(Debug, thiserror::Error)]
 pub enum UpdateError<E> {
     /// The update itself said so.
-    #[error("the update was given up")]
+    #[error("the update was given up: {0}")]
     Refused(E),
     /// It could not begin or be committed.
     #[error(transparent)]
@@ -141,6 +144,15 @@ impl<T> fmt::Debug for Arena<T> {
             .field("durable", &self.durable)
             .finish_non_exhaustive()
     }
+}
+
+/// A root, for messages: what [`shape`] packs, and a tag.
+fn root(tag: u64, shape: u64) -> String {
+    if (tag, shape) == (raw::TAG, 0) {
+        return "the root pointer of a C program".to_owned();
+    }
+    let (bytes, align) = (shape >> 16, shape & 0xffff);
+    format!("a root with tag {tag} of {bytes} bytes, aligned to {align}")
 }
 
 /// Size and alignment in one word.

@@ -40,11 +40,16 @@ pub enum BackupError {
         source: io::Error,
     },
     /// The address cannot be listened on.
-    #[error("cannot listen on {0}")]
+    #[error("cannot listen on {0}; choose another --listen address, or end who has it")]
     Listen(String, #[source] io::Error),
     /// Another backup runs in the directory.
-    #[error("another backup runs in {}", .0.display())]
-    Running(PathBuf),
+    #[error("another backup runs in {}: {holder}; end that first, or choose another directory", .directory.display())]
+    Running {
+        /// The directory.
+        directory: PathBuf,
+        /// Who has it, as far as the system tells.
+        holder: String,
+    },
     /// A file is not what was written there.
     #[error("{} is damaged; bring it back from a copy, or take it away by hand", .0.display())]
     State(PathBuf),
@@ -52,7 +57,7 @@ pub enum BackupError {
     #[error("{} must be accessible to its owner only (chmod 700)", .0.display())]
     Open(PathBuf),
     /// The server's key cannot be used.
-    #[error("the server's key, {}", .0.display())]
+    #[error("cannot use the server's key, {}; bring it back from a copy, or remove it and make all keys anew", .0.display())]
     Key(PathBuf, #[source] hvckpt_proto::KeyError),
     /// TLS cannot be set up.
     #[error("cannot set up TLS")]
@@ -64,13 +69,17 @@ pub enum BackupError {
     #[error("{0:?} cannot name a primary: 1 to 64 of A-Z a-z 0-9 . _ -, a letter or digit first")]
     Name(String),
     /// No more primaries fit.
-    #[error("there are {0} primaries already")]
+    #[error(
+        "there are {0} primaries already, and no more fit; remove one (hvckpt backup key remove)"
+    )]
     TooMany(usize),
     /// Nothing was ever received, or it was promoted and moved away.
-    #[error("nothing of {0:?} is kept here")]
+    #[error(
+        "nothing of {0:?} is kept here: nothing was received yet, or it was promoted and moved away; see hvckpt backup status"
+    )]
     Nothing(String),
     /// The place to move to is taken.
-    #[error("{} exists", .0.display())]
+    #[error("{} exists; name a directory which does not", .0.display())]
     Exists(PathBuf),
     /// A store.
     #[error(transparent)]
@@ -195,6 +204,13 @@ pub(crate) fn identity(directory: &Path) -> Result<Secret, BackupError> {
     Ok(secret)
 }
 
+fn running(directory: &Path) -> BackupError {
+    BackupError::Running {
+        directory: directory.to_owned(),
+        holder: crate::lock_file::holder(&directory.join("lock")),
+    }
+}
+
 /// Keeps other backups out of the directory; `None` if one is there.
 pub(crate) fn lock(directory: &Path) -> Result<Option<LockFile>, BackupError> {
     let path = directory.join("lock");
@@ -218,7 +234,7 @@ impl Server {
     pub fn start(options: ServerOptions) -> Result<Self, BackupError> {
         let directory = options.directory.clone();
         let secret = identity(&directory)?;
-        let lock = lock(&directory)?.ok_or_else(|| BackupError::Running(directory.clone()))?;
+        let lock = lock(&directory)?.ok_or_else(|| running(&directory))?;
         let acceptor = Acceptor::speaking(&secret, ALPN).map_err(BackupError::Tls)?;
         let listen = |error| BackupError::Listen(options.listen.clone(), error);
         let listener = TcpListener::bind(&*options.listen).map_err(listen)?;

@@ -132,7 +132,7 @@ fn region(error: &RegionError) -> i32 {
         RegionError::NoChoice => NO_CHOICE,
         RegionError::Memory(error) => memory(error),
         RegionError::Session(error) => session(error),
-        RegionError::Tracker { source, .. } => track(source),
+        RegionError::Tracker { source, .. } | RegionError::Default { source } => track(source),
         RegionError::NoTracker(_) => NO_TRACKER,
     }
 }
@@ -168,7 +168,7 @@ fn attach(error: &AttachError) -> i32 {
         AttachError::NoKey => NO_KEY,
         AttachError::NoPolicy => NO_POLICY,
         AttachError::KeyUnreadable { .. } => KEY_UNREADABLE,
-        AttachError::KeyInvalid { .. } => KEY_INVALID,
+        AttachError::KeyInvalid { .. } | AttachError::KeyOpen { .. } => KEY_INVALID,
         AttachError::Unreachable { .. } => UNREACHABLE,
         AttachError::NotAuthentic { .. } => NOT_AUTHENTIC,
         AttachError::Protocol { .. } => PROTOCOL,
@@ -224,7 +224,7 @@ fn store(error: &StoreError) -> i32 {
         StoreError::Io { .. } => STORE_IO,
         StoreError::Full { .. } => STORE_FULL,
         StoreError::ReadOnlyDisk { .. } | StoreError::ReadOnly => STORE_READ_ONLY,
-        StoreError::Locked => STORE_LOCKED,
+        StoreError::Locked { .. } => STORE_LOCKED,
         StoreError::NotAStore(_) => NOT_A_STORE,
         StoreError::Future { .. } | StoreError::Features { .. } => STORE_FUTURE,
         StoreError::KeyNeeded { .. } => STORE_KEY_NEEDED,

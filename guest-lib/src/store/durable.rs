@@ -36,16 +36,18 @@ pub enum DurableError {
     #[error(transparent)]
     Cycle(#[from] CycleError),
     /// A transaction is open on the region, in this or another thread.
-    #[error("a transaction is open on this region")]
+    #[error("a transaction is open on this region, in this or another thread; end it first")]
     AlreadyOpen,
     /// No transaction is open.
-    #[error("no transaction is open on this region")]
+    #[error("no transaction is open on this region; begin one first")]
     NotOpen,
     /// No size was given, and the store does not have the area yet.
     #[error("area {0:?} is new: a number of pages is needed")]
     NoSize(String),
     /// The area is kept at another address.
-    #[error("area {name:?} belongs at {kept:#x}, not at {asked:#x}")]
+    #[error(
+        "area {name:?} is kept at address {kept:#x}, not at {asked:#x}; do not ask for an address"
+    )]
     OtherAddress {
         /// Name of the area.
         name: String,
@@ -55,7 +57,7 @@ pub enum DurableError {
         kept: u64,
     },
     /// The area is open already, here or in another part of the process.
-    #[error("area {0:?} is open already")]
+    #[error("area {0:?} is open already in this process; use that region, or drop it first")]
     InUse(String),
 }
 

@@ -196,7 +196,10 @@ impl Store {
                 std::io::ErrorKind::NotFound => StoreError::NotAStore(backend.describe()),
                 _ => io_error("lock", &backend.describe(), error),
             })?;
-            Some(lock.ok_or(StoreError::Locked)?)
+            Some(lock.ok_or_else(|| StoreError::Locked {
+                directory: backend.describe(),
+                holder: backend.holder(),
+            })?)
         };
         let epoch = match &lock {
             Some(_) => backup::unfenced(&*backend)?,

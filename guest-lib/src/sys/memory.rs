@@ -34,7 +34,7 @@ pub enum MemoryError {
     },
     /// The pages could not be locked: RLIMIT_MEMLOCK is too small.
     #[error(
-        "cannot lock {bytes} bytes: RLIMIT_MEMLOCK is {limit}; raise it, or let pages unlocked"
+        "cannot lock {bytes} bytes: RLIMIT_MEMLOCK is {limit} (ulimit -l); raise it, or ask for LockPolicy::IfAllowed (C: HVCKPT_LOCK_IF_ALLOWED)"
     )]
     LockLimit {
         /// Size of the area in bytes.

@@ -26,7 +26,7 @@ use std::io;
 use std::sync::Arc;
 
 use crate::abi::{self, Mode};
-use crate::attach::{Attach, AttachError};
+use crate::attach::{self, Attach, AttachError};
 use crate::sys::memory::{LockPolicy, Mapping, MemoryError};
 use crate::sys::session::SessionError;
 use crate::sys::signal::HandlerReplaced;
@@ -200,10 +200,10 @@ pub struct Limits {
 #[non_exhaustive]
 pub enum CycleError {
     /// A cycle is open already.
-    #[error("a transaction is open on this region")]
+    #[error("a transaction is open on this region, in this or another thread; end it first")]
     AlreadyOpen,
     /// No cycle is open.
-    #[error("no transaction is open on this region")]
+    #[error("no transaction is open on this region; begin one first")]
     NotOpen,
     /// Another thread is at this moment beginning or ending one here, or a
     /// list of dirty pages is still in use.
@@ -215,7 +215,9 @@ pub enum CycleError {
     #[error("the hypervisor cannot write the log; count every page as dirty")]
     LogFault,
     /// The hypervisor cannot track some page: granted, foreign or special.
-    #[error("the region has pages which cannot be tracked")]
+    #[error(
+        "the region has pages which the hypervisor cannot track (granted to or of another domain, or special); use other memory or another tracker"
+    )]
     Untrackable,
     /// The application replaced the SIGSEGV or SIGBUS handler.
     #[error(transparent)]
@@ -225,7 +227,7 @@ pub enum CycleError {
     Session(#[from] SessionError),
     /// The session is gone, and there is no other; the next begin tries
     /// again.
-    #[error("the session ended, and attaching anew failed")]
+    #[error("the session ended, and attaching anew failed; the next begin tries again")]
     Attach(#[source] Box<TrackError>),
     /// A system call failed.
     #[error("{what} failed")]
@@ -255,34 +257,40 @@ pub enum TrackError {
     #[error(transparent)]
     Uffd(#[from] UffdError),
     /// The signal handler cannot be installed, or was replaced.
-    #[error("the signal handler is not ours")]
+    #[error(
+        "the tracker's signal handler cannot be installed, or was replaced; install handlers before the first region"
+    )]
     Handler(#[source] io::Error),
     /// The tracker needs the memory at a second address, which adopted memory
     /// does not have.
-    #[error("this tracker needs memory which the library allocates")]
+    #[error(
+        "emul needs memory which the library allocates (not adopted memory, not a durable region); choose another tracker"
+    )]
     NoAlias,
     /// Soft-dirty bits.
     #[error(transparent)]
     SoftDirty(#[from] SoftDirtyError),
     /// The pages overlap another range or a log.
-    #[error("the region overlaps another one, or a log")]
+    #[error("the region overlaps another one, or a log of the library; use other memory")]
     Overlap,
     /// This tracker loses data of pages which are not locked in memory.
     #[error(
-        "{0} needs locked memory: raise RLIMIT_MEMLOCK and do not let pages unlocked, or use ptxen"
+        "{0} needs locked memory: raise RLIMIT_MEMLOCK (ulimit -l) and let the region be locked, or use ptxen"
     )]
     NeedsLock(TrackerKind),
     /// The key does not allow this tracker.
     #[error("the key does not allow this tracker; ask the administrator, or use another")]
     Mode,
     /// More ranges or pages than the key allows.
-    #[error("the quota of the key does not allow {pages} more pages")]
+    #[error(
+        "the quota of the key does not allow {pages} more pages, or one more range; ask the administrator for a larger one"
+    )]
     Quota {
         /// Pages asked for.
         pages: usize,
     },
     /// The hypervisor does not accept the addresses.
-    #[error("the hypervisor refuses the shape of the region")]
+    #[error("the hypervisor refuses address or size of the region; use other memory")]
     Shape,
 }
 
@@ -374,6 +382,25 @@ pub(crate) struct Request<'a> {
     pub(crate) lock: LockPolicy,
     pub(crate) attach: &'a Attach,
     pub(crate) sim: Option<SimGate>,
+}
+
+/// The hypervisor's mode of a tracker, if it is one of the hypervisor's.
+const fn mode(kind: TrackerKind) -> Option<Mode> {
+    match kind {
+        TrackerKind::PtXen => Some(Mode::PtXen),
+        TrackerKind::EmulXen => Some(Mode::EmulXen),
+        TrackerKind::ScanXen => Some(Mode::ScanXen),
+        TrackerKind::AutoXen => Some(Mode::AutoXen),
+        _ => None,
+    }
+}
+
+/// Whether this machine has the hypervisor, if the tracker needs one.
+pub(crate) fn offered(kind: TrackerKind) -> Result<(), TrackError> {
+    match mode(kind) {
+        None => Ok(()),
+        Some(mode) => Ok(attach::offered(mode).map_err(AttachError::from)?),
+    }
 }
 
 /// Makes a tracker of the kind for the memory.

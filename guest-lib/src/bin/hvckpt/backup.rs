@@ -172,7 +172,7 @@ pub fn run(command: Command) -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("hvckpt: {}", explain(&error));
+            crate::complain(&explain(&error));
             ExitCode::from(FAILED)
         }
     }
