@@ -9,22 +9,32 @@ mod say;
 use std::process::ExitCode;
 use std::sync::atomic::Ordering::Relaxed;
 
+use hvckpt::TrackerKind;
+
 fn main() -> ExitCode {
-    match count() {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("counter: {}", hvckpt::explain(&*error));
-            ExitCode::from(2)
-        }
+    let fail = |error: &(dyn std::error::Error + 'static), status| {
+        eprintln!("counter: {}", hvckpt::explain(error));
+        ExitCode::from(status)
+    };
+    match arguments() {
+        Err(error) => fail(&*error, 2),
+        Ok(tracker) => match count(tracker) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => fail(&*error, 1),
+        },
     }
 }
 
-fn count() -> Result<(), Box<dyn std::error::Error>> {
+fn arguments() -> Result<TrackerKind, Box<dyn std::error::Error>> {
     let mut arguments = std::env::args().skip(1);
     let tracker = arguments.next().unwrap_or_else(|| "ptxen".into()).parse()?;
-    if arguments.next().is_some() {
-        return Err("usage: counter [TRACKER]".into());
+    match arguments.next() {
+        Some(_) => Err("usage: counter [TRACKER]".into()),
+        None => Ok(tracker),
     }
+}
+
+fn count(tracker: TrackerKind) -> Result<(), Box<dyn std::error::Error>> {
     let region = hvckpt::register_cda()
         .pages(4)
         .tracker(tracker)

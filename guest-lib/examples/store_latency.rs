@@ -24,16 +24,20 @@ fn median(mut times: Vec<Duration>) -> Duration {
 }
 
 fn main() -> ExitCode {
-    match measure() {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("store_latency: {}", hvckpt::explain(&*error));
-            ExitCode::from(2)
-        }
+    let fail = |error: &(dyn std::error::Error + 'static), status| {
+        eprintln!("store_latency: {}", hvckpt::explain(error));
+        ExitCode::from(status)
+    };
+    match arguments() {
+        Err(error) => fail(&*error, 2),
+        Ok((directory, commits, tracker)) => match measure(&directory, commits, tracker) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => fail(&*error, 1),
+        },
     }
 }
 
-fn measure() -> Result<(), Box<dyn std::error::Error>> {
+fn arguments() -> Result<(String, usize, TrackerKind), Box<dyn std::error::Error>> {
     const USAGE: &str = "usage: store_latency DIRECTORY [COMMITS [TRACKER]]";
     let mut arguments = std::env::args().skip(1);
     let directory = arguments.next().ok_or(USAGE)?;
@@ -44,15 +48,23 @@ fn measure() -> Result<(), Box<dyn std::error::Error>> {
     let tracker = arguments
         .next()
         .map_or(Ok(TrackerKind::Pt), |name| name.parse())?;
-    if arguments.next().is_some() {
-        return Err(USAGE.into());
+    match arguments.next() {
+        Some(_) => Err(USAGE.into()),
+        None => Ok((directory, commits, tracker)),
     }
+}
+
+fn measure(
+    directory: &str,
+    commits: usize,
+    tracker: TrackerKind,
+) -> Result<(), Box<dyn std::error::Error>> {
     let region = Durable::builder("latency")
         .pages(1024)
         .tracker(tracker)
         .lock(LockPolicy::IfAllowed)
-        .open(&directory)?;
-    let plain_path = Path::new(&directory).join("plain");
+        .open(directory)?;
+    let plain_path = Path::new(directory).join("plain");
     let plain = File::create(&plain_path)?;
     let (mut offset, mut bare, mut synced, mut async_) = (0, Vec::new(), Vec::new(), Vec::new());
     for n in 0..commits {

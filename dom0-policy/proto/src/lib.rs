@@ -6,6 +6,9 @@
 //! prove a raw Ed25519 public key (RFC 7250), one request and one answer.
 //! The octets are specified in `docs/spec-wire.md`.
 //!
+//! Both kinds of server, this one and a store's backup, let connections in
+//! by [`listen`].
+//!
 //! The crate starts no threads, installs no process-wide provider and keeps
 //! no global state, so it can be linked into any application.
 //!
@@ -26,6 +29,7 @@ mod deadline;
 mod error;
 mod hex;
 mod key;
+pub mod listen;
 pub mod server;
 mod tls;
 pub mod wire;

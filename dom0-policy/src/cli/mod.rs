@@ -136,11 +136,13 @@ pub struct Serve {
     /// Life of a token that is not used (1s to 1h)
     #[arg(long, value_name = "TIME", default_value = "30s", value_parser = token_lifetime)]
     pub token_lifetime: Duration,
-    /// Connections at a time
+    /// Connections at a time that have proven a known key; there are 32 places
+    /// more for others
     #[arg(long, value_name = "N", default_value_t = 64, value_parser = count)]
     pub max_connections: usize,
-    /// Connections at a time from one address
-    #[arg(long, value_name = "N", default_value_t = 16, value_parser = count)]
+    /// Connections at a time from one address that have proven no known key;
+    /// further ones take turns with them
+    #[arg(long, value_name = "N", default_value_t = 32, value_parser = count)]
     pub max_connections_per_peer: usize,
     /// Time for a whole connection, handshake included
     #[arg(long, value_name = "TIME", default_value = "10s", value_parser = units::parse_duration)]
@@ -220,8 +222,8 @@ pub struct KeyAdd {
     /// Ranges per session (0: the domain's default)
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub ranges: u32,
-    /// Trackers the library may use, as ptxen,autoxen (not enforced by the
-    /// hypervisor)
+    /// Trackers its sessions may use, as ptxen,autoxen; the hypervisor enforces
+    /// it
     #[arg(long, value_name = "LIST", default_value = "all", value_parser = modes)]
     pub modes: String,
     /// Time after which it gets no more tokens and its sessions end, as 30d

@@ -266,6 +266,14 @@ impl Policy {
         lock(&self.inner).noise(record);
     }
 
+    /// Whether there is such a key, and it was not revoked.
+    #[must_use]
+    pub fn knows(&self, public: PublicKey) -> bool {
+        let inner = lock(&self.inner);
+        let key = inner.keys.by_public(public);
+        key.is_some_and(|key| key.revoked.is_none())
+    }
+
     /// Records an event of the daemon itself.
     ///
     /// # Errors

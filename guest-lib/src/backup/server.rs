@@ -3,14 +3,15 @@
 use std::fmt;
 use std::fs;
 use std::io;
-use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use hvckpt_proto::Secret;
+use hvckpt_proto::listen::{self, Door, Limits, Stop, Stopper, Visit, stopper};
 use hvckpt_proto::server::{Acceptor, ServerError};
 
 use super::control;
@@ -20,9 +21,6 @@ use super::vault::Vaults;
 use super::wire::ALPN;
 use crate::lock_file::LockFile;
 use crate::store::{StoreError, StoreOptions};
-
-/// Where a new connection is not accepted at once, the next attempt is.
-const ACCEPT_AGAIN: Duration = Duration::from_millis(50);
 
 /// What may go wrong with a backup as a whole.
 #[derive(Debug, thiserror::Error)]
@@ -109,10 +107,11 @@ pub struct ServerOptions {
     pub listen: String,
     /// How stores are kept.
     pub store: StoreOptions,
-    /// Connections at once; further ones are closed.
+    /// Connections of primaries at once. There are 32 places more for those
+    /// who have not proven a known key yet.
     pub connections: usize,
-    /// Connections at once from one address, so that a stranger cannot take
-    /// all of them.
+    /// Connections at once from one address which have proven no known key;
+    /// further ones take turns with them, and keep no primary out.
     pub per_address: usize,
     /// Time for a connection to prove its key and greet.
     pub handshake: Duration,
@@ -140,7 +139,7 @@ impl ServerOptions {
             listen: listen.into(),
             store: StoreOptions::default(),
             connections: 64,
-            per_address: 16,
+            per_address: 32,
             handshake: Duration::from_secs(10),
             idle: Duration::from_secs(15),
             log: Arc::new(|_| {}),
@@ -152,34 +151,13 @@ impl ServerOptions {
 pub(crate) struct Inner {
     pub(crate) options: ServerOptions,
     pub(crate) vaults: Vaults,
-    stop: AtomicBool,
-    live: AtomicUsize,
+    door: Door,
     sessions: AtomicU64,
-    /// To end connections when the server ends.
-    handles: Mutex<Vec<(u64, IpAddr, TcpStream)>>,
 }
 
 impl Inner {
     pub(crate) fn say(&self, line: &str) {
         (self.options.log)(line);
-    }
-
-    /// Counts a connection; `None` if there are too many.
-    fn admit(&self, tcp: &TcpStream, from: IpAddr) -> Option<u64> {
-        let handle = tcp.try_clone().ok()?;
-        let mut handles = self.handles();
-        let same = handles.iter().filter(|(_, ip, _)| *ip == from).count();
-        if handles.len() >= self.options.connections || same >= self.options.per_address {
-            return None;
-        }
-        let session = self.sessions.fetch_add(1, Ordering::Relaxed) + 1;
-        self.live.fetch_add(1, Ordering::AcqRel);
-        handles.push((session, from, handle));
-        Some(session)
-    }
-
-    fn handles(&self) -> std::sync::MutexGuard<'_, Vec<(u64, IpAddr, TcpStream)>> {
-        self.handles.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -222,6 +200,7 @@ pub(crate) fn lock(directory: &Path) -> Result<Option<LockFile>, BackupError> {
 pub struct Server {
     inner: Arc<Inner>,
     address: SocketAddr,
+    stopper: Stopper,
     threads: Vec<JoinHandle<()>>,
     _lock: LockFile,
 }
@@ -240,17 +219,25 @@ impl Server {
         let listener = TcpListener::bind(&*options.listen).map_err(listen)?;
         let address = listener.local_addr().map_err(listen)?;
         let control = control::bind(&directory)?;
+        let descriptor = |error| BackupError::io("open a socket pair for", &directory, error);
+        let (stopper, stop) = stopper().map_err(descriptor)?;
+        let stop_control = stop.another().map_err(descriptor)?;
+        let control_door = Door::new(control::LIMITS).map_err(descriptor)?;
+        let limits = Limits {
+            connections: options.connections,
+            per_peer: options.per_address,
+            deadline: options.handshake,
+        };
         let inner = Arc::new(Inner {
             vaults: Vaults::new(&directory, options.store.key.clone()),
             options,
-            stop: AtomicBool::new(false),
-            live: AtomicUsize::new(0),
+            door: Door::new(limits).map_err(descriptor)?,
             sessions: AtomicU64::new(0),
-            handles: Mutex::default(),
         });
         let mut server = Self {
             inner: inner.clone(),
             address,
+            stopper,
             threads: Vec::new(),
             _lock: lock,
         };
@@ -258,11 +245,11 @@ impl Server {
         let network = inner.clone();
         let spawned = std::thread::Builder::new()
             .name("hvckpt-backup".to_owned())
-            .spawn(move || accept(&network, &listener, &acceptor));
+            .spawn(move || accept(&network, &listener, &acceptor, &stop));
         server.threads.push(spawned.map_err(thread)?);
         let spawned = std::thread::Builder::new()
             .name("hvckpt-control".to_owned())
-            .spawn(move || control::serve(&control, &inner.vaults, &inner.stop));
+            .spawn(move || control::serve(&control, &inner, &control_door, &stop_control));
         server.threads.push(spawned.map_err(thread)?);
         Ok(server)
     }
@@ -283,70 +270,39 @@ impl Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
-        self.inner.stop.store(true, Ordering::Release);
-        // Both wait for somebody to come.
-        let _accepted = TcpStream::connect_timeout(&self.address, Duration::from_secs(1));
-        control::poke(&self.inner.options.directory);
-        for (_, _, handle) in self.inner.handles().drain(..) {
-            let _closed = handle.shutdown(std::net::Shutdown::Both);
-        }
+        self.stopper.stop();
         for thread in self.threads.drain(..) {
             let _panicked = thread.join();
         }
+        self.inner.door.close_all();
         let deadline = Instant::now() + Duration::from_secs(5);
-        while self.inner.live.load(Ordering::Acquire) > 0 && Instant::now() < deadline {
+        while self.inner.door.count() > 0 && Instant::now() < deadline {
             std::thread::sleep(Duration::from_millis(5));
         }
     }
 }
 
-fn accept(inner: &Arc<Inner>, listener: &TcpListener, acceptor: &Acceptor) {
-    while !inner.stop.load(Ordering::Acquire) {
-        let (tcp, peer) = match listener.accept() {
-            Ok(accepted) => accepted,
-            Err(_) => {
-                // Out of descriptors, or the peer went again.
-                std::thread::sleep(ACCEPT_AGAIN);
-                continue;
-            }
-        };
-        if inner.stop.load(Ordering::Acquire) {
-            return;
-        }
-        let Some(session) = inner.admit(&tcp, peer.ip()) else {
-            continue;
-        };
-        let guest = Guest {
-            inner: inner.clone(),
-            session,
-        };
-        let acceptor = acceptor.clone();
+fn accept(inner: &Arc<Inner>, listener: &TcpListener, acceptor: &Acceptor, stop: &Stop) {
+    let start = |visit: Visit<TcpStream>| {
+        let (guest, acceptor) = (inner.clone(), acceptor.clone());
+        let session = inner.sessions.fetch_add(1, Ordering::Relaxed) + 1;
+        let unnamed = SocketAddr::from(([0; 4], 0));
+        let peer = visit.peer.unwrap_or(unnamed);
         let spawned = std::thread::Builder::new()
             .name(format!("hvckpt-peer-{session}"))
             .spawn(move || {
-                let deadline = Instant::now() + guest.inner.options.handshake;
+                // The place is kept as long as this lives, panic or not.
+                let pass = visit.pass;
+                let deadline = visit.since + guest.options.handshake;
                 // Strangers are not worth a line.
-                if let Ok(channel) = acceptor.channel(tcp, deadline) {
-                    session::serve(&guest.inner, channel, peer, session);
+                if let Ok(channel) = acceptor.channel(visit.stream, deadline) {
+                    session::serve(&guest, channel, &pass, peer, session);
                 }
             });
         if let Err(error) = spawned {
             inner.say(&format!("{peer}: no thread for it, {error}"));
         }
-    }
-}
-
-/// Counts a connection as long as it lives, also when its thread panics.
-struct Guest {
-    inner: Arc<Inner>,
-    session: u64,
-}
-
-impl Drop for Guest {
-    fn drop(&mut self) {
-        self.inner
-            .handles()
-            .retain(|(session, ..)| *session != self.session);
-        self.inner.live.fetch_sub(1, Ordering::AcqRel);
-    }
+    };
+    let trouble = |error: &io::Error| inner.say(&format!("cannot accept a connection: {error}"));
+    listen::serve(listener, &inner.door, stop, start, |_, _| {}, trouble);
 }
