@@ -199,8 +199,8 @@ fn counters(before: abi::cda_counters, after: abi::cda_counters) -> serde_json::
     })
 }
 
-fn measure_gate(calls: u64) -> Result<serde_json::Value, gate::GateError> {
-    let answer = gate::capabilities()?;
+fn measure_gate(calls: u64) -> Result<serde_json::Value, hvckpt::AttachError> {
+    let answer = hvckpt::Attach::new().gate()?;
     let crossing = || {
         // SAFETY: there is a gate, and this operation takes no arguments.
         black_box(unsafe { gate::int84(abi::CDA_OP_VERSION, [0; 5]) });
@@ -279,9 +279,7 @@ fn main() {
         std::process::exit(2);
     }
     let result = match args.gate {
-        Some(calls) => measure_gate(calls)
-            .map_err(hvckpt::AttachError::from)
-            .map_err(hvckpt::Error::from),
+        Some(calls) => measure_gate(calls).map_err(hvckpt::Error::from),
         None => measure(&args).map_err(hvckpt::Error::from),
     };
     match result {

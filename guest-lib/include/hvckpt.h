@@ -54,7 +54,7 @@ enum hvckpt_error {
     /* There is no way to the hypervisor. */
     HVCKPT_E_NOT_XEN = -10,         /* not a Xen guest */
     HVCKPT_E_GUEST_TYPE = -11,      /* this type of guest has no gate */
-    HVCKPT_E_NO_GATE = -12,         /* Xen without the patch, or cda=off */
+    HVCKPT_E_NO_GATE = -12,         /* no patch, cda=off, or no token yet */
     HVCKPT_E_ABI_VERSION = -13,     /* another version of the ABI */
     HVCKPT_E_NO_CAPABILITY = -14,   /* tracker not offered */
     HVCKPT_E_UNSUPPORTED = -15,     /* 32-bit process, or domain in migration */
@@ -234,6 +234,9 @@ struct hvckpt_limits {
     int remote_writes;              /* process_vm_writev */
     int forced_writes;              /* ptrace, /proc/pid/mem */
     int mapped_anew;                /* other memory mapped there in a cycle */
+    int forced_into_readonly;       /* ptrace ..., to a page made read-only */
+    int pinned_before;              /* looked up before the cycle began */
+    int other_mappings;             /* of shared memory, or write(2) to it */
 };
 
 int hvckpt_get_limits(int tracker, struct hvckpt_limits *out);

@@ -15,6 +15,7 @@ use crate::abi::{self, Mode};
 use crate::sys::fork;
 use crate::sys::gate::{self, GateError, Int84, Transport};
 use crate::sys::session::{OpError, Session, SessionError};
+use crate::sys::signal;
 use crate::tracker::SimGate;
 
 /// Environment variable which names the key file.
@@ -107,6 +108,43 @@ impl Attach {
             .clone()
             .or_else(|| std::env::var(ENV_POLICY).ok().filter(|v| !v.is_empty()))
             .ok_or(AttachError::NoPolicy)
+    }
+
+    /// What the gate answers to `CDA_OP_version`.  A domain has none before its
+    /// first token, which is asked for if need be, and not used.
+    ///
+    /// # Errors
+    /// There is no gate, or the daemon gives no token.
+    pub fn gate(&self) -> Result<u64, AttachError> {
+        self.find_gate().map(|(offered, _)| offered)
+    }
+
+    fn find_gate(&self) -> Result<(u64, Option<[u8; abi::CDA_TOKEN_BYTES]>), AttachError> {
+        match gate::capabilities() {
+            Err(GateError::NoGate) => {
+                let token = self.request_token().map_err(no_gate_or)?;
+                Ok((gate::capabilities()?, Some(token)))
+            }
+            offered => Ok((offered?, None)),
+        }
+    }
+
+    /// Whether a session for this mode may be had: what can be told without
+    /// a token.
+    pub(crate) fn offers(&self, mode: Mode) -> Result<(), AttachError> {
+        let offered = match gate::capabilities() {
+            // The domain's first token may open it.
+            Err(GateError::NoGate) if self.token.is_some() => return Ok(()),
+            Err(GateError::NoGate) => {
+                self.key_path().and(self.address()).map_err(no_gate_or)?;
+                return Ok(());
+            }
+            offered => offered?,
+        };
+        if offered & mode.capability() == 0 {
+            return Err(GateError::NoCapability(mode.name()).into());
+        }
+        Ok(())
     }
 
     /// Asks the daemon for a one-time token.
@@ -302,14 +340,6 @@ impl Drop for SessionRef {
     }
 }
 
-/// Whether there is a gate, and a hypervisor behind it which can do this.
-pub(crate) fn offered(mode: Mode) -> Result<(), GateError> {
-    if gate::capabilities()? & mode.capability() == 0 {
-        return Err(GateError::NoCapability(mode.name()));
-    }
-    Ok(())
-}
-
 /// The session of this process, opened if there is none, for this
 /// mode of tracking.
 pub(crate) fn current(attach: &Attach, mode: Mode) -> Result<SessionRef, AttachError> {
@@ -318,15 +348,28 @@ pub(crate) fn current(attach: &Attach, mode: Mode) -> Result<SessionRef, AttachE
         return Err(AttachError::Session(SessionError::ForkChild));
     }
     fork::arm().map_err(AttachError::Os)?;
-    offered(mode)?;
+    let (offered, token) = attach.find_gate()?;
+    if offered & mode.capability() == 0 {
+        return Err(GateError::NoCapability(mode.name()).into());
+    }
     let mut current = SESSION.lock().unwrap_or_else(PoisonError::into_inner);
     if let Some(session) = current.upgrade() {
         return Ok(SessionRef(Some(session)));
     }
-    let token = attach.request_token()?;
+    let token = token.map_or_else(|| attach.request_token(), Ok)?;
+    // Should the domain be restored elsewhere, the gate may be gone.
+    signal::catch_lost_gate().map_err(AttachError::Os)?;
     let session = Arc::new(Session::attach(Arc::new(Int84), token).map_err(attach_error)?);
     *current = Arc::downgrade(&session);
     Ok(SessionRef(Some(session)))
+}
+
+/// Who was not told where to ask for a token is told that there is no gate.
+fn no_gate_or(error: AttachError) -> AttachError {
+    match error {
+        AttachError::NoKey | AttachError::NoPolicy => GateError::NoGate.into(),
+        error => error,
+    }
 }
 
 /// A session instead of `old`: the one which another region opened since, or,

@@ -208,7 +208,7 @@ impl RegionBuilder {
         for kind in kinds {
             // First of all: without a hypervisor nobody shall be sent to the
             // limit of locked memory.
-            if let Err(error) = tracker::offered(kind) {
+            if let Err(error) = tracker::offered(kind, &self.attach) {
                 attempts.push(Attempt { kind, error });
                 continue;
             }

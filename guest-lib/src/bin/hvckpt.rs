@@ -52,6 +52,10 @@ fn as_json(report: &Report) -> Value {
                 "remote_writes": format!("{:?}", limits.remote_writes).to_lowercase(),
                 "forced_writes": format!("{:?}", limits.forced_writes).to_lowercase(),
                 "mapped_anew": format!("{:?}", limits.mapped_anew).to_lowercase(),
+                "forced_into_readonly":
+                    format!("{:?}", limits.forced_into_readonly).to_lowercase(),
+                "pinned_before": format!("{:?}", limits.pinned_before).to_lowercase(),
+                "other_mappings": format!("{:?}", limits.other_mappings).to_lowercase(),
             })
         })
         .collect();

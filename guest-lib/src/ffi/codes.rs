@@ -40,7 +40,7 @@ codes! {
 
     NOT_XEN = -10, c"not a Xen guest";
     GUEST_TYPE = -11, c"this type of guest has no gate";
-    NO_GATE = -12, c"this Xen lacks the patch, or was booted with cda=off";
+    NO_GATE = -12, c"this Xen lacks the patch or was booted with cda=off, or this domain has had no token yet";
     ABI_VERSION = -13, c"the hypervisor speaks another version of the ABI";
     NO_CAPABILITY = -14, c"the hypervisor does not offer this tracker";
     UNSUPPORTED = -15, c"the hypervisor refuses this process or, now, this domain";

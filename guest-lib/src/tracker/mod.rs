@@ -26,7 +26,7 @@ use std::io;
 use std::sync::Arc;
 
 use crate::abi::{self, Mode};
-use crate::attach::{self, Attach, AttachError};
+use crate::attach::{Attach, AttachError};
 use crate::sys::memory::{LockPolicy, Mapping, MemoryError};
 use crate::sys::session::SessionError;
 use crate::sys::signal::HandlerReplaced;
@@ -108,6 +108,9 @@ impl TrackerKind {
                 remote_writes: Coverage::Refused,
                 forced_writes: Coverage::Missed,
                 mapped_anew: Coverage::Missed,
+                forced_into_readonly: Coverage::Missed,
+                pinned_before: Coverage::Missed,
+                other_mappings: Coverage::Missed,
             },
             // The kernel's writes through its own mapping leave D alone.
             Self::ScanXen | Self::AutoXen => Limits {
@@ -115,24 +118,56 @@ impl TrackerKind {
                 remote_writes: Coverage::Missed,
                 forced_writes: Coverage::Missed,
                 mapped_anew: Coverage::Reported,
+                forced_into_readonly: Coverage::Missed,
+                pinned_before: Coverage::Missed,
+                other_mappings: Coverage::Missed,
             },
             Self::UffdWp | Self::Emul => Limits {
                 kernel_writes: Coverage::Refused,
                 remote_writes: Coverage::Refused,
                 forced_writes: Coverage::Refused,
                 mapped_anew: Coverage::Missed,
+                forced_into_readonly: Coverage::Refused,
+                pinned_before: Coverage::Missed,
+                other_mappings: Coverage::Missed,
             },
             Self::SoftDirty => Limits {
                 kernel_writes: Coverage::Reported,
                 remote_writes: Coverage::Reported,
                 forced_writes: Coverage::Reported,
                 mapped_anew: Coverage::Missed,
+                forced_into_readonly: Coverage::Reported,
+                pinned_before: Coverage::Missed,
+                other_mappings: Coverage::Missed,
             },
-            Self::PtXen | Self::EmulXen | Self::PagemapScan | Self::Sim => Limits {
+            // The entry of such a page does not change, and nothing faults.
+            Self::PtXen | Self::EmulXen => Limits {
                 kernel_writes: Coverage::Reported,
                 remote_writes: Coverage::Reported,
                 forced_writes: Coverage::Reported,
                 mapped_anew: Coverage::Reported,
+                forced_into_readonly: Coverage::Missed,
+                pinned_before: Coverage::Missed,
+                other_mappings: Coverage::Missed,
+            },
+            Self::PagemapScan => Limits {
+                kernel_writes: Coverage::Reported,
+                remote_writes: Coverage::Reported,
+                forced_writes: Coverage::Reported,
+                mapped_anew: Coverage::Reported,
+                forced_into_readonly: Coverage::Reported,
+                pinned_before: Coverage::Missed,
+                other_mappings: Coverage::Missed,
+            },
+            // Compares what is there.
+            Self::Sim => Limits {
+                kernel_writes: Coverage::Reported,
+                remote_writes: Coverage::Reported,
+                forced_writes: Coverage::Reported,
+                mapped_anew: Coverage::Reported,
+                forced_into_readonly: Coverage::Reported,
+                pinned_before: Coverage::Reported,
+                other_mappings: Coverage::Reported,
             },
         }
     }
@@ -189,10 +224,20 @@ pub struct Limits {
     pub kernel_writes: Coverage,
     /// `process_vm_writev` of another process.
     pub remote_writes: Coverage,
-    /// Writes which ignore protection: ptrace, `/proc/pid/mem`.
+    /// Writes which ignore protection (ptrace, `/proc/pid/mem`) to a page
+    /// which the program may write to.
     pub forced_writes: Coverage,
     /// Other memory mapped at the same addresses while a cycle is open.
     pub mapped_anew: Coverage,
+    /// The same writes to a private page which the program has made read-only.
+    pub forced_into_readonly: Coverage,
+    /// Writes by the kernel or a device which had looked the page up before
+    /// the cycle began: direct I/O, registered buffers, or a system call (a
+    /// `process_vm_writev` of another process) which a commit overtook.
+    pub pinned_before: Coverage,
+    /// Writes to shared memory through another mapping, or by `write` to the
+    /// file (a memfd) that is mapped.
+    pub other_mappings: Coverage,
 }
 
 /// What may go wrong when a cycle begins or ends.
@@ -396,10 +441,10 @@ const fn mode(kind: TrackerKind) -> Option<Mode> {
 }
 
 /// Whether this machine has the hypervisor, if the tracker needs one.
-pub(crate) fn offered(kind: TrackerKind) -> Result<(), TrackError> {
+pub(crate) fn offered(kind: TrackerKind, attach: &Attach) -> Result<(), TrackError> {
     match mode(kind) {
         None => Ok(()),
-        Some(mode) => Ok(attach::offered(mode).map_err(AttachError::from)?),
+        Some(mode) => Ok(attach.offers(mode)?),
     }
 }
 
