@@ -9,7 +9,8 @@ use std::path::{Path, PathBuf};
 /// the new contents, whole.
 ///
 /// # Errors
-/// From the file system; then `path` is as it was.
+/// From the file system; then `path` is as it was, unless only its directory
+/// could not be synced: the new contents are there, until a crash perhaps.
 pub fn write_atomic(path: &Path, data: &[u8]) -> io::Result<()> {
     write_temporary(path, data, |temporary| fs::rename(temporary, path))
 }
@@ -23,7 +24,10 @@ pub fn write_new(path: &Path, data: &[u8]) -> io::Result<()> {
         // Unlike a rename, a link never replaces.
         let linked = fs::hard_link(temporary, path);
         let _ = fs::remove_file(temporary);
-        linked
+        linked?;
+        sync_parent(path).inspect_err(|_| {
+            let _ = fs::remove_file(path);
+        })
     })
 }
 

@@ -109,7 +109,7 @@ enum hvckpt_error {
     HVCKPT_E_NOT_A_STORE = -74,     /* nothing there */
     HVCKPT_E_STORE_FUTURE = -75,    /* made by a newer version */
     HVCKPT_E_STORE_DAMAGED = -76,   /* not what was written */
-    HVCKPT_E_STORE_POISONED = -77,  /* a sync failed: open it again */
+    HVCKPT_E_STORE_POISONED = -77,  /* a commit may be there or not: open again */
     HVCKPT_E_STORE_EXHAUSTED = -78, /* a number of the format is used up */
     HVCKPT_E_NO_VERSION = -79,      /* not kept */
     HVCKPT_E_NO_AREA = -80,         /* no area of this name */

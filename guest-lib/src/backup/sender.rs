@@ -60,9 +60,10 @@ pub(crate) fn replicate(shared: &Shared) {
     };
     let mut retry = RETRY_FIRST;
     let mut base = false;
+    let mut written = false;
     loop {
-        let before = replica.status().connections;
-        let ended = match Sender::connect(shared, replica, base) {
+        let before = replica.status();
+        let ended = match Sender::connect(shared, replica, base, &mut written) {
             Ok(mut sender) => {
                 base = false;
                 sender.run()
@@ -89,7 +90,10 @@ pub(crate) fn replicate(shared: &Shared) {
             other => explain(other),
         };
         replica.down(trouble, refusal);
-        let fresh = replica.status().connections > before;
+        // A backup which lets in and then refuses is not asked more often.
+        let after = replica.status();
+        let fresh = after.connections > before.connections
+            && (refusal.is_none() || after.acknowledged > before.acknowledged);
         retry = if fresh { RETRY_FIRST } else { retry * 2 };
         retry = retry.min(RETRY_MOST);
         if !replica.pause(retry) {
@@ -110,7 +114,13 @@ struct Sender<'s> {
 }
 
 impl<'s> Sender<'s> {
-    fn connect(shared: &'s Shared, replica: &'s Replica, base: bool) -> Result<Self, Ended> {
+    /// `written`: this process wrote down the epoch which was granted.
+    fn connect(
+        shared: &'s Shared,
+        replica: &'s Replica,
+        base: bool,
+        written: &mut bool,
+    ) -> Result<Self, Ended> {
         let options = &replica.options;
         let channel = Channel::connect(&*options.address, &options.key, ALPN, options.timeout)
             .map_err(|error| {
@@ -138,8 +148,10 @@ impl<'s> Sender<'s> {
         if granted < epoch || granted == 0 {
             return Err(Ended::Protocol("an epoch which is over"));
         }
-        if granted != epoch {
+        // What an earlier process wrote may not have reached the disk.
+        if granted != epoch || !*written {
             fence::write(shared.backend(), granted, 0)?;
+            *written = true;
         }
         let newest = shared.newest();
         let mut sender = Self {

@@ -90,7 +90,7 @@ codes! {
     NOT_A_STORE = -74, c"there is no store in the directory";
     STORE_FUTURE = -75, c"the store was made by a newer version of the library";
     STORE_DAMAGED = -76, c"bytes of the store are not what was written";
-    STORE_POISONED = -77, c"a sync failed; open the store again";
+    STORE_POISONED = -77, c"a commit could not be taken back; try again, or open the store again";
     STORE_EXHAUSTED = -78, c"a number of the store's format is used up";
     NO_VERSION = -79, c"the version is not kept";
     NO_AREA = -80, c"the store has no such area";
@@ -236,7 +236,7 @@ fn store(error: &StoreError) -> i32 {
         StoreError::NoArea(_) => NO_AREA,
         StoreError::Shape { .. } => AREA_SHAPE,
         StoreError::NoPage { .. } => INVALID,
-        StoreError::Poisoned => STORE_POISONED,
+        StoreError::Unsettled { .. } | StoreError::Poisoned { .. } => STORE_POISONED,
         StoreError::Exhausted(_) => STORE_EXHAUSTED,
         StoreError::ForkChild => FORK_CHILD,
         StoreError::Thread(_) => OS,

@@ -66,9 +66,7 @@ pub(crate) fn compact(
         if writer.last == 0 {
             return Ok(None);
         }
-        if writer.poisoned {
-            return Err(StoreError::Poisoned);
-        }
+        writer.settle()?;
         let mut kept: Vec<Version> = writer.kept().copied().collect();
         kept.reverse();
         let before = writer.sizes.values().sum();
@@ -113,7 +111,7 @@ pub(crate) fn compact(
             return stopped.map(|_| None);
         }
     }
-    let out = publish(&shared.images, copy.out)?;
+    let out = publish(&shared.images, copy.out).map_err(|(error, _)| error)?;
     let mut writer = shared.writer();
     writer.switch(&old, &copy.areas, &copy.copies, (base, out.position()));
     let after = writer.sizes.values().sum();

@@ -20,8 +20,9 @@ pub enum StoreError {
         #[source]
         source: io::Error,
     },
-    /// No space is left (or the quota is used up).  What was committed before
-    /// is safe; the commit which failed left nothing behind.
+    /// No space is left (or the quota is used up), for a write or for a sync.
+    /// What was committed before is safe; the commit which failed left nothing
+    /// behind.
     #[error("no space is left for {name}")]
     Full {
         /// File, within the store's directory.
@@ -141,10 +142,33 @@ pub enum StoreError {
         /// Pages of the area.
         pages: u64,
     },
-    /// A sync failed earlier, so nobody knows what is on the disk.  Drop the
-    /// store and open it again.
-    #[error("an earlier write could not be made safe; open the store again")]
-    Poisoned,
+    /// A sync failed, and what it was for could not be taken back: after a
+    /// crash that commit may be there, or not.  All before it is safe.  The
+    /// next commit tries again to take it back, and so does opening the store.
+    #[error(
+        "the disk refused {name}, and what was written could not be taken back: whether the commit \
+         is there is not known until the next one succeeds or the store was opened again"
+    )]
+    Unsettled {
+        /// File, within the store's directory.
+        name: String,
+        /// The kernel's answer to the sync.
+        #[source]
+        source: io::Error,
+    },
+    /// What an earlier commit left could still not be taken back, so this one
+    /// was not tried; see [`Self::Unsettled`].
+    #[error(
+        "nothing is written while an earlier commit cannot be taken back from {name}; make the \
+         disk work and commit again, or open the store again"
+    )]
+    Poisoned {
+        /// File, within the store's directory.
+        name: String,
+        /// The kernel's answer.
+        #[source]
+        source: io::Error,
+    },
     /// A number of the format is used up.
     #[error("the store has no {0} left; restore its areas into a new one")]
     Exhausted(&'static str),

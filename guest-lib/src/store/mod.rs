@@ -36,8 +36,8 @@
 //! # What is promised
 //! A commit which returned under [`Durability::Sync`] or
 //! [`Durability::Group`] is there after any crash; one which failed is not,
-//! unless the error was [`StoreError::Poisoned`] or a failed sync, after which
-//! nobody knows.  Asynchronous commits are lost newest first, if at all.  What
+//! unless the error was [`StoreError::Unsettled`], after which nobody knows
+//! until the store was opened again.  Asynchronous commits are lost newest first, if at all.  What
 //! was open is never there.  Bytes which are not what was written are found
 //! when they are read ([`StoreError::Damaged`]), and by [`verify`].
 
@@ -56,6 +56,7 @@ mod metrics;
 mod options;
 mod page;
 mod pipeline;
+mod prove;
 mod scan;
 mod seal;
 pub(crate) mod ship;
@@ -221,12 +222,13 @@ impl Store {
         {
             return Err(loss.into());
         }
-        if lock.is_some() {
-            tidy(&scan, &images)?;
-        }
+        let scan = match &lock {
+            Some(_) => prove::prove(scan, &images)?,
+            None => scan,
+        };
         let mut writer = Writer::new(images, &scan, &options)?;
         if lock.is_some() {
-            writer.open_ack()?;
+            writer.open_ack(scan.acknowledged)?;
         }
         let recovery = Recovery {
             created,
@@ -477,34 +479,6 @@ impl Drop for Store {
             let _panicked = thread.join();
         }
     }
-}
-
-/// Makes what a crash left as safe as a commit would be, before anything
-/// counts on it, and removes what was never finished.
-fn tidy(scan: &scan::Scan, images: &Images) -> Result<(), StoreError> {
-    let backend = images.backend();
-    for name in &scan.temporary {
-        backend
-            .remove(name)
-            .map_err(|error| io_error("remove", name, error))?;
-    }
-    let newest = scan.images.keys().next_back().copied();
-    let holds = scan
-        .versions
-        .values()
-        .next_back()
-        .map(|version| version.image);
-    for image in newest.into_iter().chain(holds) {
-        let name = format::image_name(image);
-        images
-            .file(image)?
-            .file
-            .sync()
-            .map_err(|error| io_error("sync", &name, error))?;
-    }
-    backend
-        .sync_names()
-        .map_err(|error| io_error("sync", &backend.describe(), error))
 }
 
 /// Sixteen bytes which no other store has.

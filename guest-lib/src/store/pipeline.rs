@@ -307,7 +307,7 @@ impl Shared {
         });
         let all: u64 = writer.sizes.values().sum();
         self.options.auto_compact
-            && !writer.poisoned
+            && !writer.unsettled()
             && all - base.min(all) > self.options.compact_bytes.max(base)
     }
 

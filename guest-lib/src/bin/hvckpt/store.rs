@@ -212,6 +212,7 @@ fn as_json(found: &Examined) -> Value {
         "sound": found.sound(),
         "bytes": found.bytes(),
         "acknowledged": found.acknowledged,
+        "proven": found.proven,
         "torn_bytes": found.torn_bytes,
         "pages_read": found.pages,
         "problems": found.problems.iter().map(|problem| json!({
@@ -263,6 +264,12 @@ fn verdict(found: &Examined) -> String {
         let torn = found.torn_bytes;
         lines.push(format!(
             "ignored     {torn} bytes which were never committed"
+        ));
+    }
+    if let Some(version) = found.unproven() {
+        lines.push(format!(
+            "unproven    version {version} was not acknowledged, and may not be on the disk; opening \
+             the store for writing makes it safe"
         ));
     }
     let word = if found.sound() { "sound" } else { "DAMAGED" };
