@@ -76,6 +76,8 @@ pub(crate) struct Writer {
     image_bytes: u64,
     keep: usize,
     pub(crate) poisoned: bool,
+    /// Versions are not where they were.
+    pub(crate) moved: bool,
     pub(crate) metrics: Arc<StoreMetrics>,
 }
 
@@ -106,6 +108,7 @@ impl Writer {
             image_bytes: options.image_bytes,
             keep: options.keep.max(1),
             poisoned: false,
+            moved: false,
             metrics: Arc::default(),
         };
         if let Some(newest) = newest {
@@ -404,6 +407,7 @@ impl Writer {
         }
         self.versions
             .extend(copies.iter().map(|version| (version.number, *version)));
+        self.moved = true;
         self.sizes.insert(base, bytes);
         self.floor = Some(base);
         self.forget();
