@@ -1,6 +1,7 @@
 //! What a durable commit costs: synchronous commits of one page, next to
 //! writes and syncs of as many bytes to a plain file, in the same directory
-//! and in turn; and asynchronous ones.
+//! and in turn; asynchronous ones; and how many commits threads make which
+//! share syncs, while another one reads.
 //!
 //! Usage: store_latency DIRECTORY [COMMITS [TRACKER]]
 
@@ -8,19 +9,89 @@
 #[path = "common/say.rs"]
 mod say;
 
+use std::convert::Infallible;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::process::ExitCode;
+use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
+use hvckpt::arena::{Arena, ArenaRoot};
 use hvckpt::store::{Durability, Durable};
 use hvckpt::{LockPolicy, TrackerKind};
 
 fn median(mut times: Vec<Duration>) -> Duration {
     times.sort_unstable();
     times.get(times.len() / 2).copied().unwrap_or_default()
+}
+
+struct Counts([u64; 64]);
+
+// SAFETY: plain numbers.
+#[allow(unsafe_code)]
+unsafe impl ArenaRoot for Counts {
+    const TAG: u64 = 1;
+}
+
+/// Threads which commit one word each, all in one region.
+fn threads(
+    directory: &Path,
+    tracker: TrackerKind,
+    durability: Durability,
+    time: Duration,
+) -> Result<(), Box<dyn std::error::Error>> {
+    let region = Durable::builder("threads")
+        .pages(16)
+        .tracker(tracker)
+        .lock(LockPolicy::IfAllowed)
+        .open(directory)?;
+    let arena = Arena::open(region, |_| Counts([0; 64]))?;
+    let metrics = arena.store().metrics();
+    say!("{durability:?}: threads, commits a second, commits a sync, a read takes (median)");
+    for threads in [1, 2, 8, 32] {
+        let stop = AtomicBool::new(false);
+        let before = (metrics.commits(durability).count(), metrics.syncs().count());
+        let start = Instant::now();
+        let reads = std::thread::scope(|scope| {
+            for thread in 0..threads {
+                let (arena, stop) = (&arena, &stop);
+                scope.spawn(move || {
+                    while !stop.load(Relaxed) {
+                        let update = arena.update(durability, |counts| {
+                            counts.0[thread] += 1;
+                            Ok::<_, Infallible>(())
+                        });
+                        if let Err(error) = update {
+                            return esay!("{}", hvckpt::explain(&error));
+                        }
+                    }
+                });
+            }
+            let mut reads = Vec::new();
+            while start.elapsed() < time {
+                let start = Instant::now();
+                arena.read(|counts| counts.0[0]);
+                reads.push(start.elapsed());
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            stop.store(true, Relaxed);
+            reads
+        });
+        let seconds = start.elapsed().as_secs_f64();
+        #[allow(clippy::cast_precision_loss)] // counts of some thousands
+        let since = |now: u64, before: u64| (now - before) as f64;
+        let commits = since(metrics.commits(durability).count(), before.0);
+        let syncs = since(metrics.syncs().count(), before.1);
+        say!(
+            "{threads:7} {:10.0} {:8.1}   {:?}",
+            commits / seconds,
+            commits / syncs,
+            median(reads)
+        );
+    }
+    Ok(())
 }
 
 fn main() -> ExitCode {
@@ -103,5 +174,11 @@ fn measure(
         "ratio                  {:.2}",
         synced.as_secs_f64() / bare.as_secs_f64()
     );
+    drop(region);
+    let time = Duration::from_millis(6 * u64::try_from(commits)?);
+    for durability in [Durability::Group, Durability::Sync] {
+        let directory = Path::new(directory).join(format!("{durability:?}"));
+        threads(&directory, tracker, durability, time)?;
+    }
     Ok(())
 }

@@ -135,7 +135,7 @@ impl<'s> Sender<'s> {
         let mut link = Conversation::new(channel, options.timeout);
         let epoch = replica.status().epoch;
         link.put(&Message::Hello {
-            store: shared.id(),
+            store: shared.id,
             epoch,
             newest: shared.newest(),
         })?;
@@ -238,7 +238,7 @@ impl<'s> Sender<'s> {
     /// Sends what the backup misses, as one version.
     fn catch_up(&mut self) -> Result<(), Ended> {
         // Under `Require::Backup` the disk may be behind.
-        self.shared.lead(None)?;
+        self.shared.lead()?;
         let since = Some(self.sent).filter(|&sent| sent > 0 && !self.base);
         let delta = self.shared.delta(since)?;
         let version = delta.version;

@@ -82,6 +82,7 @@ codes! {
     NOT_OPEN = -61, c"no transaction is open on this region";
     IN_USE = -62, c"another thread begins or ends a transaction on this region";
     LOG_FAULT = -63, c"the log cannot be written; count every page as dirty";
+    TAKEN_BACK = -64, c"a version was refused, and later ones with it";
 
     STORE_IO = -70, c"a file of the store cannot be read or written";
     STORE_FULL = -71, c"no space is left for the store";
@@ -258,6 +259,7 @@ fn durable(error: &DurableError) -> i32 {
         DurableError::NoSize(_) => EMPTY,
         DurableError::OtherAddress { .. } => OTHER_ADDRESS,
         DurableError::InUse(_) => AREA_IN_USE,
+        DurableError::TakenBack { .. } => TAKEN_BACK,
     }
 }
 

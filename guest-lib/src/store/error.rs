@@ -203,6 +203,38 @@ pub enum StoreError {
 }
 
 impl StoreError {
+    /// The same once more, for another commit which shared its fate.
+    pub(crate) fn again(&self) -> Self {
+        let copy = |error: &io::Error| match error.raw_os_error() {
+            Some(code) => io::Error::from_raw_os_error(code),
+            None => io::Error::new(error.kind(), error.to_string()),
+        };
+        match self {
+            Self::Io { what, name, source } => Self::Io {
+                what,
+                name: name.clone(),
+                source: copy(source),
+            },
+            Self::Full { name, source } => Self::Full {
+                name: name.clone(),
+                source: copy(source),
+            },
+            Self::ReadOnlyDisk { name, source } => Self::ReadOnlyDisk {
+                name: name.clone(),
+                source: copy(source),
+            },
+            Self::Damaged(damage) => Self::Damaged(damage.clone()),
+            Self::Exhausted(what) => Self::Exhausted(what),
+            Self::Poisoned => Self::Poisoned,
+            // Others do not come from writing.
+            other => Self::Io {
+                what: "write to",
+                name: "the store".to_owned(),
+                source: io::Error::other(crate::explain(other)),
+            },
+        }
+    }
+
     /// Whether another instance took over: nothing will be acknowledged here
     /// any more.
     #[must_use]
