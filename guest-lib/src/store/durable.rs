@@ -4,13 +4,13 @@ use std::collections::{HashMap, HashSet, VecDeque};
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use super::commit::Ticket;
 use super::error::StoreError;
 use super::format::size;
 use super::frame::{Before, Change};
 use super::map::{FixedMapping, MapError};
 use super::options::{Durability, StoreOptions};
 use super::page::{WORDS, Words, share};
-use super::pipeline::Ticket;
 use super::{Recovery, Store};
 use crate::attach::Attach;
 use crate::region::{Region, RegionError};

@@ -44,6 +44,7 @@
 pub mod backend;
 mod catalog;
 mod claim;
+mod commit;
 mod compact;
 mod durable;
 mod error;
