@@ -136,7 +136,7 @@ impl Shared {
             Durability::Sync => Waiter::Hasty,
         };
         if let Some(replica) = self.replica.as_ref().filter(|_| first) {
-            replica.offer(&[batch.clone()]);
+            replica.offer(std::slice::from_ref(&batch));
         }
         queue.push(Entry {
             batch,

@@ -225,7 +225,14 @@ impl StoreError {
             },
             Self::Damaged(damage) => Self::Damaged(damage.clone()),
             Self::Exhausted(what) => Self::Exhausted(what),
-            Self::Poisoned => Self::Poisoned,
+            Self::Unsettled { name, source } => Self::Unsettled {
+                name: name.clone(),
+                source: copy(source),
+            },
+            Self::Poisoned { name, source } => Self::Poisoned {
+                name: name.clone(),
+                source: copy(source),
+            },
             // Others do not come from writing.
             other => Self::Io {
                 what: "write to",
