@@ -64,7 +64,7 @@ fn threads(
                             Ok::<_, Infallible>(())
                         });
                         if let Err(error) = update {
-                            return esay!("{}", hvckpt::explain(&error));
+                            return eprintln!("{}", hvckpt::explain(&error));
                         }
                     }
                 });
