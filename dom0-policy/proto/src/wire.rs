@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use hvckpt_abi::ModeSet;
 
-pub use reason::{Reason, Refusal};
+pub use reason::{Reason, Refusal, cut};
 
 /// Octets in front of every body.
 pub const HEADER: usize = 8;
@@ -259,7 +259,7 @@ impl Answer {
                 frame(TYPE_GRANT, &body)
             }
             Self::Refusal(refusal) => {
-                let text = &refusal.text[..refusal.text.floor_char_boundary(TEXT_MAX)];
+                let text = cut(&refusal.text, TEXT_MAX);
                 let length = u16::try_from(text.len()).expect("cut above");
                 let mut body = Vec::with_capacity(REFUSAL + text.len());
                 body.extend_from_slice(&refusal.reason.code().to_le_bytes());
