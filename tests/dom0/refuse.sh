@@ -17,6 +17,8 @@ wait_for() {
         sleep 0.1
     done
 }
+full() { [ "$(grep -c 'no space' $D/serve.log)" -ge "$1" ]; }
+kept() { ls $M/backup/app $M/backup/app/store; }
 lines() { [ "$(grep -c "^$1 " $D/log)" -ge "$2" ]; }
 table() {
     echo "0 $DATA linear $LOOP 0"
@@ -70,7 +72,6 @@ store)
     commit $M/store $D/log 5
     wait_for "five more commits" lines a $((before + 5))
     end $program
-    grep -c '^r ' $D/log
     grep '^r ' $D/log | cut -d' ' -f3- | sort | uniq -c
     hvckpt verify $M/store || fail "the store is damaged before it is forgotten"
     forget
@@ -78,25 +79,32 @@ store)
     ;;
 backup)
     hvckpt backup key add --dir $M/backup --out $D/key app || fail "no key"
-    hvckpt backup serve --dir $M/backup --listen 127.0.0.1:4885 >$D/serve.log 2>&1 &
+    hvckpt backup serve --dir $M/backup --listen 127.0.0.1:4885 >>$D/serve.log 2>&1 &
     serve=$!
     commit $D/store $D/log 1000000 127.0.0.1:4885 $D/key
     wait_for "commits" lines a 20
     for n in 1 2 3; do
         disk refuse
-        wait_for "a refusal" grep -c 'disk refused' $D/serve.log
+        wait_for "a refusal" grep -c 'disk refused\|cannot sync' $D/serve.log
         sleep 0.$n
         before=$(grep -c '^a ' $D/log)
-        mv $D/serve.log $D/serve-$n.log; : >$D/serve.log
+        : >$D/serve.log
         disk work
         wait_for "more commits" lines a $((before + 20))
     done
+    dd if=/dev/zero of=$M/filler bs=64k 2>/dev/null
+    dd if=/dev/zero of=$M/crumbs bs=4k 2>/dev/null
+    wait_for "a refusal" full 1
+    before=$(kept)
+    wait_for "more refusals" full 5
+    [ "$(kept)" = "$before" ] || { kept; fail "attempts without space leave something"; }
+    rm $M/filler $M/crumbs
+    before=$(grep -c '^a ' $D/log)
+    wait_for "commits on a disk with room" lines a $((before + 20))
     end $program $serve
     forget
     hvckpt backup promote --dir $M/backup app || fail "the backup cannot be promoted"
     refused check $M/backup/app/store $D/log || fail "what was acknowledged is not there"
-    images=$(ls $M/backup/app/store | wc -l)
-    echo "$images files"
     ;;
 esac
 clean_up
