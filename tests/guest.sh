@@ -247,7 +247,9 @@ E
 
 # What kernels, debuggers, applications and administrators do meanwhile.
 guest_life() {
-    boot life --debug-xen --vcpus 2 < <(
+    local block
+    block=$(refuse_disk "$logs/refuse.img.gz") || { bad "life: no disk for refuse.sh"; return; }
+    boot life --debug-xen --vcpus 2 --add "$EXAMPLES/refused" --add "$logs/refuse.img.gz" < <(
         fuzz_steps
         cat <<'E'
 domu:60 mprotect life mprotect
@@ -258,6 +260,10 @@ domu:60 ptrace life ptrace --transactions 3
 domu:60 seccomp life seccomp
 domu-root:60 compaction life compact --pages 4096
 domu-root:60 ksm life ksm
+E
+        printf 'dom0:120 refuse-store refuse.sh store %s\n' "$block"
+        printf 'dom0:200 refuse-backup refuse.sh backup %s\n' "$block"
+        cat <<'E'
 dom0:120 pause life.sh pause
 dom0:90 vcpu-hotplug life.sh hotplug
 dom0:120 ballooning life.sh balloon
@@ -269,6 +275,22 @@ E
         [ "$long" = 0 ] || printf 'dom0:900 swap life.sh swap\n'
         printf 'dom0:30 end life.sh end\n'
     )
+}
+
+# refuse_disk FILE: a file system of which only data can be refused: journal and
+# directories come first. Prints the block where data begins.
+refuse_disk() {
+    local dir
+    host_packages e2fsprogs >&2
+    dir=$(mktemp -d "$logs/refuse.XXXXXX")
+    mkdir -p "$dir/tree/store" "$dir/tree/backup/app/store"
+    chmod 700 "$dir/tree/backup" "$dir/tree/backup/app"
+    truncate -s 96M "$dir/img"
+    mke2fs -q -t ext4 -b 4096 -m 0 -N 512 -J size=4 -E packed_meta_blocks=1,root_owner=0:0 \
+        -d "$dir/tree" -F "$dir/img" >&2 || return 1
+    dumpe2fs "$dir/img" 2>/dev/null | sed -n 's/.*Free blocks: \([0-9]*\)-.*/\1/p' | grep .
+    gzip -9 <"$dir/img" >"$1"
+    rm -rf -- "$dir"
 }
 
 # Other hypervisors and other guest kernels.

@@ -73,10 +73,14 @@ impl Transport for Int84 {
 #[non_exhaustive]
 pub enum GateError {
     /// This machine is not a Xen guest.
-    #[error("no gate: this is not a Xen guest")]
+    #[error(
+        "no gate: this is not a Xen guest; use a tracker of the kernel, such as pagemap-scan or pt"
+    )]
     NotXen,
     /// The guest type has no gate yet.
-    #[error("no gate: a {0} guest has none, only PV guests do")]
+    #[error(
+        "no gate: a {0} guest has none, only PV guests do; use a tracker of the kernel, such as pagemap-scan or pt"
+    )]
     GuestType(String),
     /// A PV guest, but the hypervisor lacks the patch or runs with `cda=off`,
     /// or the domain was not admitted, which its first token does; a guest
@@ -87,7 +91,9 @@ pub enum GateError {
     )]
     NoGate,
     /// The hypervisor speaks another version of the ABI.
-    #[error("the hypervisor speaks ABI version {found}, this library version {wanted}")]
+    #[error(
+        "the hypervisor speaks ABI version {found}, this library version {wanted}; update the older of them"
+    )]
     AbiVersion {
         /// Version of the hypervisor.
         found: u64,
@@ -95,11 +101,11 @@ pub enum GateError {
         wanted: u64,
     },
     /// The hypervisor cannot do what the tracker needs.
-    #[error("this hypervisor does not offer {0}")]
+    #[error("this hypervisor does not offer {0}; update it, or use another tracker")]
     NoCapability(&'static str),
     /// The hypervisor refuses every operation here, with this errno: a 32-bit
     /// process, or a domain in log-dirty mode.
-    #[error("the gate refuses this process (errno {0})")]
+    #[error("the gate refuses this process: {} (a 32-bit process, or a domain being migrated)", std::io::Error::from_raw_os_error(i32::try_from(*.0).unwrap_or(0)))]
     Refused(i64),
     /// The probing child could not be started.
     #[error("cannot probe for the gate")]

@@ -58,7 +58,9 @@ struct Entry {
 
 /// The application put its own signal handler in place of ours.
 #[derive(Debug, thiserror::Error)]
-#[error("the SIGSEGV or SIGBUS handler was replaced after the region was registered")]
+#[error(
+    "the SIGSEGV or SIGBUS handler was replaced after the region was registered; install handlers before the first region"
+)]
 pub struct HandlerReplaced;
 
 /// What there was before us, of one signal.
