@@ -59,6 +59,7 @@ mod pipeline;
 mod prove;
 mod scan;
 mod seal;
+mod secure;
 pub(crate) mod ship;
 mod verify;
 mod view;
