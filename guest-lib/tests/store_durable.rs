@@ -139,7 +139,7 @@ fn an_address_which_is_taken_is_named() {
     }
     assert!(matches!(
         open(),
-        Err(DurableError::Store(StoreError::Locked))
+        Err(DurableError::Store(StoreError::Locked { .. }))
     ));
     drop(region);
     assert_eq!(

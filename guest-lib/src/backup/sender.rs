@@ -26,9 +26,13 @@ const BULK_PAGES_A_SECOND: u64 = 1024;
 /// Why a connection ended.
 #[derive(Debug, thiserror::Error)]
 enum Ended {
-    #[error("cannot reach the backup")]
-    Connect(#[from] hvckpt_proto::Error),
-    #[error("connection to the backup")]
+    #[error("cannot reach the backup at {0}: {1}; is `hvckpt backup serve` running there?")]
+    Connect(String, String),
+    #[error(
+        "the server at {0} is not the backup this key belongs to; check the address, or get a new key file"
+    )]
+    NotAuthentic(String, #[source] hvckpt_proto::Error),
+    #[error("the connection to the backup broke")]
     Link(#[from] io::Error),
     #[error("the backup refuses")]
     Refused(Refusal),
@@ -36,6 +40,17 @@ enum Ended {
     Protocol(&'static str),
     #[error("the store cannot be read for the backup")]
     Store(#[from] StoreError),
+}
+
+/// The protocol's words, which do not know whose server it is, are left out
+/// where the kernel's say enough.
+fn cause(error: &hvckpt_proto::Error) -> String {
+    use hvckpt_proto::Error::{Closed, Connect, Timeout};
+    match error {
+        Connect(error) | Closed(error) => error.to_string(),
+        Timeout => "no answer in time".to_owned(),
+        other => other.to_string(),
+    }
 }
 
 /// Sends until the store is dropped.
@@ -107,11 +122,20 @@ impl<'s> Sender<'s> {
         written: &mut bool,
     ) -> Result<Self, Ended> {
         let options = &replica.options;
-        let channel = Channel::connect(&*options.address, &options.key, ALPN, options.timeout)?;
+        let channel = Channel::connect(&*options.address, &options.key, ALPN, options.timeout)
+            .map_err(|error| {
+                let address = options.address.clone();
+                match error {
+                    hvckpt_proto::Error::ServerNotAuthentic(_) => {
+                        Ended::NotAuthentic(address, error)
+                    }
+                    _ => Ended::Connect(address, cause(&error)),
+                }
+            })?;
         let mut link = Conversation::new(channel, options.timeout);
         let epoch = replica.status().epoch;
         link.put(&Message::Hello {
-            store: shared.id(),
+            store: shared.id,
             epoch,
             newest: shared.newest(),
         })?;
@@ -214,7 +238,7 @@ impl<'s> Sender<'s> {
     /// Sends what the backup misses, as one version.
     fn catch_up(&mut self) -> Result<(), Ended> {
         // Under `Require::Backup` the disk may be behind.
-        self.shared.lead(None)?;
+        self.shared.lead()?;
         let since = Some(self.sent).filter(|&sent| sent > 0 && !self.base);
         let delta = self.shared.delta(since)?;
         let version = delta.version;

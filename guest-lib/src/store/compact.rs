@@ -59,7 +59,7 @@ pub(crate) fn compact(
 ) -> Result<Option<Compacted>, StoreError> {
     let _one = shared.maintenance();
     let start = Instant::now();
-    shared.lead(None)?;
+    shared.lead()?;
     let images = shared.images.again();
     let (old, kept, store, base, before) = {
         let mut writer = shared.writer();
@@ -114,6 +114,7 @@ pub(crate) fn compact(
     let out = publish(&shared.images, copy.out, &mut None)?;
     let mut writer = shared.writer();
     writer.switch(&old, &copy.areas, &copy.copies, (base, out.position()));
+    shared.catalog().follow(&mut writer);
     let after = writer.sizes.values().sum();
     shared.metrics.compactions.observe(start.elapsed());
     Ok(Some(Compacted {

@@ -42,7 +42,9 @@
 //! when they are read ([`StoreError::Damaged`]), and by [`verify`].
 
 pub mod backend;
+mod catalog;
 mod claim;
+mod commit;
 mod compact;
 mod durable;
 mod error;
@@ -57,6 +59,7 @@ mod options;
 mod page;
 mod pipeline;
 mod prove;
+mod queue;
 mod scan;
 mod seal;
 mod secure;
@@ -198,7 +201,10 @@ impl Store {
                 std::io::ErrorKind::NotFound => StoreError::NotAStore(backend.describe()),
                 _ => io_error("lock", &backend.describe(), error),
             })?;
-            Some(lock.ok_or(StoreError::Locked)?)
+            Some(lock.ok_or_else(|| StoreError::Locked {
+                directory: backend.describe(),
+                holder: backend.holder(),
+            })?)
         };
         let epoch = match &lock {
             Some(_) => backup::unfenced(&*backend)?,
@@ -332,7 +338,7 @@ impl Store {
     /// Versions which can be viewed, oldest first.
     #[must_use]
     pub fn versions(&self) -> Vec<Version> {
-        self.shared.writer().versions.values().copied().collect()
+        self.shared.catalog().versions.values().copied().collect()
     }
 
     /// The number of an area, which is made or grows as needed.
@@ -353,20 +359,10 @@ impl Store {
     /// An area as it is now, by name.
     #[must_use]
     pub fn find_area(&self, name: &str) -> Option<(u32, Area)> {
-        let writer = self.shared.writer();
-        let mut areas = (0..).zip(&writer.areas);
+        let catalog = self.shared.catalog();
+        let mut areas = (0..).zip(&catalog.areas);
         let (number, area) = areas.find(|(_, area)| area.name == name)?;
-        let (address, pages) = (area.address, area.pages);
-        let present = area.present().len() as u64;
-        Some((
-            number,
-            Area {
-                name: name.to_owned(),
-                address,
-                pages,
-                present,
-            },
-        ))
+        Some((number, area.clone()))
     }
 
     /// Commits pages as one version; its number.
@@ -382,9 +378,9 @@ impl Store {
         durability: Durability,
     ) -> Result<u64, StoreError> {
         let changes = {
-            let writer = self.shared.writer();
+            let catalog = self.shared.catalog();
             let change = |write: &PageWrite<'_>| {
-                let area = writer.areas.get(write.area as usize);
+                let area = catalog.areas.get(write.area as usize);
                 let area = area.ok_or_else(|| StoreError::NoArea(write.area.to_string()))?;
                 if write.page >= area.pages {
                     return Err(StoreError::NoPage {
@@ -414,15 +410,18 @@ impl Store {
 
     /// A number which other stores do not have.
     pub(crate) fn seed(&self) -> u64 {
-        format::u64_at(&self.shared.writer().store, 0)
+        format::u64_at(&self.shared.id, 0)
     }
 
-    pub(crate) fn commit_changes(
-        &self,
-        changes: Arc<Vec<frame::Change>>,
-        durability: Durability,
-    ) -> Result<u64, StoreError> {
-        self.shared.commit(changes, durability)
+    /// Waits until a version is on stable storage, and on the backup if commits
+    /// wait for one.  Threads which wait at the same time share a sync.
+    ///
+    /// # Errors
+    /// [`StoreError::NoVersion`] if there is no such version, or it was taken
+    /// back; others: the version stays committed in memory, to be written
+    /// later.
+    pub fn wait(&self, version: u64) -> Result<(), StoreError> {
+        self.shared.wait(version)
     }
 
     /// Makes every commit durable.
@@ -433,7 +432,7 @@ impl Store {
         if self.shared.lock.is_none() || fork::is_child() {
             Ok(())
         } else {
-            self.shared.lead(None)
+            self.shared.lead()
         }
     }
 

@@ -78,6 +78,8 @@ pub(crate) struct Writer {
     /// An image, and from where on it must be cut before anything else is
     /// written: a commit was refused which may be on the disk.
     pub(super) refused: Option<(Out, u64)>,
+    /// Versions are not where they were.
+    pub(crate) moved: bool,
     pub(crate) metrics: Arc<StoreMetrics>,
 }
 
@@ -108,6 +110,7 @@ impl Writer {
             image_bytes: options.image_bytes,
             keep: options.keep.max(1),
             refused: None,
+            moved: false,
             metrics: Arc::default(),
         };
         if let Some(newest) = newest {
@@ -394,6 +397,7 @@ impl Writer {
         }
         self.versions
             .extend(copies.iter().map(|version| (version.number, *version)));
+        self.moved = true;
         self.sizes.insert(base, bytes);
         self.floor = Some(base);
         self.forget();
