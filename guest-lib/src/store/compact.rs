@@ -111,7 +111,7 @@ pub(crate) fn compact(
             return stopped.map(|_| None);
         }
     }
-    let out = publish(&shared.images, copy.out).map_err(|(error, _)| error)?;
+    let out = publish(&shared.images, copy.out, &mut None)?;
     let mut writer = shared.writer();
     writer.switch(&old, &copy.areas, &copy.copies, (base, out.position()));
     shared.catalog().follow(&mut writer);
