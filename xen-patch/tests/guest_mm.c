@@ -242,5 +242,6 @@ void truth_check(void)
                       (unsigned long)now, va, (unsigned long)vp->expect);
             }
     mm_check_counts();
+    hw_check_tlbs();
     cda_check();
 }

@@ -112,6 +112,8 @@ int main(int argc, char **argv)
     run_cases(watch_cases, only);
     run_cases(emul_cases, only);
     run_cases(races, only);
+    run_cases(told_cases, only);
+    run_cases(stale_cases, only);
     for ( i = first; !only && (seconds ? time(NULL) < start + (time_t)seconds
                                        : i < first + seeds); ++i )
     {
