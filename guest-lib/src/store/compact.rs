@@ -59,16 +59,14 @@ pub(crate) fn compact(
 ) -> Result<Option<Compacted>, StoreError> {
     let _one = shared.maintenance();
     let start = Instant::now();
-    shared.lead(None)?;
+    shared.lead()?;
     let images = shared.images.again();
     let (old, kept, store, base, before) = {
         let mut writer = shared.writer();
         if writer.last == 0 {
             return Ok(None);
         }
-        if writer.poisoned {
-            return Err(StoreError::Poisoned);
-        }
+        writer.settle()?;
         let mut kept: Vec<Version> = writer.kept().copied().collect();
         kept.reverse();
         let before = writer.sizes.values().sum();
@@ -113,9 +111,10 @@ pub(crate) fn compact(
             return stopped.map(|_| None);
         }
     }
-    let out = publish(&shared.images, copy.out)?;
+    let out = publish(&shared.images, copy.out).map_err(|(error, _)| error)?;
     let mut writer = shared.writer();
     writer.switch(&old, &copy.areas, &copy.copies, (base, out.position()));
+    shared.catalog().follow(&mut writer);
     let after = writer.sizes.values().sum();
     shared.metrics.compactions.observe(start.elapsed());
     Ok(Some(Compacted {

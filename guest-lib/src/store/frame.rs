@@ -182,13 +182,12 @@ impl Out {
     ///
     /// # Errors
     /// It may come back after a crash.
-    pub(crate) fn cut(&mut self, position: u64) -> Result<(), StoreError> {
+    pub(crate) fn cut(&mut self, position: u64) -> std::io::Result<()> {
         self.buffer.clear();
         self.depths.clear();
         self.node_depths.clear();
         self.at = position;
-        let cut = self.file.truncate(position).and_then(|()| self.file.sync());
-        cut.map_err(|error| io("cut", &self.name, error))
+        self.file.truncate(position).and_then(|()| self.file.sync())
     }
 
     /// Appends a version: records, nodes, areas, and the header in front.

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use super::backend::{Backend, File};
 use super::error::{DamageKind, StoreError, damage, io};
@@ -63,6 +63,9 @@ pub(crate) struct Images {
     backend: Arc<dyn Backend>,
     key: Option<StoreKey>,
     files: RwLock<BTreeMap<u64, ImageFile>>,
+    /// Held from a rename until the directory is synced: a sync which fails
+    /// leaves out what others renamed as well, and only one of them is told.
+    pub(crate) naming: Mutex<()>,
 }
 
 impl Images {
@@ -71,6 +74,7 @@ impl Images {
             backend,
             key,
             files: RwLock::default(),
+            naming: Mutex::default(),
         }
     }
 

@@ -142,8 +142,15 @@ impl StoreKey {
                 .create_new(true)
                 .mode(0o600)
                 .open(path)?;
-            file.write_all(&text)?;
-            file.sync_all()
+            let parent = path.parent().filter(|at| !at.as_os_str().is_empty());
+            let written = file
+                .write_all(&text)
+                .and_then(|()| file.sync_all())
+                .and_then(|()| fs::File::open(parent.unwrap_or(Path::new(".")))?.sync_all());
+            written.inspect_err(|_| {
+                // A part of a key, or one which a crash takes away.
+                let _leftover = fs::remove_file(path);
+            })
         };
         write().map_err(|source| StoreKeyError::Io {
             what: "make",

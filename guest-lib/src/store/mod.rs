@@ -36,13 +36,15 @@
 //! # What is promised
 //! A commit which returned under [`Durability::Sync`] or
 //! [`Durability::Group`] is there after any crash; one which failed is not,
-//! unless the error was [`StoreError::Poisoned`] or a failed sync, after which
-//! nobody knows.  Asynchronous commits are lost newest first, if at all.  What
+//! unless the error was [`StoreError::Unsettled`], after which nobody knows
+//! until the store was opened again.  Asynchronous commits are lost newest first, if at all.  What
 //! was open is never there.  Bytes which are not what was written are found
 //! when they are read ([`StoreError::Damaged`]), and by [`verify`].
 
 pub mod backend;
+mod catalog;
 mod claim;
+mod commit;
 mod compact;
 mod durable;
 mod error;
@@ -56,6 +58,8 @@ mod metrics;
 mod options;
 mod page;
 mod pipeline;
+mod prove;
+mod queue;
 mod scan;
 mod seal;
 pub(crate) mod ship;
@@ -196,7 +200,10 @@ impl Store {
                 std::io::ErrorKind::NotFound => StoreError::NotAStore(backend.describe()),
                 _ => io_error("lock", &backend.describe(), error),
             })?;
-            Some(lock.ok_or(StoreError::Locked)?)
+            Some(lock.ok_or_else(|| StoreError::Locked {
+                directory: backend.describe(),
+                holder: backend.holder(),
+            })?)
         };
         let epoch = match &lock {
             Some(_) => backup::unfenced(&*backend)?,
@@ -218,12 +225,13 @@ impl Store {
         {
             return Err(loss.into());
         }
-        if lock.is_some() {
-            tidy(&scan, &images)?;
-        }
+        let scan = match &lock {
+            Some(_) => prove::prove(scan, &images)?,
+            None => scan,
+        };
         let mut writer = Writer::new(images, &scan, &options)?;
         if lock.is_some() {
-            writer.open_ack()?;
+            writer.open_ack(scan.acknowledged)?;
         }
         let recovery = Recovery {
             created,
@@ -329,7 +337,7 @@ impl Store {
     /// Versions which can be viewed, oldest first.
     #[must_use]
     pub fn versions(&self) -> Vec<Version> {
-        self.shared.writer().versions.values().copied().collect()
+        self.shared.catalog().versions.values().copied().collect()
     }
 
     /// The number of an area, which is made or grows as needed.
@@ -350,20 +358,10 @@ impl Store {
     /// An area as it is now, by name.
     #[must_use]
     pub fn find_area(&self, name: &str) -> Option<(u32, Area)> {
-        let writer = self.shared.writer();
-        let mut areas = (0..).zip(&writer.areas);
+        let catalog = self.shared.catalog();
+        let mut areas = (0..).zip(&catalog.areas);
         let (number, area) = areas.find(|(_, area)| area.name == name)?;
-        let (address, pages) = (area.address, area.pages);
-        let present = area.present().len() as u64;
-        Some((
-            number,
-            Area {
-                name: name.to_owned(),
-                address,
-                pages,
-                present,
-            },
-        ))
+        Some((number, area.clone()))
     }
 
     /// Commits pages as one version; its number.
@@ -379,9 +377,9 @@ impl Store {
         durability: Durability,
     ) -> Result<u64, StoreError> {
         let changes = {
-            let writer = self.shared.writer();
+            let catalog = self.shared.catalog();
             let change = |write: &PageWrite<'_>| {
-                let area = writer.areas.get(write.area as usize);
+                let area = catalog.areas.get(write.area as usize);
                 let area = area.ok_or_else(|| StoreError::NoArea(write.area.to_string()))?;
                 if write.page >= area.pages {
                     return Err(StoreError::NoPage {
@@ -411,15 +409,18 @@ impl Store {
 
     /// A number which other stores do not have.
     pub(crate) fn seed(&self) -> u64 {
-        format::u64_at(&self.shared.writer().store, 0)
+        format::u64_at(&self.shared.id, 0)
     }
 
-    pub(crate) fn commit_changes(
-        &self,
-        changes: Arc<Vec<frame::Change>>,
-        durability: Durability,
-    ) -> Result<u64, StoreError> {
-        self.shared.commit(changes, durability)
+    /// Waits until a version is on stable storage, and on the backup if commits
+    /// wait for one.  Threads which wait at the same time share a sync.
+    ///
+    /// # Errors
+    /// [`StoreError::NoVersion`] if there is no such version, or it was taken
+    /// back; others: the version stays committed in memory, to be written
+    /// later.
+    pub fn wait(&self, version: u64) -> Result<(), StoreError> {
+        self.shared.wait(version)
     }
 
     /// Makes every commit durable.
@@ -430,7 +431,7 @@ impl Store {
         if self.shared.lock.is_none() || fork::is_child() {
             Ok(())
         } else {
-            self.shared.lead(None)
+            self.shared.lead()
         }
     }
 
@@ -474,34 +475,6 @@ impl Drop for Store {
             let _panicked = thread.join();
         }
     }
-}
-
-/// Makes what a crash left as safe as a commit would be, before anything
-/// counts on it, and removes what was never finished.
-fn tidy(scan: &scan::Scan, images: &Images) -> Result<(), StoreError> {
-    let backend = images.backend();
-    for name in &scan.temporary {
-        backend
-            .remove(name)
-            .map_err(|error| io_error("remove", name, error))?;
-    }
-    let newest = scan.images.keys().next_back().copied();
-    let holds = scan
-        .versions
-        .values()
-        .next_back()
-        .map(|version| version.image);
-    for image in newest.into_iter().chain(holds) {
-        let name = format::image_name(image);
-        images
-            .file(image)?
-            .file
-            .sync()
-            .map_err(|error| io_error("sync", &name, error))?;
-    }
-    backend
-        .sync_names()
-        .map_err(|error| io_error("sync", &backend.describe(), error))
 }
 
 /// Sixteen bytes which no other store has.

@@ -14,7 +14,7 @@ use super::key::{KeyId, StoreKey};
 
 /// File with the newest version which was acknowledged.
 pub(crate) const ACK_FILE: &str = "acknowledged";
-const CHUNK: usize = 1 << 20;
+pub(crate) const CHUNK: usize = 1 << 20;
 
 /// A version which a store has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -69,6 +69,14 @@ pub(crate) struct Scan {
     pub(crate) versions: BTreeMap<u64, Version>,
     /// Newest version known to be durable.
     pub(crate) acknowledged: Option<u64>,
+    /// Newest version of which any file says that it was on the disk.  What is
+    /// newer may be in the memory of the kernel only, where a sync that failed
+    /// left it.
+    pub(crate) proven: u64,
+    /// Which image each one continues; zero for none.
+    pub(crate) parents: BTreeMap<u64, u64>,
+    /// What older images have of the versions of a base, if that is all.
+    pub(crate) originals: BTreeMap<u64, Vec<Version>>,
     pub(crate) problems: Vec<Damage>,
     /// Bytes behind the last version, never committed.
     pub(crate) torn: u64,
@@ -130,6 +138,9 @@ fn attempt(backend: &dyn Backend, key: Option<&StoreKey>) -> Result<Scan, StoreE
         images: BTreeMap::new(),
         versions: BTreeMap::new(),
         acknowledged: None,
+        proven: 0,
+        parents: BTreeMap::new(),
+        originals: BTreeMap::new(),
         problems: Vec::new(),
         torn: 0,
         highest: 0,
@@ -194,6 +205,7 @@ fn attempt(backend: &dyn Backend, key: Option<&StoreKey>) -> Result<Scan, StoreE
         .unwrap_or(0);
     let acknowledged = scan.acknowledged.unwrap_or(0).max(claimed);
     scan.acknowledged = scan.acknowledged.map(|_| acknowledged);
+    scan.proven = scan.proven.max(acknowledged);
     if found < acknowledged {
         let last = scan.images.values().next_back();
         let (file, offset) =
@@ -259,7 +271,9 @@ fn frames(scan: &mut Scan, opened: &BTreeMap<u64, Opened>) -> Result<(), StoreEr
     for (&number, image) in opened {
         let base = image.header.kind == ImageKind::Base;
         let limit = limits.get(&number).copied();
-        let mut found = hop(image, limit.unwrap_or(image.bytes).min(image.bytes))?;
+        let (mut found, synced) = hop(image, limit.unwrap_or(image.bytes).min(image.bytes))?;
+        scan.proven = scan.proven.max(synced);
+        scan.parents.insert(number, image.header.parent);
         if limit.is_none() && !base {
             found = intact(image, found, scan.acknowledged.unwrap_or(0))?;
         }
@@ -280,8 +294,11 @@ fn frames(scan: &mut Scan, opened: &BTreeMap<u64, Opened>) -> Result<(), StoreEr
         } else if limit.is_none() {
             scan.torn = image.bytes - end;
         }
-        for version in found {
-            scan.versions.insert(version.number, version);
+        let copies = found.len();
+        let insert = |version: Version| scan.versions.insert(version.number, version);
+        let older: Vec<Version> = found.into_iter().filter_map(insert).collect();
+        if base && older.len() == copies {
+            scan.originals.insert(number, older);
         }
         scan.images.insert(
             number,
@@ -316,8 +333,10 @@ pub(crate) fn read_header(
     ))
 }
 
-fn hop(image: &Opened, end: u64) -> Result<Vec<Version>, StoreError> {
+/// The versions of an image, and the newest one which they say was durable.
+fn hop(image: &Opened, end: u64) -> Result<(Vec<Version>, u64), StoreError> {
     let mut found: Vec<Version> = Vec::new();
+    let mut synced = 0;
     let mut offset = IMAGE_HEADER as u64;
     while offset + FRAME_HEADER as u64 <= end {
         let Some(header) = read_header(&image.file, &image.name, offset)? else {
@@ -338,6 +357,7 @@ fn hop(image: &Opened, end: u64) -> Result<Vec<Version>, StoreError> {
         if !sane {
             break;
         }
+        synced = header.synced.max(synced);
         found.push(Version {
             number: header.version,
             previous: header.previous,
@@ -352,7 +372,7 @@ fn hop(image: &Opened, end: u64) -> Result<Vec<Version>, StoreError> {
         });
         offset += bytes;
     }
-    Ok(found)
+    Ok((found, synced))
 }
 
 /// Leaves out what follows the first version whose contents did not reach the

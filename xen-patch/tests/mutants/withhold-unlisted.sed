@@ -1,2 +1,2 @@
 # withhold() marks a watched page which was written
-s/            cda_entry_update\(d, l1mfn, pl1e\);\n//
+s/            note_entry\(d, l1mfn, pl1e, false\);\n//

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::{Backend, File};
-use crate::lock_file::LockFile;
+use crate::lock_file::{self, LockFile};
 
 /// Name of the file which writers lock.
 const LOCK: &str = "lock";
@@ -95,6 +95,10 @@ impl Backend for Directory {
     fn lock(&self) -> io::Result<Option<Box<dyn Any + Send + Sync>>> {
         let lock = LockFile::take(&self.at(LOCK))?;
         Ok(lock.map(|lock| -> Box<dyn Any + Send + Sync> { Box::new(lock) }))
+    }
+
+    fn holder(&self) -> String {
+        lock_file::holder(&self.at(LOCK))
     }
 }
 

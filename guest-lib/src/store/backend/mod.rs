@@ -62,6 +62,11 @@ pub trait Backend: Send + Sync + fmt::Debug {
     /// # Errors
     /// See [`Self::list`].
     fn lock(&self) -> io::Result<Option<Box<dyn Any + Send + Sync>>>;
+
+    /// Who keeps other writers out, for messages.
+    fn holder(&self) -> String {
+        "another writer".to_owned()
+    }
 }
 
 /// An open file.
