@@ -381,6 +381,35 @@ fn a_full_disk_takes_back_what_was_built_on_it_and_no_more() {
     assert_eq!(store.view(None).unwrap().page(0, 2).unwrap().0[0], 0);
 }
 
+/// The disk refuses again while the region could not go back yet: what is older
+/// than what was refused stays.
+#[test]
+fn what_came_before_a_refused_version_stays() {
+    let gate = Gate::default();
+    let (store, region, first) = blocked(&gate);
+    commit(&region, 512, 7, Durability::Async).unwrap();
+    let refused = committing(&region, 1024, 8, Durability::Sync);
+    let open = begin(&region);
+    gate.disk.space(Some(0));
+    gate.open();
+    first.join().unwrap().unwrap();
+    let refused = refused.join().unwrap();
+    assert!(
+        matches!(refused, Err(DurableError::Store(StoreError::Full { .. }))),
+        "{refused:?}"
+    );
+    for _ in 0..3 {
+        assert!(store.flush().is_err());
+    }
+    open.abort();
+    assert_eq!([word(&region, 512), word(&region, 1024)], [7, 0]);
+    gate.disk.space(None);
+    commit(&region, 0, 9, Durability::Sync).unwrap();
+    let view = store.view(None).unwrap();
+    let found = [0, 1, 2].map(|n| view.page(0, n).unwrap().0[0]);
+    assert_eq!(found, [9, 7, 0]);
+}
+
 /// Of those which share a sync only what does not fit is refused.
 #[test]
 fn what_fits_is_not_refused_with_what_does_not() {

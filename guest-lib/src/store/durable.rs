@@ -427,6 +427,8 @@ impl Durable {
             return Err(DurableError::NotOpen);
         }
         let (mut pages, list, cycle) = self.dirty(state);
+        // Before it is asked what was refused: none of these was.
+        let durable = self.store.durable();
         if let Some((_, error)) = self.store.shared().broken(self.area) {
             // What this one was built on was refused.
             self.mend(state);
@@ -453,7 +455,7 @@ impl Durable {
             .copied(changes.len() as u64 * PAGE_SIZE as u64);
         let mut ticket = None;
         if durability == Durability::Memory {
-            state.keep_in_memory(&changes, self.store.durable());
+            state.keep_in_memory(&changes, durable);
         } else {
             let changes = Arc::new(changes);
             let shared = self.store.shared();

@@ -120,9 +120,9 @@ impl Queue {
             } else {
                 version <= last
             };
-            let broken = entry
-                .origin
-                .is_some_and(|origin| self.broken.contains_key(&origin));
+            // What is older than the one which was refused stays.
+            let broken = entry.origin.and_then(|origin| self.broken.get(&origin));
+            let broken = broken.is_some_and(|broken| version >= broken.from);
             let refused = broken || (meant && entry.waiter != Waiter::None);
             if !refused {
                 entry.batch = without(entry.batch, &pages);
