@@ -187,8 +187,13 @@ impl Shared {
             };
             let found = found.ok_or(StoreError::NoVersion { version: number })?;
             let view = View::new(&self.images, found);
+            if view.is_ok() {
+                return view;
+            }
+            // Who removes images tells the catalog before he is done.
+            drop(self.writer());
             let now = self.catalog().versions.get(&number).copied();
-            if view.is_ok() || now == Some(found) {
+            if now == Some(found) {
                 return view;
             }
             // Its images went meanwhile: there are copies, or newer ones.
