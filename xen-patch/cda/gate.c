@@ -6,8 +6,8 @@
  * ask for.  Who carries them here (int 0x84 of PV guests) has checked that the
  * caller may use the gate.
  *
- * Locks: session->lock is only tried, as a vCPU must not wait for another of its
- * guest; cda->lock for tokens and for the chains of sessions.
+ * Locks: session->lock is only tried, as a vCPU must not wait for another of
+ * its guest; cda->lock for tokens and for the chains of sessions.
  */
 
 /* Looks at every byte of every token, whatever matches. */

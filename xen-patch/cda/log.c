@@ -6,8 +6,8 @@
  * cycle.  The process may change or unmap that memory at any time, so nothing
  * is read back, and what cannot be written only makes the log lost.
  *
- * Locks: session->lock, and words->lock while buffers change hands.  Never under
- * the lock of a page table, as a copy may fault.
+ * Locks: session->lock, and words->lock while buffers change hands.  Never
+ * under the lock of a page table, as a copy may fault.
  */
 
 #define EMIT_BATCH        128

@@ -18,7 +18,7 @@
  *
  * What the common part takes from the backend:
  *   struct cda_chunk, chunk_at(), want_at(), unbind()
- *                                      2 MiB of a range, and the table it follows
+ *                                      2 MiB of a range, and its page table
  *   map_table(), unmap_table(), unref_frame(), get_l2(), l2e_leads()
  *                                      which chunks a cycle has to look at
  *   sync_touched(), sync_replaced()    what is dirty in one; protects it again
@@ -138,7 +138,7 @@ struct cda_session {
         bool counted;
     } fork, drop;
     struct cda_domain *cda;
-    s_time_t paid;                /* when the memory taken so far would be due */
+    s_time_t paid;                /* when memory taken so far would be due */
     /* Former ranges, whose memory is not free yet: KiB; and who needs us. */
     atomic_t going, refs;
     struct cda_counters cnt;
@@ -161,7 +161,7 @@ struct cda_domain {
     uint32_t flags, max_sessions, max_ranges, max_tokens;
     uint64_t max_pages, used_pages;
     uint32_t used_sessions, used_word_logs;
-    atomic_t kib, refs;           /* memory of ranges; sessions, and the domain */
+    atomic_t kib, refs;           /* memory of ranges; sessions, the domain */
     uint64_t next_session;
     struct cda_counters gone;     /* of sessions that ended */
 };

@@ -9,9 +9,9 @@
  * Locks: session->lock; cda->lock for the quotas.
  */
 
-#define MAX_GOING         4096     /* KiB of former ranges which RCU still holds */
+#define MAX_GOING         4096     /* KiB of former ranges which RCU holds */
 
-/* A session which registers in a loop has 64 MiB at once, then so much a second. */
+/* Who registers in a loop has 64 MiB at once, then so much a second. */
 #define NS_PER_KIB        15000
 #define MAX_AHEAD         MILLISECS(1000)
 
