@@ -90,7 +90,7 @@ struct cda_chunk {
  * Chunks by the L1 table they are bound to.
  */
 
-static void bind(struct cda_domain *cda, struct cda_chunk *c, mfn_t l1)
+static void cda_bind(struct cda_domain *cda, struct cda_chunk *c, mfn_t l1)
 {
     struct cda_chunk **head = &cda->chunk[hash_mfn(l1)];
 
@@ -109,7 +109,7 @@ static void bind(struct cda_domain *cda, struct cda_chunk *c, mfn_t l1)
  * Under hash_lock.  Not by a walk along the chain: the end of a session does
  * this for all of its chunks, and a guest may choose tables which collide.
  */
-static void unhash(struct cda_chunk *c)
+static void cda_unhash(struct cda_chunk *c)
 {
     *c->pprev = c->next;
     if ( c->next )
@@ -117,14 +117,14 @@ static void unhash(struct cda_chunk *c)
     c->l1 = INVALID_MFN;
 }
 
-static mfn_t unbind(struct cda_domain *cda, struct cda_chunk *c)
+static mfn_t cda_unbind(struct cda_domain *cda, struct cda_chunk *c)
 {
     mfn_t l1;
 
     spin_lock(&cda->hash_lock);
     l1 = c->l1;
     if ( !mfn_eq(l1, INVALID_MFN) )
-        unhash(c);
+        cda_unhash(c);
     spin_unlock(&cda->hash_lock);
 
     return l1;
@@ -191,7 +191,7 @@ static void l1_gone(struct cda_domain *cda, mfn_t l1mfn)
         next = c->next;
         if ( mfn_eq(c->l1, l1mfn) )
         {
-            unhash(c);
+            cda_unhash(c);
             ACCESS_ONCE(*want_of(c)) = WANT_TOUCHED;
         }
     }
@@ -486,7 +486,7 @@ static always_inline enum protect protect_entry(const struct domain *d,
  * Protects a watched page whose entry is @old, with D clear.  False if it is
  * not any more: a write which came in between must be found in D.
  */
-static bool cool(l1_pgentry_t *pl1e, unsigned long old)
+static bool cda_cool(l1_pgentry_t *pl1e, unsigned long old)
 {
     unsigned long new = (old & ~(_PAGE_RW | CDA_L1E_WATCH)) | CDA_L1E_RO |
                         _PAGE_DIRTY;
@@ -582,8 +582,8 @@ static void take_back_chunk(struct domain *d, struct cda_chunk *c,
  * same bits.  Table @pl1e, which is locked, moved to chunk @c: whoever had
  * these slots before gives back what it granted and is "replaced" next time.
  */
-static void evict(struct cda_domain *cda, const struct domain *d,
-                  const struct cda_chunk *c, l1_pgentry_t *pl1e, mfn_t l1)
+static void cda_evict(struct cda_domain *cda, const struct domain *d,
+                      const struct cda_chunk *c, l1_pgentry_t *pl1e, mfn_t l1)
 {
     struct cda_chunk *o;
 
@@ -600,7 +600,7 @@ static void evict(struct cda_domain *cda, const struct domain *d,
 
         /* In this order: who finds it unbound may rely on its slots. */
         take_back_slots(d, o, pl1e, 0);
-        unbind(cda, o);
+        cda_unbind(cda, o);
         ACCESS_ONCE(*want_of(o)) = WANT_TOUCHED;
     }
 }
@@ -623,7 +623,7 @@ static void withhold(struct domain *d, mfn_t l1mfn, l1_pgentry_t *pl1e)
     {
         /* A watched page which nobody wrote is not listed. */
         if ( !(l1e & (CDA_L1E_RO | _PAGE_DIRTY)) )
-            cool(pl1e, l1e);
+            cda_cool(pl1e, l1e);
         else
         {
             note_entry(d, l1mfn, pl1e, false);
@@ -925,7 +925,7 @@ bool cda_fixup_fault(unsigned long addr, struct cpu_user_regs *regs)
         if ( l1_stays_locked(l1) )
             goto out;
     }
-    else if ( unlikely(r->words) && emulated(s, r, n, addr, regs) )
+    else if ( unlikely(r->words) && cda_emulate_fault(s, r, n, addr, regs) )
     {
         fixed = true;
         goto out;
@@ -1011,7 +1011,7 @@ static bool sync_replaced(struct cda_session *s, struct domain *d,
 
     /* Grants of ours in the old table must not outlive our memory of them. */
     take_back_chunk(d, c, 0);
-    unbind(cda, c);
+    cda_unbind(cda, c);
 
     if ( !l2e_leads(l2e) || !mfn_valid(l2e_mfn(l2e)) ||
          (pl1e = lock_l1(d, l2e_mfn(l2e))) == NULL )
@@ -1028,8 +1028,8 @@ static bool sync_replaced(struct cda_session *s, struct domain *d,
     memset(c->dirty, 0, sizeof(c->dirty));
     if ( c->heat )
         memset(c->heat, 0, sizeof(*c->heat));
-    bind(cda, c, l2e_mfn(l2e));
-    evict(cda, d, c, pl1e, l2e_mfn(l2e));
+    cda_bind(cda, c, l2e_mfn(l2e));
+    cda_evict(cda, d, c, pl1e, l2e_mfn(l2e));
     for ( i = c->lo; i < c->hi; ++i )
         switch ( protect_entry(d, &pl1e[i], r->mode == CDA_MODE_SCANXEN,
                                false) )
@@ -1087,7 +1087,7 @@ static unsigned long sync_watched(struct cda_session *s, const struct domain *d,
         else if ( l1e & _PAGE_DIRTY )
             written |= 1UL << b;
         else if ( protect && r->mode == CDA_MODE_AUTOXEN &&
-                  ++*streak >= COLD_AFTER && cool(&pl1e[b], l1e) )
+                  ++*streak >= COLD_AFTER && cda_cool(&pl1e[b], l1e) )
         {
             *streak = 0;
             __clear_bit(b, &h->hot[w]);
@@ -1224,7 +1224,7 @@ void asmlinkage do_entry_int84(struct cpu_user_regs *regs)
     else if ( regs->rax == CDA_OP_version )
         regs->rax = op_version(regs);
     else
-        serve(curr, regs);
+        cda_serve(curr, regs);
 }
 
 static int __init cf_check cda_init(void)

@@ -3,8 +3,8 @@
  * arch/x86/pv/pagefault_cda_store.c (included by pagefault_cda.c)
  *
  * Emulxen: performs stores of a process to protected pages, and logs them.
- * What is stored is found out by pagefault_cda_emul.c, which calls back.  A part
- * of pagefault_cda.c's translation unit, so that reaching the table is inline.
+ * What is stored is found out by pagefault_cda_emul.c, which calls back.  In
+ * one translation unit with pagefault_cda.c, so that tables are reached inline.
  *
  * Locks: page_lock() of the L1 table, within it words->lock.
  */
@@ -61,7 +61,8 @@ static void put_bytes(void *to, const void *from, unsigned int bytes)
 }
 
 /* False: *@old is what memory holds. */
-static bool exchange(void *to, void *old, const void *new, unsigned int bytes)
+static bool cda_exchange(void *to, void *old, const void *new,
+                         unsigned int bytes)
 {
 #define EXCHANGE(type) ({                                                   \
     type was_ = *(type *)old, seen_ = cmpxchg((type *)to, was_,             \
@@ -94,8 +95,9 @@ static bool exchange(void *to, void *old, const void *new, unsigned int bytes)
  * Performs a store of the process, as if it had happened just now: where its
  * address leads now, and only while Xen could grant the page RW as well.
  */
-static enum cda_stored store(struct cda_store *store, unsigned long va,
-                             void *old, const void *new, unsigned int bytes)
+static enum cda_stored cda_do_store(struct cda_store *store, unsigned long va,
+                                    void *old, const void *new,
+                                    unsigned int bytes)
 {
     struct domain *d = current->domain;
     struct cda_session *s = store->s;
@@ -142,7 +144,7 @@ static enum cda_stored store(struct cda_store *store, unsigned long va,
         rc = CDA_STORED;
         if ( !old )
             put_bytes(to, new, bytes);
-        else if ( !exchange(to, old, new, bytes) )
+        else if ( !cda_exchange(to, old, new, bytes) )
             rc = CDA_DIFFERS;
         if ( rc == CDA_STORED )
             log_words(store, va, new, bytes);
@@ -160,7 +162,7 @@ static enum cda_stored store(struct cda_store *store, unsigned long va,
 enum cda_stored cda_store_write(struct cda_store *st, unsigned long va,
                                 const void *data, unsigned int bytes)
 {
-    return store(st, va, NULL, data, bytes);
+    return cda_do_store(st, va, NULL, data, bytes);
 }
 
 enum cda_stored cda_store_cmpxchg(struct cda_store *st, unsigned long va,
@@ -170,16 +172,17 @@ enum cda_stored cda_store_cmpxchg(struct cda_store *st, unsigned long va,
     if ( (bytes & (bytes - 1)) || (va & (bytes - 1)) )
         return CDA_REFUSED;
 
-    return store(st, va, old, new, bytes);
+    return cda_do_store(st, va, old, new, bytes);
 }
 
 /*
  * The process's own store to a protected page.  False: the page is to become
  * writable.
  */
-static noinline bool emulated(struct cda_session *s, struct cda_range *r,
-                              unsigned int chunk, unsigned long addr,
-                              struct cpu_user_regs *regs)
+static noinline bool cda_emulate_fault(struct cda_session *s,
+                                       struct cda_range *r, unsigned int chunk,
+                                       unsigned long addr,
+                                       struct cpu_user_regs *regs)
 {
     struct cda_store st = {
         .s = s, .r = r, .chunk = chunk, .page = addr & PAGE_MASK,

@@ -287,7 +287,7 @@ long do_cda_op(unsigned int cmd, XEN_GUEST_HANDLE_PARAM(void) uarg)
             if ( d->is_dying )
                 goto out;
             rc = -ENOMEM;
-            if ( (cda = admit(d)) == NULL )
+            if ( (cda = cda_admit(d)) == NULL )
                 goto out;
         }
     }

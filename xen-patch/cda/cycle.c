@@ -98,7 +98,7 @@ static int do_cycle(struct cda_session *s, struct domain *d,
                 changed |= sync_replaced(s, d, r, n, l2e, what, map, &refused);
 
             if ( what & DO_REPORT )
-                emit(r, n, map);
+                cda_emit(r, n, map);
 
             /* Later they only count as dirty each time. */
             if ( refused && op == CDA_OP_begin )
@@ -131,7 +131,7 @@ static int do_cycle(struct cda_session *s, struct domain *d,
      * a caller which does not come back would otherwise never flush.
      */
     if ( changed )
-        flush(s, d);
+        cda_flush(s, d);
 
     if ( rc == -ERESTART )
         return rc;

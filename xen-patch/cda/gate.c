@@ -63,7 +63,7 @@ static long op_attach(struct vcpu *curr, unsigned long uarg)
          a.reserved[2] )
         return -EINVAL;
 
-    s = zalloc(sizeof(*s));
+    s = cda_zalloc(sizeof(*s));
     if ( !s )
         return -ENOMEM;
 
@@ -272,7 +272,7 @@ static long do_gate(struct vcpu *curr, struct cpu_user_regs *regs)
     return rc;
 }
 
-static noinline void serve(struct vcpu *curr, struct cpu_user_regs *regs)
+static noinline void cda_serve(struct vcpu *curr, struct cpu_user_regs *regs)
 {
     bool ticketed = regs->rax >= CDA_OP_begin && regs->rax <= CDA_OP_peek;
     long rc = do_gate(curr, regs);

@@ -63,8 +63,8 @@ static void emit_words(struct cda_range *r, bool keep)
 }
 
 /* Appends the pages in @map to the log of @r, without any lock but s->lock. */
-static void emit(struct cda_range *r, unsigned int chunk,
-                 const unsigned long *map)
+static void cda_emit(struct cda_range *r, unsigned int chunk,
+                     const unsigned long *map)
 {
     uint64_t buf[EMIT_BATCH], room = r->log_entries - r->count;
     unsigned long page = ((unsigned long)chunk << CHUNK_SHIFT >> PAGE_SHIFT) -

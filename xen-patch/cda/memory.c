@@ -27,7 +27,7 @@ static void cf_check free_ranges_rcu(struct rcu_head *head)
  * costs a shootdown on all CPUs of the host.  (The list of pieces is longer
  * for ranges beyond 32 GiB; then it is contiguous, and not mapped either.)
  */
-static void *zalloc(size_t bytes)
+static void *cda_zalloc(size_t bytes)
 {
     return xzalloc_array(unsigned long,
                          (bytes + sizeof(unsigned long) - 1) /
@@ -54,12 +54,12 @@ static void free_pieces(void *pieces, unsigned int nr, unsigned int shift)
 /* @nr elements of @size, 1 << @shift in a piece; NULL: no memory. */
 static void *alloc_pieces(unsigned int nr, unsigned int shift, size_t size)
 {
-    void **piece = zalloc(pieces_of(nr, shift) * sizeof(*piece));
+    void **piece = cda_zalloc(pieces_of(nr, shift) * sizeof(*piece));
     unsigned int i;
 
     for ( i = 0; piece && i < pieces_of(nr, shift); ++i )
     {
-        piece[i] = zalloc(min(nr - (i << shift), 1u << shift) * size);
+        piece[i] = cda_zalloc(min(nr - (i << shift), 1u << shift) * size);
         if ( !piece[i] )
         {
             free_pieces(piece, nr, shift);
@@ -71,7 +71,7 @@ static void *alloc_pieces(unsigned int nr, unsigned int shift, size_t size)
 }
 
 /* True: nothing is left of @r.  Its cursor has done its work. */
-static bool free_some(struct cda_range *r, unsigned int most)
+static bool cda_free_some(struct cda_range *r, unsigned int most)
 {
     unsigned int i;
 
@@ -112,7 +112,7 @@ static void cf_check free_range_rcu(struct rcu_head *head)
     struct cda_session *s = r->session;
     unsigned int kib = r->kib;
 
-    if ( !free_some(r, FREED_AT_ONCE) )
+    if ( !cda_free_some(r, FREED_AT_ONCE) )
     {
         call_rcu(head, free_range_rcu);
         return;

@@ -17,7 +17,7 @@
  * of the gate and 150 (of 1,575) at the commit of a page.
  *
  * What the common part takes from the backend:
- *   struct cda_chunk, chunk_at(), want_at(), unbind()
+ *   struct cda_chunk, chunk_at(), want_at(), cda_unbind()
  *                                      2 MiB of a range, and its page table
  *   map_table(), unmap_table(), unref_frame(), get_l2(), l2e_leads()
  *                                      which chunks a cycle has to look at

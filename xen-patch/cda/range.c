@@ -15,8 +15,8 @@
 #define NS_PER_KIB        15000
 #define MAX_AHEAD         MILLISECS(1000)
 
-static bool overlaps(unsigned long a, unsigned long a_end,
-                     unsigned long b, unsigned long b_end)
+static bool cda_overlaps(unsigned long a, unsigned long a_end,
+                         unsigned long b, unsigned long b_end)
 {
     return a < b_end && b < a_end;
 }
@@ -54,17 +54,17 @@ static long op_register(struct cda_session *s, struct domain *d,
     end = reg.start + (reg.pages << PAGE_SHIFT);
     log_end = reg.log + reg.log_bytes;
 
-    if ( overlaps(reg.start, end, reg.log, log_end) )
+    if ( cda_overlaps(reg.start, end, reg.log, log_end) )
         return -EEXIST;
     for ( i = 0; i < nr; ++i )
     {
         const struct cda_range *o = tab->r[i];
         unsigned long o_log_end = (unsigned long)log_at(o, o->log_entries);
 
-        if ( overlaps(reg.start, end, o->start, o->end) ||
-             overlaps(reg.start, end, o->log, o_log_end) ||
-             overlaps(reg.log, log_end, o->start, o->end) ||
-             overlaps(reg.log, log_end, o->log, o_log_end) )
+        if ( cda_overlaps(reg.start, end, o->start, o->end) ||
+             cda_overlaps(reg.start, end, o->log, o_log_end) ||
+             cda_overlaps(reg.log, log_end, o->start, o->end) ||
+             cda_overlaps(reg.log, log_end, o->log, o_log_end) )
             return -EEXIST;
     }
 
@@ -103,8 +103,8 @@ static long op_register(struct cda_session *s, struct domain *d,
     if ( rc )
         return rc;
 
-    r = zalloc(sizeof(*r));
-    grown = zalloc(offsetof(struct cda_ranges, r[nr + 1]));
+    r = cda_zalloc(sizeof(*r));
+    grown = cda_zalloc(offsetof(struct cda_ranges, r[nr + 1]));
     if ( !r || !grown )
         goto nomem;
 
@@ -126,7 +126,7 @@ static long op_register(struct cda_session *s, struct domain *d,
         goto nomem;
     if ( words )
     {
-        r->words = zalloc(sizeof(*r->words));
+        r->words = cda_zalloc(sizeof(*r->words));
         if ( !r->words )
             goto nomem;
         spin_lock_init(&r->words->lock);
@@ -150,7 +150,7 @@ static long op_register(struct cda_session *s, struct domain *d,
         c->lo = i ? 0 : l1_table_offset(reg.start);
         c->hi = i + 1 < r->nr_chunks ? CHUNK_PAGES
                                      : l1_table_offset(end - 1) + 1;
-        if ( heat && (c->heat = zalloc(sizeof(*c->heat))) == NULL )
+        if ( heat && (c->heat = cda_zalloc(sizeof(*c->heat))) == NULL )
             goto nomem;
     }
 
@@ -172,7 +172,7 @@ static long op_register(struct cda_session *s, struct domain *d,
 
  nomem:
     if ( r )
-        free_some(r, ~0u);
+        cda_free_some(r, ~0u);
     xfree(grown);
     atomic_sub(kib, &cda->kib);
     spin_lock(&cda->lock);
@@ -206,17 +206,17 @@ static long drop_range(struct cda_session *s, struct domain *d,
         if ( hypercall_preempt_check() )
         {
             r->cursor = i + 1;
-            flush(s, d);
+            cda_flush(s, d);
             return -ERESTART;
         }
     }
 
     /* Nothing is left to grant: s->lock keeps new CDA_L1E_RO from appearing. */
-    flush(s, d);
+    cda_flush(s, d);
 
     if ( tab->nr > 1 )
     {
-        shrunk = zalloc(offsetof(struct cda_ranges, r[tab->nr - 1]));
+        shrunk = cda_zalloc(offsetof(struct cda_ranges, r[tab->nr - 1]));
         if ( !shrunk )
             return -ENOMEM;
         shrunk->nr = tab->nr - 1;
@@ -228,7 +228,7 @@ static long drop_range(struct cda_session *s, struct domain *d,
     abandon_all(s);
     rcu_assign_pointer(s->ranges, shrunk);
     for ( i = 0; i < r->nr_chunks; ++i )
-        unbind(cda, chunk_at(r, i));
+        cda_unbind(cda, chunk_at(r, i));
 
     spin_lock(&cda->lock);
     cda->used_pages -= r->pages;
@@ -272,7 +272,7 @@ static long drop_all(struct cda_session *s, struct domain *d)
 
     for ( i = 0; i < tab->nr; ++i )
         for ( j = 0; j < tab->r[i]->nr_chunks; ++j )
-            unbind(cda, chunk_at(tab->r[i], j));
+            cda_unbind(cda, chunk_at(tab->r[i], j));
 
     for ( i = 0; i < tab->nr; ++i )
         free_range_later(tab->r[i]);

@@ -22,7 +22,7 @@ static void init_domain(struct cda_domain *cda)
     atomic_set(&cda->refs, 1);
 }
 
-static struct cda_domain *admit(struct domain *d)
+static struct cda_domain *cda_admit(struct domain *d)
 {
     /* The only one of more than a page, and contiguous. */
     struct cda_domain *cda = xzalloc(struct cda_domain);
@@ -52,7 +52,7 @@ static void put_session(struct cda_session *s)
     xfree(s);
 }
 
-static void flush(struct cda_session *s, const struct domain *d)
+static void cda_flush(struct cda_session *s, const struct domain *d)
 {
     COUNT(s, flushes);
     /* Plain FLUSH_TLB reaches global entries as well. */
@@ -104,7 +104,7 @@ static bool take_back(struct cda_session *s, struct domain *d,
                 spin_unlock(&s->back_lock);
                 /* Nobody may come back for the rest. */
                 if ( took )
-                    flush(s, d);
+                    cda_flush(s, d);
                 return false;
             }
             if ( l4 && !may_share(d, l4, c, at) )
@@ -125,7 +125,7 @@ static bool take_back(struct cda_session *s, struct domain *d,
         back->for_what = NULL;
     spin_unlock(&s->back_lock);
     if ( took )
-        flush(s, d);
+        cda_flush(s, d);
 
     return true;
 }
@@ -169,7 +169,7 @@ static void unlink_session(struct cda_domain *cda, struct cda_session *s,
     {
         cda->used_word_logs -= !!s->ranges->r[i]->words;
         for ( j = 0; j < s->ranges->r[i]->nr_chunks; ++j )
-            unbind(cda, chunk_at(s->ranges->r[i], j));
+            cda_unbind(cda, chunk_at(s->ranges->r[i], j));
     }
 
     cda->used_sessions--;
