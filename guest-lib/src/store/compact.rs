@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use std::time::Instant;
 
 use super::error::{DamageKind, StoreError};
-use super::format::{ImageHeader, ImageKind, Sealing, image_name, temporary};
+use super::format::{ImageHeader, ImageKind, image_name, temporary};
 use super::frame::{Before, Change, Meta, Out, now};
 use super::images::Images;
 use super::index::AreaIndex;
@@ -61,7 +61,7 @@ pub(crate) fn compact(
     let start = Instant::now();
     shared.lead(None)?;
     let images = shared.images.again();
-    let (old, kept, store, base, before) = {
+    let (old, kept, newest, store, base, before) = {
         let mut writer = shared.writer();
         if writer.last == 0 {
             return Ok(None);
@@ -71,6 +71,7 @@ pub(crate) fn compact(
         }
         let mut kept: Vec<Version> = writer.kept().copied().collect();
         kept.reverse();
+        let newest = kept.last().map(|newest| writer.link(newest));
         let before = writer.sizes.values().sum();
         // Held open: commits may let go of versions meanwhile.
         for &image in writer.sizes.keys() {
@@ -82,21 +83,14 @@ pub(crate) fn compact(
         (
             writer.areas.clone(),
             kept,
+            newest.unwrap_or_default(),
             writer.store,
             writer.reserve(),
             before,
         )
     };
-    let header = ImageHeader {
-        kind: ImageKind::Base,
-        store,
-        image: base,
-        created: now(),
-        parent: 0,
-        parent_bytes: 0,
-        parent_version: 0,
-        sealing: Sealing::fresh(images.key(), &store, base)?,
-    };
+    let mut header = ImageHeader::fresh(ImageKind::Base, store, base, now(), images.key())?;
+    header.also = newest;
     let backend = shared.images.backend();
     let name = temporary(&image_name(base));
     let mut copy = Copy {
@@ -115,7 +109,7 @@ pub(crate) fn compact(
     }
     let out = publish(&shared.images, copy.out)?;
     let mut writer = shared.writer();
-    writer.switch(&old, &copy.areas, &copy.copies, (base, out.position()));
+    writer.switch(&old, &copy.areas, &copy.copies, &out);
     let after = writer.sizes.values().sum();
     shared.metrics.compactions.observe(start.elapsed());
     Ok(Some(Compacted {

@@ -2,13 +2,14 @@
 
 use std::borrow::Cow;
 use std::collections::HashMap;
+use std::io::ErrorKind;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::backend::{Backend, File};
 use super::error::{StoreError, io};
 use super::format::{
-    FANOUT, FRAME_HEADER, FrameHeader, IMAGE_HEADER, ImageHeader, NodeId, Place, encode_areas,
+    Chain, FANOUT, FRAME_HEADER, FrameHeader, IMAGE_HEADER, ImageHeader, NodeId, Place, encode_areas,
     encode_delta, encode_node,
 };
 use super::images::ImageFile;
@@ -105,6 +106,9 @@ pub(crate) struct Out {
     seal: Option<Seal>,
     pub(crate) name: String,
     pub(crate) image: u64,
+    pub(crate) id: [u8; 16],
+    /// What the next frame continues.
+    chain: Chain,
     /// Where in the file `buffer` begins.
     at: u64,
     buffer: Vec<u8>,
@@ -123,10 +127,17 @@ impl Out {
         if header.image > Place::MAX_IMAGE {
             return Err(StoreError::Exhausted("image numbers"));
         }
-        let file = backend
-            .create(&name)
-            .map_err(|error| io("create", &name, error))?;
-        if let Err(error) = file.write_at(&header.encode(), 0) {
+        let create = || match backend.create(&name) {
+            // Of an attempt which failed.
+            Err(error) if error.kind() == ErrorKind::AlreadyExists => {
+                backend.remove(&name)?;
+                backend.create(&name)
+            }
+            other => other,
+        };
+        let file = create().map_err(|error| io("create", &name, error))?;
+        let bytes = header.encode();
+        if let Err(error) = file.write_at(&bytes, 0) {
             let _leftover = backend.remove(&name);
             return Err(io("write", &name, error));
         }
@@ -136,6 +147,8 @@ impl Out {
             seal: header.sealing.as_ref().map(|sealing| sealing.seal.clone()),
             name,
             image: header.image,
+            id: header.id,
+            chain: Chain::image(&bytes),
             at,
             buffer: Vec::new(),
             depths: HashMap::new(),
@@ -153,6 +166,11 @@ impl Out {
 
     pub(crate) fn file(&self) -> &Arc<dyn File> {
         &self.file
+    }
+
+    /// What the next frame continues.
+    pub(crate) fn chain(&self) -> Chain {
+        self.chain
     }
 
     /// Where the next byte goes.
@@ -178,11 +196,12 @@ impl Out {
         }
     }
 
-    /// Forgets what was written behind a position.
+    /// Forgets what was written behind a position, where the chain was this.
     ///
     /// # Errors
     /// It may come back after a crash.
-    pub(crate) fn cut(&mut self, position: u64) -> Result<(), StoreError> {
+    pub(crate) fn cut(&mut self, position: u64, chain: Chain) -> Result<(), StoreError> {
+        self.chain = chain;
         self.buffer.clear();
         self.depths.clear();
         self.node_depths.clear();
@@ -259,6 +278,7 @@ impl Out {
             nodes,
             areas: table,
             body_crc: crc,
+            chain: self.chain,
         };
         self.header(start, &header)?;
         Ok(Version {
@@ -272,6 +292,7 @@ impl Out {
             nodes,
             floor: meta.floor,
             areas: table,
+            chain: self.chain,
         })
     }
 
@@ -308,6 +329,7 @@ impl Out {
 
     fn header(&mut self, start: u64, header: &FrameHeader) -> Result<(), StoreError> {
         let bytes = header.encode(self.seal.as_ref(), start);
+        self.chain = self.chain.then(&bytes);
         if start >= self.at {
             let from = super::format::size(start - self.at);
             self.buffer[from..from + FRAME_HEADER].copy_from_slice(&bytes);

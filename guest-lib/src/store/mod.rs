@@ -48,9 +48,11 @@ mod durable;
 mod error;
 mod format;
 mod frame;
+mod frames;
 mod images;
 mod index;
 mod key;
+mod lineage;
 mod map;
 mod metrics;
 mod options;
@@ -68,7 +70,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
-use backend::{Backend, Directory};
+use backend::{Backend, Directory, Hold};
 pub(crate) use error::io as io_error;
 use images::Images;
 use writer::Writer;
@@ -172,7 +174,8 @@ impl Store {
     /// Opens the store in a directory, or makes it.
     ///
     /// # Errors
-    /// See [`StoreError`].  Nothing was changed but the file of locks.
+    /// See [`StoreError`].  Nothing was changed, and nothing is left of what
+    /// was made.
     pub fn open(directory: impl AsRef<Path>, options: StoreOptions) -> Result<Self, StoreError> {
         let directory = Directory::new(directory.as_ref());
         if options.create && !options.read_only {
@@ -188,48 +191,61 @@ impl Store {
     /// # Errors
     /// See [`Self::open`].
     pub fn open_on(backend: Arc<dyn Backend>, options: StoreOptions) -> Result<Self, StoreError> {
-        let lock = if options.read_only {
-            None
-        } else {
+        let mut made = Made::new(backend);
+        Self::open_made(&mut made, options).inspect_err(|_| made.undo())
+    }
+
+    fn open_made(made: &mut Made, options: StoreOptions) -> Result<Self, StoreError> {
+        let backend = made.backend.clone();
+        if !options.read_only {
             fork::arm().map_err(|error| io_error("prepare for forks of", "this process", error))?;
             let lock = backend.lock().map_err(|error| match error.kind() {
                 std::io::ErrorKind::NotFound => StoreError::NotAStore(backend.describe()),
                 _ => io_error("lock", &backend.describe(), error),
             })?;
-            Some(lock.ok_or(StoreError::Locked)?)
-        };
+            made.lock = Some(lock.ok_or(StoreError::Locked)?);
+        }
+        let lock = made.lock.clone();
         let epoch = match &lock {
             Some(_) => backup::unfenced(&*backend)?,
             None => 0,
         };
         let key = options.key.as_ref();
-        let images = Arc::new(Images::new(backend.clone(), options.key.clone()));
-        let mut created = false;
-        let scan = match scan::scan(&*backend, key) {
+        let mut scan = match scan::scan(&*backend, key) {
             Err(StoreError::NotAStore(_)) if options.create && lock.is_some() => {
-                created = true;
-                Writer::found(&images, store_id())?;
+                made.store = true;
+                let images = Images::new(backend.clone(), options.key.clone());
+                Writer::found(&images, store_id()?)?;
                 scan::scan(&*backend, key)?
             }
             other => other?,
         };
-        if let Some(loss) = scan.loss()
-            && !options.accept_loss
-        {
-            return Err(loss.into());
+        if let Some(error) = scan.ambiguous() {
+            return Err(error);
         }
+        let images = Images::found(backend, options.key.clone(), &scan);
+        let images = Arc::new(images);
+        if options.accept_loss {
+            scan.fall_back(&images);
+        } else if let Some(error) = scan.refusal() {
+            return Err(scan.with_way_out(&images, error));
+        }
+        let writer = Writer::new(images.clone(), &scan, &options);
+        let mut writer = writer.map_err(|error| scan.with_way_out(&images, error))?;
         if lock.is_some() {
             tidy(&scan, &images)?;
-        }
-        let mut writer = Writer::new(images, &scan, &options)?;
-        if lock.is_some() {
+            writer.hold.clone_from(&lock);
             writer.open_ack()?;
         }
         let recovery = Recovery {
-            created,
+            created: made.store,
             version: writer.last,
             torn_bytes: scan.torn,
-            problems: if created { Vec::new() } else { scan.problems },
+            problems: if made.store {
+                Vec::new()
+            } else {
+                scan.problems
+            },
         };
         let at = options.at;
         let acknowledged = scan.acknowledged.unwrap_or(0);
@@ -250,6 +266,18 @@ impl Store {
         }
         store.start()?;
         Ok(store)
+    }
+
+    /// Removes the store again if opening made it; for who could not go on
+    /// after that.
+    pub(crate) fn discard(self) {
+        let mut made = Made::new(self.shared.images.backend().clone());
+        made.lock.clone_from(&self.shared.lock);
+        made.store = self.recovery.created;
+        drop(self);
+        if made.store {
+            made.undo();
+        }
     }
 
     fn start(&mut self) -> Result<(), StoreError> {
@@ -485,7 +513,14 @@ fn tidy(scan: &scan::Scan, images: &Images) -> Result<(), StoreError> {
             .remove(name)
             .map_err(|error| io_error("remove", name, error))?;
     }
-    let newest = scan.images.keys().next_back().copied();
+    for &image in &scan.strays {
+        let name = format::image_name(image);
+        backend
+            .publish(&name, &format!("{name}.stray"))
+            .map_err(|error| io_error("put aside", &name, error))?;
+    }
+    let ours = |image: &u64| !scan.strays.contains(image);
+    let newest = scan.images.keys().rev().copied().find(ours);
     let holds = scan
         .versions
         .values()
@@ -504,16 +539,44 @@ fn tidy(scan: &scan::Scan, images: &Images) -> Result<(), StoreError> {
         .map_err(|error| io_error("sync", &backend.describe(), error))
 }
 
-/// Sixteen bytes which no other store has.
-fn store_id() -> [u8; 16] {
-    use std::hash::{BuildHasher, Hasher, RandomState};
-    let mut id = [0; 16];
-    for half in id.chunks_exact_mut(8) {
-        // Keyed by the system's randomness.
-        let mut hasher = RandomState::new().build_hasher();
-        hasher.write_u64(frame::now());
-        hasher.write_u32(std::process::id());
-        half.copy_from_slice(&hasher.finish().to_le_bytes());
+/// What opening a store made so far.
+struct Made {
+    backend: Arc<dyn Backend>,
+    lock: Option<Arc<dyn Hold>>,
+    store: bool,
+}
+
+impl Made {
+    fn new(backend: Arc<dyn Backend>) -> Self {
+        Self {
+            backend,
+            lock: None,
+            store: false,
+        }
     }
-    id
+
+    /// Removes it, as far as that is possible: the error at hand says more.
+    fn undo(&self) {
+        if self.store {
+            let ours = |name: &String| {
+                let name = name.strip_suffix(".tmp").unwrap_or(name);
+                name == format::ACK_FILE || format::image_number(name).is_some()
+            };
+            let names = self.backend.list().unwrap_or_default();
+            for name in names.iter().filter(|name| ours(name)) {
+                let _left = self.backend.remove(name);
+            }
+        }
+        if let Some(lock) = &self.lock {
+            lock.discard();
+        }
+        self.backend.discard();
+    }
+}
+
+/// Sixteen bytes which no other store has.
+fn store_id() -> Result<[u8; 16], StoreError> {
+    let mut id = [0; 16];
+    getrandom::fill(&mut id).map_err(StoreKeyError::Random)?;
+    Ok(id)
 }

@@ -4,12 +4,12 @@
 //! writes all that wait with one sync, so threads which commit at the same
 //! time share it; a thread of the store does so for those who do not wait.
 
-use std::any::Any;
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use super::backend::Hold;
 use super::compact::compact;
 use super::error::StoreError;
 use super::frame::{Change, now};
@@ -47,7 +47,7 @@ pub(crate) struct Shared {
     compact: Condvar,
     pub(crate) stop: AtomicBool,
     /// Keeps other writers out; `None` if this one only reads.
-    pub(crate) lock: Option<Box<dyn Any + Send + Sync>>,
+    pub(crate) lock: Option<Arc<dyn Hold>>,
     /// The way to the backup, if there is one.
     pub(crate) replica: Option<Replica>,
 }
@@ -70,7 +70,7 @@ impl Shared {
         writer: Writer,
         options: StoreOptions,
         acknowledged: u64,
-        lock: Option<Box<dyn Any + Send + Sync>>,
+        lock: Option<Arc<dyn Hold>>,
         epoch: u64,
     ) -> Self {
         let durable = writer.last;

@@ -2,14 +2,15 @@
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
+use std::io::ErrorKind;
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::backend::File;
+use super::backend::{File, Held, Hold};
 use super::error::{StoreError, io};
 use super::format::{
-    IMAGE_HEADER, ImageHeader, ImageKind, MAX_AREAS, MAX_PAGES, Sealing, encode_ack, image_name,
-    name_fault, temporary,
+    ACK_FILE, IMAGE_HEADER, ImageHeader, ImageKind, Link, MAX_AREAS, MAX_PAGES, encode_ack, image_name,
+    image_number, name_fault, temporary,
 };
 use super::frame::{Change, Meta, Out, now};
 use super::images::Images;
@@ -17,7 +18,7 @@ use super::index::AreaIndex;
 use super::metrics::{StoreMetrics, add, set};
 use super::options::StoreOptions;
 use super::page::Encoder;
-use super::scan::{ACK_FILE, Scan, Version};
+use super::scan::{Scan, Version};
 use super::ship::{Bulk, Changes};
 use super::view::load;
 use crate::sys::PAGE_SIZE;
@@ -66,6 +67,13 @@ pub(crate) struct Writer {
     pub(crate) versions: BTreeMap<u64, Version>,
     /// Sizes of the images there are, in bytes.
     pub(crate) sizes: BTreeMap<u64, u64>,
+    /// What tells the images apart.
+    ids: BTreeMap<u64, [u8; 16]>,
+    /// Where the index refers to besides the image of the newest version and
+    /// those which that one continues.
+    also: Link,
+    /// Keeps other writers out; `None` if this one only reads.
+    pub(crate) hold: Option<Arc<dyn Hold>>,
     /// The newest one; zero for none.
     pub(crate) last: u64,
     out: Option<Out>,
@@ -97,7 +105,16 @@ impl Writer {
                 .images
                 .values()
                 .map(|image| (image.number, image.bytes))
+                .chain(scan.unreadable.iter().map(|(number, bytes)| (*number, *bytes)))
+                .filter(|(number, _)| !scan.strays.contains(number))
                 .collect(),
+            ids: scan
+                .images
+                .values()
+                .map(|image| (image.number, image.id))
+                .collect(),
+            also: Link::default(),
+            hold: None,
             last: newest.map_or(0, |newest| newest.number),
             out: None,
             next_image: scan.highest + 1,
@@ -118,16 +135,7 @@ impl Writer {
 
     /// Makes a store out of nothing: an empty image.
     pub(crate) fn found(images: &Images, store: [u8; 16]) -> Result<(), StoreError> {
-        let header = ImageHeader {
-            kind: ImageKind::Increment,
-            store,
-            image: 1,
-            created: now(),
-            parent: 0,
-            parent_bytes: 0,
-            parent_version: 0,
-            sealing: Sealing::fresh(images.key(), &store, 1)?,
-        };
+        let header = ImageHeader::fresh(ImageKind::Increment, store, 1, now(), images.key())?;
         publish(
             images,
             Out::create(&**images.backend(), temporary(&image_name(1)), &header)?,
@@ -171,6 +179,46 @@ impl Writer {
         self.floor = images.first().copied();
     }
 
+    fn id(&self, image: u64) -> [u8; 16] {
+        self.ids.get(&image).copied().unwrap_or_default()
+    }
+
+    /// The place of a version, to refer to.
+    pub(crate) fn link(&self, version: &Version) -> Link {
+        let mut link = Link {
+            image: version.image,
+            chain: version.chain,
+            id: [0; 4],
+        };
+        link.id.copy_from_slice(&self.id(version.image)[..4]);
+        link
+    }
+
+    /// Makes sure that nobody else writes.
+    ///
+    /// # Errors
+    /// Somebody may; nothing more is written here.
+    pub(crate) fn alone(&mut self) -> Result<(), StoreError> {
+        let Some(hold) = self.hold.clone() else {
+            return Ok(());
+        };
+        let backend = self.images.backend();
+        let lost = match hold.check() {
+            Ok(Held::Still) => return Ok(()),
+            // Nobody may have been here meanwhile.
+            Ok(Held::Again) => backend.list().map_or(true, |names| {
+                let images = names.iter().filter_map(|name| image_number(name));
+                images.max() >= Some(self.next_image)
+            }),
+            Ok(Held::Lost) | Err(_) => true,
+        };
+        if lost {
+            self.poisoned = true;
+            return Err(StoreError::LockLost(backend.describe()));
+        }
+        Ok(())
+    }
+
     /// The next number of an image.
     pub(crate) fn reserve(&mut self) -> u64 {
         // Later images have higher numbers.
@@ -186,17 +234,21 @@ impl Writer {
             .as_ref()
             .is_none_or(|out| out.position() >= self.image_bytes);
         if full {
-            let parent = self.versions.get(&self.last);
-            let header = ImageHeader {
-                kind: ImageKind::Increment,
-                store: self.store,
-                image: self.next_image,
-                created: now(),
-                parent: parent.map_or(0, |parent| parent.image),
-                parent_bytes: parent.map_or(0, |parent| parent.offset + parent.bytes),
-                parent_version: self.last,
-                sealing: Sealing::fresh(self.images.key(), &self.store, self.next_image)?,
-            };
+            let mut header = ImageHeader::fresh(
+                ImageKind::Increment,
+                self.store,
+                self.next_image,
+                now(),
+                self.images.key(),
+            )?;
+            header.parent_version = self.last;
+            header.also = self.also;
+            if let Some(parent) = self.versions.get(&self.last) {
+                header.parent = parent.image;
+                header.parent_bytes = parent.offset + parent.bytes;
+                header.parent_chain = parent.chain;
+                header.parent_id.copy_from_slice(&self.id(parent.image)[..8]);
+            }
             let name = temporary(&image_name(header.image));
             let out = publish(
                 &self.images,
@@ -204,6 +256,7 @@ impl Writer {
             )?;
             self.next_image += 1;
             self.sizes.insert(out.image, IMAGE_HEADER as u64);
+            self.ids.insert(out.image, out.id);
             self.out = Some(out);
         }
         self.out.as_mut().ok_or(StoreError::Poisoned)
@@ -221,11 +274,12 @@ impl Writer {
         if batches.is_empty() {
             return Ok(());
         }
+        self.alone()?;
         self.out()?;
         let Some(mut out) = self.out.take() else {
             return Err(StoreError::Poisoned);
         };
-        let start = out.position();
+        let (start, chain) = (out.position(), out.chain());
         let mut undo = Vec::new();
         let mut versions: Vec<Version> = Vec::new();
         let mut append = || -> Result<(), StoreError> {
@@ -250,7 +304,7 @@ impl Writer {
                 self.areas[area].undo(undo);
             }
             // A frame which stayed could be taken for a commit later.
-            self.poisoned = out.cut(start).is_err();
+            self.poisoned = out.cut(start, chain).is_err();
             // Under one key nothing else is ever written at the same place.
             self.out = (self.poisoned || self.images.key().is_none()).then_some(out);
             return Err(if self.poisoned {
@@ -265,6 +319,7 @@ impl Writer {
             return Err(io("sync", &out.name, error));
         }
         self.metrics.syncs.observe(before.elapsed());
+        self.alone()?;
         add(&self.metrics.bytes, out.position() - start);
         let pages = versions.iter().map(|version| u64::from(version.records));
         add(&self.metrics.pages, pages.sum());
@@ -351,13 +406,15 @@ impl Writer {
             .ok_or(StoreError::NoVersion { version: to })?;
         let areas = load(&self.images, &target)?;
         let before = core::mem::replace(&mut self.areas, areas);
-        let floor = self.floor;
+        let (floor, also) = (self.floor, self.also);
+        self.also = self.link(&target);
         self.find_floor();
         self.out = None;
         let batch = Batch::new(version, now(), Arc::default());
         self.write(&[Arc::new(batch)]).inspect_err(|_| {
             self.areas = before;
             self.floor = floor;
+            self.also = also;
         })
     }
 
@@ -386,6 +443,7 @@ impl Writer {
             }
             self.images.forget(number);
             self.sizes.remove(&number);
+            self.ids.remove(&number);
         }
         self.versions
             .retain(|_, version| version.image >= floor && version.floor >= floor);
@@ -397,14 +455,21 @@ impl Writer {
         old: &[AreaIndex],
         new: &[AreaIndex],
         copies: &[Version],
-        (base, bytes): (u64, u64),
+        out: &Out,
     ) {
+        let base = out.image;
         for (area, (old, new)) in self.areas.iter_mut().zip(old.iter().zip(new)) {
             area.switch(old, new);
         }
         self.versions
             .extend(copies.iter().map(|version| (version.number, *version)));
-        self.sizes.insert(base, bytes);
+        self.sizes.insert(base, out.position());
+        self.ids.insert(base, out.id);
+        if let Some(newest) = copies.last() {
+            self.also = self.link(newest);
+        }
+        // What refers to the copies is in an image which says so.
+        self.out = None;
         self.floor = Some(base);
         self.forget();
         self.measure();
@@ -420,8 +485,11 @@ pub(crate) fn publish(images: &Images, mut out: Out) -> Result<Out, StoreError> 
             .sync()
             .map_err(|error| io("sync", &out.name, error))?;
         backend
-            .rename(&out.name, &name)
-            .map_err(|error| io("rename", &out.name, error))?;
+            .publish(&out.name, &name)
+            .map_err(|error| match error.kind() {
+                ErrorKind::AlreadyExists => StoreError::LockLost(backend.describe()),
+                _ => io("rename", &out.name, error),
+            })?;
         backend
             .sync_names()
             .map_err(|error| io("sync the directory of", &name, error))

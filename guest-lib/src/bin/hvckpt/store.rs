@@ -214,6 +214,7 @@ fn as_json(found: &Examined) -> Value {
         "acknowledged": found.acknowledged,
         "torn_bytes": found.torn_bytes,
         "pages_read": found.pages,
+        "whole": found.whole,
         "problems": found.problems.iter().map(|problem| json!({
             "file": problem.file,
             "offset": problem.offset,
@@ -265,6 +266,9 @@ fn verdict(found: &Examined) -> String {
             "ignored     {torn} bytes which were never committed"
         ));
     }
+    if !found.sound() {
+        lines.push(way_out(found));
+    }
     let word = if found.sound() { "sound" } else { "DAMAGED" };
     let newest = found.versions.last().map_or(0, |version| version.number);
     let (images, pages) = (found.images.len(), found.pages);
@@ -272,6 +276,35 @@ fn verdict(found: &Examined) -> String {
         "{word}: version {newest}, {images} images, {pages} page records read"
     ));
     lines.join("\n")
+}
+
+/// Which versions are whole, and how to get at them.
+fn way_out(found: &Examined) -> String {
+    let Some(newest) = found.whole.last() else {
+        return "whole       none".to_owned();
+    };
+    // Numbers which follow each other in what is kept.
+    let mut runs: Vec<(u64, u64)> = Vec::new();
+    let mut before = false;
+    for version in found.versions.iter().map(|version| version.number) {
+        let whole = found.whole.contains(&version);
+        match runs.last_mut() {
+            Some((_, last)) if whole && before => *last = version,
+            _ if whole => runs.push((version, version)),
+            _ => {}
+        }
+        before = whole;
+    }
+    let run = |(first, last): &(u64, u64)| match first == last {
+        true => first.to_string(),
+        false => format!("{first} to {last}"),
+    };
+    let runs: Vec<String> = runs.iter().map(run).collect();
+    format!(
+        "whole       versions {}: hvckpt restore --version {newest} --accept-loss, with --output \
+         FILE or --in-place",
+        runs.join(", ")
+    )
 }
 
 /// Time of day in UTC.
