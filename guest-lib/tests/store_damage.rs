@@ -448,6 +448,17 @@ fn an_encrypted_store_of_the_second_format_opens() {
     kept_store_opens("store-2-sealed", Some(sealed()), true);
 }
 
+/// Written by version 0.1.0, format 3.
+#[test]
+fn a_store_of_the_third_format_opens() {
+    kept_store_opens("store-3", None, true);
+}
+
+#[test]
+fn an_encrypted_store_of_the_third_format_opens() {
+    kept_store_opens("store-3-sealed", Some(sealed()), true);
+}
+
 #[test]
 fn keys_which_are_wrong_missing_or_too_many_are_named() {
     let disk = CrashDisk::new();

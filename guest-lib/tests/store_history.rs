@@ -70,12 +70,14 @@ fn of_one(store: &Store, histories: &[&History], most: u64, what: &str) {
     let kept: Vec<u64> = kept.iter().map(|kept| kept.number).collect();
     let matching = |history: &&History| {
         let known = kept.iter().filter(|version| **version < most);
-        known.copied().all(|version| match contents(store, version) {
-            // The area alone was a version, too.
-            Ok(found) => history.get(&version).is_none_or(|pages| *pages == found),
-            Err(StoreError::Damaged(_)) => true,
-            Err(error) => panic!("{what}: {error:?}"),
-        })
+        known
+            .copied()
+            .all(|version| match contents(store, version) {
+                // The area alone was a version, too.
+                Ok(found) => history.get(&version).is_none_or(|pages| *pages == found),
+                Err(StoreError::Damaged(_)) => true,
+                Err(error) => panic!("{what}: {error:?}"),
+            })
     };
     assert!(histories.iter().any(matching), "{what}: {kept:?}");
 }
@@ -115,7 +117,10 @@ fn mix(one: &CrashDisk, other: &CrashDisk, key: Option<&StoreKey>, histories: &[
             }
             Err(error @ (StoreError::Damaged(_) | StoreError::NotAStore(_))) => {
                 assert!(!sound, "{what}: {error}");
-                assert!(error.to_string().contains("image-") || choice == 0, "{error}");
+                assert!(
+                    error.to_string().contains("image-") || choice == 0,
+                    "{error}"
+                );
                 refused += 1;
             }
             Err(error) => panic!("{what}: {error:?}"),
@@ -135,8 +140,8 @@ fn mix(one: &CrashDisk, other: &CrashDisk, key: Option<&StoreKey>, histories: &[
         let version = store.commit(&[write], Durability::Sync).unwrap();
         drop(store);
         // Nothing is asked twice.
-        let store = Store::open_on(backend, reading(key))
-            .unwrap_or_else(|error| panic!("{what}: {error}"));
+        let store =
+            Store::open_on(backend, reading(key)).unwrap_or_else(|error| panic!("{what}: {error}"));
         assert_eq!(store.newest(), version, "{what}");
         assert_eq!(store.view(None).unwrap().page(0, 0).unwrap(), page);
         of_one(&store, histories, version, &what);
@@ -152,7 +157,10 @@ fn two_copies(disk: &CrashDisk, key: Option<&StoreKey>, shared: &History) {
         [&[(2, false), (2, false)], &[(3, false), (1, false)]],
         [&[(3, true), (2, false)], &[(3, true), (2, false)]],
         [&[(4, true)], &[(1, false), (2, false), (1, false)]],
-        [&[(1, false), (4, true), (1, false)], &[(2, true), (2, false)]],
+        [
+            &[(1, false), (4, true), (1, false)],
+            &[(2, true), (2, false)],
+        ],
     ];
     for plans in plans {
         let mut ended = Vec::new();
@@ -249,7 +257,10 @@ fn an_image_with_frames_of_two_copies_ends_where_they_part() {
     let store = Store::open_on(Arc::new(disk.clone()), reading(None)).unwrap();
     let last = store.versions().pop().unwrap();
     let name = format!("image-{:06x}.hvck", last.image);
-    let (bytes, theirs) = (disk.contents(&name).unwrap(), other.contents(&name).unwrap());
+    let (bytes, theirs) = (
+        disk.contents(&name).unwrap(),
+        other.contents(&name).unwrap(),
+    );
     assert_eq!(bytes.len(), theirs.len(), "the same shape");
     let mut tried = 0;
     for version in store.versions() {

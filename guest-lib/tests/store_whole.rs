@@ -143,14 +143,16 @@ fn every_way(
         let mut back = lenient(key);
         back.at = Some(version);
         let store = Store::open_on(backend.clone(), back).unwrap_or_else(|e| panic!("{what}: {e}"));
-        assert!(contents(&store, None).unwrap() == history[&version], "{what}");
+        assert!(
+            contents(&store, None).unwrap() == history[&version],
+            "{what}"
+        );
         let page = Page([99; 512]);
         let write = PageWrite::new(0, 5, &page);
         let number = store.commit(&[write], Durability::Sync).unwrap();
         drop(store);
         // The loss was accepted once.
-        let store =
-            Store::open_on(backend, options(key)).unwrap_or_else(|e| panic!("{what}: {e}"));
+        let store = Store::open_on(backend, options(key)).unwrap_or_else(|e| panic!("{what}: {e}"));
         assert_eq!(store.newest(), number);
         let mut expected = history[&version].clone();
         expected[5] = page;
@@ -166,7 +168,7 @@ fn whole_versions_outlive_every_flip_in_the_newest_image() {
 #[test]
 fn those_of_an_encrypted_store_do() {
     let key = StoreKey::new(Zeroizing::new([0x42; 32]));
-    flips(Some(&key), 8);
+    flips(Some(&key), 40);
 }
 
 fn hvckpt(arguments: &[&str]) -> Output {
@@ -210,7 +212,10 @@ fn the_commands_say_which_versions_are_whole_and_restore_them() {
         let store = path(&format!("at-{at}"));
         copy(&path("store"), &store);
         fs::write(store.join(&name), bad).unwrap();
-        let (dir, out) = (store.to_str().unwrap().to_owned(), path(&format!("out-{at}")));
+        let (dir, out) = (
+            store.to_str().unwrap().to_owned(),
+            path(&format!("out-{at}")),
+        );
         let out = out.to_str().unwrap();
         let shown = hvckpt(&["verify", &dir]);
         assert_eq!(shown.status.code(), Some(1), "{at}: {shown:?}");
@@ -221,14 +226,38 @@ fn the_commands_say_which_versions_are_whole_and_restore_them() {
         if plain.status.code() != Some(0) {
             tried += 1;
             let text = String::from_utf8(plain.stderr).unwrap();
-            assert!(text.contains("--accept-loss") || text.contains("record"), "{text}");
+            assert!(
+                text.contains("--accept-loss") || text.contains("record"),
+                "{text}"
+            );
         }
-        let output = ["restore", &dir, "--output", out, "--version", &old, "--accept-loss"];
+        let output = [
+            "restore",
+            &dir,
+            "--output",
+            out,
+            "--version",
+            &old,
+            "--accept-loss",
+        ];
         let restored = hvckpt(&output);
         assert_eq!(restored.status.code(), Some(0), "{at}: {restored:?}");
-        let expected: Vec<u8> = history.values().next().unwrap().iter().flat_map(Page::to_bytes).collect();
+        let expected: Vec<u8> = history
+            .values()
+            .next()
+            .unwrap()
+            .iter()
+            .flat_map(Page::to_bytes)
+            .collect();
         assert!(fs::read(out).unwrap() == expected, "{at}");
-        let back = hvckpt(&["restore", &dir, "--in-place", "--version", &old, "--accept-loss"]);
+        let back = hvckpt(&[
+            "restore",
+            &dir,
+            "--in-place",
+            "--version",
+            &old,
+            "--accept-loss",
+        ]);
         assert_eq!(back.status.code(), Some(0), "{at}: {back:?}");
     }
     assert!(tried > 2, "{tried}");

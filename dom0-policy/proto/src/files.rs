@@ -142,7 +142,10 @@ mod tests {
         let made = make_directory(&path).unwrap();
         assert_eq!(made.len(), 3);
         for path in &made {
-            assert_eq!(fs::metadata(path).unwrap().permissions().mode() & 0o777, 0o700);
+            assert_eq!(
+                fs::metadata(path).unwrap().permissions().mode() & 0o777,
+                0o700
+            );
         }
         assert!(make_directory(&path).unwrap().is_empty());
         remove_directories(&made);

@@ -4,7 +4,7 @@
 use crate::store::backend::Backend;
 use crate::store::{Damage, DamageKind, StoreError, io_error};
 
-const FILE: &str = "replica";
+pub(crate) const FILE: &str = "replica";
 const MAGIC: [u8; 8] = *b"hvckrep\0";
 const BYTES: usize = 32;
 

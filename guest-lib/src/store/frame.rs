@@ -9,8 +9,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use super::backend::{Backend, File};
 use super::error::{StoreError, io};
 use super::format::{
-    Chain, FANOUT, FRAME_HEADER, FrameHeader, IMAGE_HEADER, ImageHeader, NodeId, Place, encode_areas,
-    encode_delta, encode_node,
+    Chain, FANOUT, FRAME_HEADER, FrameHeader, IMAGE_HEADER, ImageHeader, NodeId, Place,
+    encode_areas, encode_delta, encode_node,
 };
 use super::images::ImageFile;
 use super::index::{AreaIndex, NodeSink, Undo, delta};

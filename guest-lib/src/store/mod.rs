@@ -44,6 +44,7 @@
 pub mod backend;
 mod claim;
 mod compact;
+mod copy;
 mod durable;
 mod error;
 mod format;
@@ -81,6 +82,7 @@ use crate::sys::fork;
 pub(crate) use format::size as format_size;
 
 pub use compact::{Compacted, Progress};
+pub use copy::{Copied, copy};
 pub use durable::{Durable, DurableBuilder, DurableError, DurableTransaction};
 pub use error::{Damage, DamageKind, StoreError};
 pub(crate) use frame::Change;

@@ -7,7 +7,8 @@ use std::sync::Arc;
 use super::backend::{Backend, irregular};
 use super::error::{Damage, DamageKind, StoreError, damage, io};
 use super::format::{
-    ACK, ACK_FILE, Chain, IMAGE_HEADER, ImageHeader, ImageKind, decode_ack, image_name, image_number,
+    ACK, ACK_FILE, Chain, IMAGE_HEADER, ImageHeader, ImageKind, decode_ack, image_name,
+    image_number,
 };
 use super::frames::{hop, intact};
 use super::images::{ImageFile, Images};
@@ -16,7 +17,7 @@ use super::lineage::{Found, Lineage};
 use super::view::load;
 
 /// How often a store is looked at which changes meanwhile.
-const ATTEMPTS: usize = 100;
+pub(crate) const ATTEMPTS: usize = 100;
 
 /// A version which a store has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -131,7 +132,11 @@ impl Scan {
 
     /// The newest version whose index is whole, of all histories.
     pub(crate) fn newest_whole(&self, images: &Images) -> Option<Version> {
-        let all = self.found.values().rev().flat_map(|found| found.iter().rev());
+        let all = self
+            .found
+            .values()
+            .rev()
+            .flat_map(|found| found.iter().rev());
         all.copied().find(|version| load(images, version).is_ok())
     }
 
@@ -271,7 +276,9 @@ fn attempt(backend: &dyn Backend, key: Option<&StoreKey>) -> Result<Option<Scan>
     identify(&mut scan, &mut opened, ack.as_ref().ok());
     match ack {
         Ok((version, store)) if store == scan.store[..8] => scan.acknowledged = Some(version),
-        _ => scan.problems.push(Damage::new(ACK_FILE, 0, DamageKind::AckRecord)),
+        _ => scan
+            .problems
+            .push(Damage::new(ACK_FILE, 0, DamageKind::AckRecord)),
     }
     frames(&mut scan, opened)?;
     Ok(Some(scan))
@@ -308,11 +315,7 @@ fn open_all(
 }
 
 /// Finds out which store this is, and leaves out what is of another one.
-fn identify(
-    scan: &mut Scan,
-    opened: &mut BTreeMap<u64, Opened>,
-    ack: Option<&(u64, [u8; 8])>,
-) {
+fn identify(scan: &mut Scan, opened: &mut BTreeMap<u64, Opened>, ack: Option<&(u64, [u8; 8])>) {
     let mut stores: BTreeMap<[u8; 16], Vec<u64>> = BTreeMap::new();
     for (number, image) in opened.iter() {
         stores.entry(image.header.store).or_default().push(*number);
@@ -332,7 +335,8 @@ fn identify(
     opened.retain(|number, image| {
         let ours = image.header.store == scan.store;
         if !ours {
-            scan.problems.push(Damage::new(&image_name(*number), 16, what));
+            scan.problems
+                .push(Damage::new(&image_name(*number), 16, what));
         }
         ours
     });
@@ -341,6 +345,11 @@ fn identify(
 fn is_temporary(name: &str) -> bool {
     name.strip_suffix(".tmp")
         .is_some_and(|name| image_number(name).is_some())
+}
+
+/// The newest version which was acknowledged by now, if that is told.
+pub(crate) fn acknowledged(backend: &dyn Backend) -> Option<u64> {
+    read_ack(backend).ok().map(|(version, _)| version)
 }
 
 fn read_ack(backend: &dyn Backend) -> Result<(u64, [u8; 8]), StoreError> {
@@ -376,8 +385,8 @@ fn open_image(
         .read_at(&mut header, 0)
         .map_err(|error| plain(io("read", &name, error)))?;
     let raw = &header[..got];
-    let header = ImageHeader::decode(&name, raw, key)
-        .map_err(|error| (error, ImageHeader::mangled(raw)))?;
+    let header =
+        ImageHeader::decode(&name, raw, key).map_err(|error| (error, ImageHeader::mangled(raw)))?;
     if header.image != number {
         return Err(plain(damage(&name, 0, DamageKind::Stranger)));
     }
@@ -402,7 +411,10 @@ fn frames(scan: &mut Scan, opened: BTreeMap<u64, Opened>) -> Result<(), StoreErr
         images.insert(number, (image, found));
     }
     let mut lineage = Lineage::of(&images);
-    let holder = images.iter().rev().find(|(_, (_, found))| !found.is_empty());
+    let holder = images
+        .iter()
+        .rev()
+        .find(|(_, (_, found))| !found.is_empty());
     let newest = holder.or(images.iter().next_back());
     let group = newest.map_or(0, |(number, _)| lineage.group(*number));
     // What the youngest child says counts.
@@ -416,7 +428,14 @@ fn frames(scan: &mut Scan, opened: BTreeMap<u64, Opened>) -> Result<(), StoreErr
     lineage.unreadable = scan.unreadable.keys().copied().collect();
     scan.lineage = Arc::new(lineage);
     for (&number, (image, found)) in &images {
-        cut(scan, number, image, found, limits.get(&number).copied(), group)?;
+        cut(
+            scan,
+            number,
+            image,
+            found,
+            limits.get(&number).copied(),
+            group,
+        )?;
     }
     scan.choose(group);
     gaps(scan, &images, group);
@@ -441,9 +460,9 @@ fn cut(
     if limit.is_none() && !base {
         found = intact(image, found, scan.acknowledged.unwrap_or(0))?;
     }
-    let end = found.last().map_or(image.header.bytes() as u64, |last| {
-        last.offset + last.bytes
-    });
+    let end = found
+        .last()
+        .map_or(image.header.bytes() as u64, |last| last.offset + last.bytes);
     let expected = if base {
         image.bytes
     } else {
@@ -475,7 +494,11 @@ fn cut(
 /// Names images which are of another history.
 fn mixtures(scan: &mut Scan, group: u64) {
     let floor = floor(scan);
-    let newest = scan.versions.values().next_back().map_or(0, |newest| newest.image);
+    let newest = scan
+        .versions
+        .values()
+        .next_back()
+        .map_or(0, |newest| newest.image);
     for &(image, other) in &scan.lineage.broken {
         scan.problems.push(Damage::new(
             &image_name(image),
@@ -518,7 +541,8 @@ fn gaps(scan: &mut Scan, images: &Found, group: u64) {
         let name = image_name(parent);
         let named = scan.problems.iter().any(|damage| damage.file == name);
         if parent > 0 && parent >= floor && !images.contains_key(&parent) && !named {
-            scan.problems.push(Damage::new(&name, 0, DamageKind::Missing));
+            scan.problems
+                .push(Damage::new(&name, 0, DamageKind::Missing));
         }
     }
 }

@@ -9,8 +9,8 @@ use std::time::Instant;
 use super::backend::{File, Held, Hold};
 use super::error::{StoreError, io};
 use super::format::{
-    ACK_FILE, IMAGE_HEADER, ImageHeader, ImageKind, Link, MAX_AREAS, MAX_PAGES, encode_ack, image_name,
-    image_number, name_fault, temporary,
+    ACK_FILE, IMAGE_HEADER, ImageHeader, ImageKind, Link, MAX_AREAS, MAX_PAGES, encode_ack,
+    image_name, image_number, name_fault, temporary,
 };
 use super::frame::{Change, Meta, Out, now};
 use super::images::Images;
@@ -105,7 +105,11 @@ impl Writer {
                 .images
                 .values()
                 .map(|image| (image.number, image.bytes))
-                .chain(scan.unreadable.iter().map(|(number, bytes)| (*number, *bytes)))
+                .chain(
+                    scan.unreadable
+                        .iter()
+                        .map(|(number, bytes)| (*number, *bytes)),
+                )
                 .filter(|(number, _)| !scan.strays.contains(number))
                 .collect(),
             ids: scan
@@ -247,7 +251,9 @@ impl Writer {
                 header.parent = parent.image;
                 header.parent_bytes = parent.offset + parent.bytes;
                 header.parent_chain = parent.chain;
-                header.parent_id.copy_from_slice(&self.id(parent.image)[..8]);
+                header
+                    .parent_id
+                    .copy_from_slice(&self.id(parent.image)[..8]);
             }
             let name = temporary(&image_name(header.image));
             let out = publish(
