@@ -67,6 +67,8 @@ fn only_the_owner_may_read_a_store() {
     }
 }
 
+type Make = fn(&Path);
+
 /// A pipe would wait for its other end for ever.
 #[test]
 fn what_is_no_file_hangs_nobody() {
@@ -78,7 +80,7 @@ fn what_is_no_file_hangs_nobody() {
         .map(|entry| entry.unwrap().file_name().into_string().unwrap())
         .chain(["replica".to_owned(), "image-000009.hvck".to_owned()])
         .collect();
-    let kinds: [(&str, fn(&Path)); 5] = [
+    let kinds: [(&str, Make); 5] = [
         ("pipe", fifo),
         ("socket", |path| drop(UnixListener::bind(path).unwrap())),
         ("directory", |path| fs::create_dir(path).unwrap()),

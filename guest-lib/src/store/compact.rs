@@ -107,8 +107,14 @@ pub(crate) fn compact(
             return stopped.map(|_| None);
         }
     }
+    // Nothing is removed which somebody else may need.
+    if let Err(error) = shared.writer().alone() {
+        let _leftover = backend.remove(&name);
+        return Err(error);
+    }
     let out = publish(&shared.images, copy.out)?;
     let mut writer = shared.writer();
+    writer.alone()?;
     writer.switch(&old, &copy.areas, &copy.copies, &out);
     let after = writer.sizes.values().sum();
     shared.metrics.compactions.observe(start.elapsed());
