@@ -2,7 +2,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::{DirBuilderExt as _, FileTypeExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::OFlags;
@@ -15,6 +15,20 @@ use rustix::io::Errno;
 /// # Errors
 /// From the file system.
 pub fn open_regular(path: &Path, options: &mut OpenOptions) -> io::Result<File> {
+    let file = open_at_once(path, options)?;
+    if file.metadata()?.is_file() {
+        Ok(file)
+    } else {
+        Err(not_regular())
+    }
+}
+
+/// As [`open_regular`], but a device will do: who writes a log may have chosen
+/// one.
+///
+/// # Errors
+/// From the file system.
+pub fn open_at_once(path: &Path, options: &mut OpenOptions) -> io::Result<File> {
     let flags = OFlags::NONBLOCK | OFlags::NOCTTY;
     let file = options
         .custom_flags(i32::try_from(flags.bits()).unwrap_or(0))
@@ -24,7 +38,8 @@ pub fn open_regular(path: &Path, options: &mut OpenOptions) -> io::Result<File> 
             Some(Errno::NXIO | Errno::LOOP) => not_regular(),
             _ => error,
         })?;
-    if file.metadata()?.is_file() {
+    let kind = file.metadata()?.file_type();
+    if kind.is_file() || kind.is_char_device() {
         Ok(file)
     } else {
         Err(not_regular())

@@ -6,7 +6,7 @@ use std::io::{self, BufRead as _, BufReader, Read as _, Seek as _, SeekFrom};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
-use hvckpt_proto::files::open_regular;
+use hvckpt_proto::files::open_at_once;
 
 use super::{FILE, Record, numbered};
 
@@ -76,7 +76,7 @@ fn files(dir: &Path) -> impl Iterator<Item = PathBuf> {
 }
 
 fn read_lines(path: &Path) -> io::Result<Vec<Line>> {
-    let file = match open_regular(path, OpenOptions::new().read(true)) {
+    let file = match open_at_once(path, OpenOptions::new().read(true)) {
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
         other => other?,
     };
@@ -151,7 +151,7 @@ impl Follow {
     }
 
     fn reopen(&mut self) -> io::Result<()> {
-        self.file = match open_regular(&self.path, OpenOptions::new().read(true)) {
+        self.file = match open_at_once(&self.path, OpenOptions::new().read(true)) {
             Ok(file) => Some(file),
             Err(e) if e.kind() == io::ErrorKind::NotFound => None,
             Err(e) => return Err(e),
