@@ -52,10 +52,12 @@ mod frame;
 mod frames;
 mod images;
 mod index;
+mod judge;
 mod key;
 mod lineage;
 mod map;
 mod metrics;
+mod opening;
 mod options;
 mod page;
 mod pipeline;
@@ -71,9 +73,10 @@ use std::path::Path;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
-use backend::{Backend, Directory, Hold};
+use backend::{Backend, Directory};
 pub(crate) use error::io as io_error;
 use images::Images;
+use opening::{Made, store_id, tidy};
 use writer::Writer;
 
 use crate::backup::{self, Replica, ReplicaStatus, ReplicationError};
@@ -504,81 +507,4 @@ impl Drop for Store {
             let _panicked = thread.join();
         }
     }
-}
-
-/// Makes what a crash left as safe as a commit would be, before anything
-/// counts on it, and removes what was never finished.
-fn tidy(scan: &scan::Scan, images: &Images) -> Result<(), StoreError> {
-    let backend = images.backend();
-    for name in &scan.temporary {
-        backend
-            .remove(name)
-            .map_err(|error| io_error("remove", name, error))?;
-    }
-    for &image in &scan.strays {
-        let name = format::image_name(image);
-        backend
-            .publish(&name, &format!("{name}.stray"))
-            .map_err(|error| io_error("put aside", &name, error))?;
-    }
-    let ours = |image: &u64| !scan.strays.contains(image);
-    let newest = scan.images.keys().rev().copied().find(ours);
-    let holds = scan
-        .versions
-        .values()
-        .next_back()
-        .map(|version| version.image);
-    for image in newest.into_iter().chain(holds) {
-        let name = format::image_name(image);
-        images
-            .file(image)?
-            .file
-            .sync()
-            .map_err(|error| io_error("sync", &name, error))?;
-    }
-    backend
-        .sync_names()
-        .map_err(|error| io_error("sync", &backend.describe(), error))
-}
-
-/// What opening a store made so far.
-struct Made {
-    backend: Arc<dyn Backend>,
-    lock: Option<Arc<dyn Hold>>,
-    store: bool,
-}
-
-impl Made {
-    fn new(backend: Arc<dyn Backend>) -> Self {
-        Self {
-            backend,
-            lock: None,
-            store: false,
-        }
-    }
-
-    /// Removes it, as far as that is possible: the error at hand says more.
-    fn undo(&self) {
-        if self.store {
-            let ours = |name: &String| {
-                let name = name.strip_suffix(".tmp").unwrap_or(name);
-                name == format::ACK_FILE || format::image_number(name).is_some()
-            };
-            let names = self.backend.list().unwrap_or_default();
-            for name in names.iter().filter(|name| ours(name)) {
-                let _left = self.backend.remove(name);
-            }
-        }
-        if let Some(lock) = &self.lock {
-            lock.discard();
-        }
-        self.backend.discard();
-    }
-}
-
-/// Sixteen bytes which no other store has.
-fn store_id() -> Result<[u8; 16], StoreError> {
-    let mut id = [0; 16];
-    getrandom::fill(&mut id).map_err(StoreKeyError::Random)?;
-    Ok(id)
 }
