@@ -77,6 +77,7 @@ byte shared[2];                       /* frame in the entry of t: 0 only here, 1
                                          read it */
 bit mm;                               /* the kernel's mmap lock */
 bit ptl;                              /* a page table lock is held */
+bit copied[2];                        /* a fork found an entry at va */
 byte moving;                          /* migration entry: 1 read-only, 2 writable */
 
 /*
@@ -439,6 +440,18 @@ inline fixup_fault(c, v)
 /* --- Xen: fork ---------------------------------------------------------- */
 
 /*
+ * may_share(): the table of the chunk is elsewhere, or there is something in its
+ * place in the new address space, which nobody changes any more.
+ */
+#if defined(SHARES_NEVER)
+#define MAY_SHARE(k) (bound[k] != l2[k])
+#elif defined(SHARES_IN_PLACE)
+#define MAY_SHARE(k) (copied[k])
+#else
+#define MAY_SHARE(k) (bound[k] != l2[k] || copied[k])
+#endif
+
+/*
  * cda_table_new(): take_back() in pieces, the session looked up anew after
  * each preemption; not under s->lock.
  */
@@ -448,7 +461,10 @@ inline table_new(c)
     d_step { start_using(c); k = 0 };
     do
     :: reading[c] && ranges && k < CHUNKS ->
-        take_back_chunk(k, 1);
+        if
+        :: MAY_SHARE(k) -> take_back_chunk(k, 1)
+        :: else
+        fi;
         d_step {
             k++;
             if :: k < CHUNKS -> reading[c] = 0; start_using(c) :: else fi
@@ -922,11 +938,13 @@ inline fork_one(v)
         if
         :: g_t != NONE && pte[g_t % 2].p ->
             if :: !shared[g_t] -> shared[g_t] = 1 :: else fi;
+            copied[v] = 1;
             if :: !pte[g_t].rw -> g_t = NONE :: else fi
 #ifdef MIGRATE
         /* Becomes a read-only one, in the child as well. */
         :: g_t != NONE && !pte[g_t % 2].p && moving ->
             if :: !shared[g_t] -> shared[g_t] = 1 :: else fi;
+            copied[v] = 1;
             moving = 1; g_t = NONE
 #endif
         :: else -> g_t = NONE
@@ -944,10 +962,17 @@ inline others_read(fr) { if :: shared[fr] == 1 -> shared[fr] = 2 :: else fi }
 
 inline fork(c)
 {
+#ifdef LEAVE_OUT
+    /* Kept out of forks, or an exec: nothing is copied. */
+    if :: fork_one(0) :: true fi;
+    if :: fork_one(1) :: true fi;
+#else
     fork_one(0);
     fork_one(1);
+#endif
     table_new(c);
     d_step {
+        copied[0] = 0; copied[1] = 0;
         if :: g_any -> flush_all() :: else fi;
         g_any = 0;
         /* The child runs. */

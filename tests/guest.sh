@@ -37,7 +37,7 @@ guest_prepare() {
             die "cannot compile $src"
     done
     GUEST_ADD=()
-    for src in exact cost refusals fork_isolation foreign remap stores fuzz_gate insn life latency kv kv_load; do GUEST_ADD+=(--add "$EXAMPLES/$src"); done
+    for src in exact cost refusals fork_isolation foreign remap stores fuzz_gate insn life latency limits spawn kv kv_load; do GUEST_ADD+=(--add "$EXAMPLES/$src"); done
     for src in "$GUEST_BIN"/* "$HVCKPT_ROOT"/tests/dom0/*.sh; do GUEST_ADD+=(--add "$src"); done
 }
 
@@ -160,6 +160,9 @@ domu:60 doctor hvckpt doctor
 domu:120 refusals refusals
 domu:120 remap remap
 domu:120 stores stores
+domu:120 spawn spawn
+domu:60 limits limits --tracker ptxen
+domu:60 limits-emulxen limits --tracker emulxen
 domu:200 racing exact --tracker ptxen --pages 2048 --threads 4 --transactions 200 --racing
 domu:200 odd-size exact --tracker ptxen --pages 777 --threads 3 --transactions 100
 domu:100 write-read exact --tracker ptxen --pages 1024 --transactions 60 --writer read
@@ -205,6 +208,7 @@ $(scan_step)
 domu:100 exact-emul exact --tracker emul --pages 256 --threads 4 --transactions 30
 domu:100 exact-uffd-wp exact --tracker uffd-wp --pages 256 --threads 4 --transactions 30
 domu:100 autoxen-blind exact --tracker autoxen --pages 256 --transactions 30 --writer vm_writev; test \$? = 77
+domu:150 latency-elsewhere latency --mib 256
 domu:100 sabotaged ! exact --tracker ptxen --pages 256 --transactions 10 --sabotage
 domu:3000 insn-emulxen $(insn "$cases" --tracker emulxen)
 domu:3000 insn-emulxen-low $(insn $(( cases / 2 )) --tracker emulxen --low)
@@ -243,7 +247,9 @@ E
 
 # What kernels, debuggers, applications and administrators do meanwhile.
 guest_life() {
-    boot life --debug-xen --vcpus 2 < <(
+    local block
+    block=$(refuse_disk "$logs/refuse.img.gz") || { bad "life: no disk for refuse.sh"; return; }
+    boot life --debug-xen --vcpus 2 --add "$EXAMPLES/refused" --add "$logs/refuse.img.gz" < <(
         fuzz_steps
         cat <<'E'
 domu:60 mprotect life mprotect
@@ -254,6 +260,10 @@ domu:60 ptrace life ptrace --transactions 3
 domu:60 seccomp life seccomp
 domu-root:60 compaction life compact --pages 4096
 domu-root:60 ksm life ksm
+E
+        printf 'dom0:120 refuse-store refuse.sh store %s\n' "$block"
+        printf 'dom0:200 refuse-backup refuse.sh backup %s\n' "$block"
+        cat <<'E'
 dom0:120 pause life.sh pause
 dom0:90 vcpu-hotplug life.sh hotplug
 dom0:120 ballooning life.sh balloon
@@ -265,6 +275,22 @@ E
         [ "$long" = 0 ] || printf 'dom0:900 swap life.sh swap\n'
         printf 'dom0:30 end life.sh end\n'
     )
+}
+
+# refuse_disk FILE: a file system of which only data can be refused: journal and
+# directories come first. Prints the block where data begins.
+refuse_disk() {
+    local dir
+    host_packages e2fsprogs >&2
+    dir=$(mktemp -d "$logs/refuse.XXXXXX")
+    mkdir -p "$dir/tree/store" "$dir/tree/backup/app/store"
+    chmod 700 "$dir/tree/backup" "$dir/tree/backup/app"
+    truncate -s 96M "$dir/img"
+    mke2fs -q -t ext4 -b 4096 -m 0 -N 512 -J size=4 -E packed_meta_blocks=1,root_owner=0:0 \
+        -d "$dir/tree" -F "$dir/img" >&2 || return 1
+    dumpe2fs "$dir/img" 2>/dev/null | sed -n 's/.*Free blocks: \([0-9]*\)-.*/\1/p' | grep .
+    gzip -9 <"$dir/img" >"$1"
+    rm -rf -- "$dir"
 }
 
 # Other hypervisors and other guest kernels.
@@ -353,6 +379,8 @@ gate_begin() {
         else tax_options "$v" "$base" 2>>"$logs/build.log"; fi
         lab_begin "gate-$v" --icount "${ON[@]}" "${TAX_OPTIONS[@]}" --add "$GUEST_BIN/int84" "${TAX_ADD[@]}" < <(
             echo 'domu:60 int84 int84'
+            # Its first token admits the domain.
+            [ "$v" != on ] || printf 'domu:60 doctor hvckpt doctor\ndomu:60 int84-admitted int84\n'
             [ "$v" = pvh ] || tax_steps )
     done
 }
@@ -367,6 +395,9 @@ gate_end() {
             first=$logs/int84-$v
             ok "int 0x84, unpatched: recorded"
         elif [ "$v" = on ]; then
+            if cmp -s "$first" "$logs/int84-on"; then ok "int 0x84, on: nothing for a domain which was not admitted"
+            else diff "$first" "$logs/int84-on" >&2 || true; bad "int 0x84, on, not admitted: differs from the unpatched hypervisor"; fi
+            cp "$logs/gate-on/int84-admitted.out" "$logs/int84-on" 2>/dev/null || : >"$logs/int84-on"
             if grep -qE '^int84: returned 0x[1-9a-f][0-9a-f]*0001$' "$logs/int84-on" &&
                grep -q '^int84-compat: returned 0xffffffffffffffa1$' "$logs/int84-on" &&
                cmp -s <(sed -n '4,6p' "$first") <(sed -n '4,6p' "$logs/int84-on"); then

@@ -29,6 +29,9 @@ host_tests() {
     check "redis-cli and redis-benchmark" "$out/redis.log" \
         "$HVCKPT_ROOT/tests/redis.sh" "${CARGO_TARGET_DIR:-$HVCKPT_ROOT/target}/debug"
 
+    check "what makes no sense is refused at once" "$out/options.log" \
+        "$HVCKPT_ROOT/tests/options.sh" "${CARGO_TARGET_DIR:-$HVCKPT_ROOT/target}/debug"
+
     if [ "$long" = 1 ]; then
         # Not a part of the workspace: its peers take minutes.
         log "the store's benchmark (three minutes when new)"
@@ -36,6 +39,14 @@ host_tests() {
     fi
 
     check "tests named in the threat model exist" "$out/named.log" tests/named-tests.sh
+    check "which source of Xen is built" "$out/xen-source.log" tests/xen-source.sh
+    local rc=0
+    tests/grub.sh >"$out/grub.log" 2>&1 || rc=$?
+    case $rc in
+    0) ok "what the administrators' guide says of grub" ;;
+    77) skip "what the administrators' guide says of grub" "the package cannot be had" ;;
+    *) bad "what the administrators' guide says of grub (see $out/grub.log)" ;;
+    esac
     if command -v systemd-analyze >/dev/null; then
         # The program is not installed here; everything else is looked at.
         sed 's|^ExecStart=/usr/sbin/hvckpt-policy|ExecStart=/bin/true|' dom0-policy/hvckpt-policy.service \

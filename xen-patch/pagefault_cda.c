@@ -50,6 +50,7 @@
 #include <xen/sched.h>
 #include <xen/softirq.h>
 #include <xen/time.h>
+#include <xen/xmalloc.h>
 
 #include <public/cda.h>
 
@@ -89,12 +90,27 @@ unsigned long __read_mostly cda_l1e_grant;
 
 #define HASH_BITS         8
 #define MAX_TOKENS        64
-#define MAX_RANGES        4096
+#define MAX_RANGES        500      /* a table of them is one page at most */
 #define EMIT_BATCH        128
 #define CHUNKS_PER_CHECK  64u
 #define MAX_WORDS         2048     /* stores logged in one cycle of a range */
+#define WORDS_SHIFT       8        /* of which a page holds so many */
 #define MAX_WORD_LOGS     64       /* ranges of a domain that have such a log */
 #define MAX_GOING         4096     /* KiB of former ranges which RCU still holds */
+#define FREED_AT_ONCE     2u       /* pages of chunks, by one RCU callback */
+
+/* Chunks, and expected L2 entries, in a piece of memory.  See alloc_pieces(). */
+#define CHUNKS_SHIFT      5
+#define WANTS_SHIFT       9
+
+/*
+ * Memory of Xen's for the ranges of a domain: this, and a 64th of the pages
+ * which it may track.  Ranges of usual sizes take a 1000th.
+ */
+#define BASE_KIB          4096
+/* A session which registers in a loop has 64 MiB at once, then so much a second. */
+#define NS_PER_KIB        15000
+#define MAX_AHEAD         MILLISECS(1000)
 
 /*
  * Autoxen.  Instructions, of Xen alone: a first write costs about 500 (fault,
@@ -114,7 +130,9 @@ struct cda_chunk {
     unsigned long dirty[BITS_TO_LONGS(CHUNK_PAGES)];
     mfn_t l1;                     /* bound table, or INVALID_MFN */
     uint16_t lo, hi;              /* slots [lo, hi) belong to the range */
+    unsigned int n;               /* its number there */
     struct cda_range *range;
+    struct cda_heat *heat;        /* NULL: every page faults */
     struct cda_chunk *next, **pprev; /* hash chain by l1 */
 };
 
@@ -131,7 +149,7 @@ struct cda_words {
     unsigned int nr, which;
     struct cda_word {
         uint64_t entry, value;    /* as in the log */
-    } at[2][MAX_WORDS];
+    } **at[2];
 };
 
 struct cda_range {
@@ -152,9 +170,8 @@ struct cda_range {
     unsigned int nr_chunks;
     unsigned int cursor;          /* where `cont` goes on */
     uint64_t epoch, count, found; /* of the log being written */
-    unsigned long *want;          /* expected L2 entries, one a chunk */
-    struct cda_chunk *chunk;
-    struct cda_heat *heat;        /* one a chunk, or NULL: all faults */
+    unsigned long **want;         /* expected L2 entries, one a chunk */
+    struct cda_chunk **chunk;
     struct cda_words *words;      /* Emulxen */
 };
 
@@ -187,7 +204,10 @@ struct cda_session {
     struct cda_back {
         const void *for_what;
         unsigned long va;
+        bool counted;
     } fork, drop;
+    struct cda_domain *cda;
+    s_time_t paid;                /* when the memory taken so far would be due */
     /* Former ranges, whose memory is not free yet: KiB; and who needs us. */
     atomic_t going, refs;
     struct cda_counters cnt;
@@ -210,6 +230,7 @@ struct cda_domain {
     uint32_t flags, max_sessions, max_ranges, max_tokens;
     uint64_t max_pages, used_pages;
     uint32_t used_sessions, used_word_logs;
+    atomic_t kib, refs;           /* memory of ranges; sessions, and the domain */
     uint64_t next_session;
     struct cda_counters gone;     /* of sessions that ended */
 };
@@ -238,6 +259,7 @@ static void init_domain(struct cda_domain *cda)
     cda->max_pages = DEFAULT_PAGES;
     cda->max_ranges = DEFAULT_RANGES;
     cda->max_tokens = MAX_TOKENS;
+    atomic_set(&cda->refs, 1);
 }
 
 static int __init cf_check cda_init(void)
@@ -305,9 +327,21 @@ static mfn_t unbind(struct cda_domain *cda, struct cda_chunk *c)
     return l1;
 }
 
+static always_inline unsigned long *want_at(const struct cda_range *r,
+                                            unsigned int n)
+{
+    return &r->want[n >> WANTS_SHIFT][n & ((1u << WANTS_SHIFT) - 1)];
+}
+
+static always_inline struct cda_chunk *chunk_at(const struct cda_range *r,
+                                                unsigned int n)
+{
+    return &r->chunk[n >> CHUNKS_SHIFT][n & ((1u << CHUNKS_SHIFT) - 1)];
+}
+
 static unsigned long *want_of(const struct cda_chunk *c)
 {
-    return &c->range->want[c - c->range->chunk];
+    return want_at(c->range, c->n);
 }
 
 /*
@@ -330,6 +364,7 @@ void cda_entry_update(struct domain *d, mfn_t l1mfn, const void *pl1e)
         {
             set_bit(slot, c->dirty);
             set_bit(__builtin_ctzl(WANT_TOUCHED), want_of(c));
+            COUNT(c->range->session, guest_updates);
         }
     spin_unlock(&cda->hash_lock);
 }
@@ -771,20 +806,90 @@ static void flush(struct cda_session *s, const struct domain *d)
     flush_tlb_mask(d->dirty_cpumask);
 }
 
+static unsigned long entry_in(const struct page_info *pg, unsigned int slot)
+{
+    const unsigned long *table = __map_domain_page(pg);
+    unsigned long e = ACCESS_ONCE(table[slot]);
+
+    unmap_domain_page(table);
+
+    return e;
+}
+
 /*
- * take_back_chunk() for all of session @s.  Preemptible: false means "call
- * again", with the same @for_what, which tells one run from another.
+ * May the address space which the new root @l4 begins have got entries from
+ * the table of chunk @c, at @va of this one?  Not if the table is where the
+ * chunk says, and there is nothing in its place there: a fork copies entries
+ * to the address at which it finds them.  An entry that is not present counts,
+ * as it may lead to the same page.
+ *
+ * The tables are not validated: what is read there decides nothing else.  An L3
+ * table which is came with the other root of that address space (Linux has two,
+ * for the kernel and for the user), and was looked at then.
+ */
+static bool may_share(const struct domain *d, const struct page_info *l4,
+                      const struct cda_chunk *c, unsigned long va)
+{
+    const unsigned int slot[] = { l4_table_offset(va), l3_table_offset(va),
+                                  l2_table_offset(va) };
+    unsigned long l2e = live_l2e(va), e;
+    struct page_info *held = NULL, *pg;
+    const unsigned long *table;
+    unsigned int i;
+    bool found = false;
+
+    if ( !l2e_leads(l2e) || !mfn_eq(l2e_mfn(l2e), c->l1) )
+        return true;
+
+    for ( i = 0; i < ARRAY_SIZE(slot); ++i )
+    {
+        e = entry_in(held ?: l4, slot[i]);
+        if ( held )
+            put_page(held);
+        if ( !(e & _PAGE_PRESENT) )
+            return false;
+
+        pg = mfn_to_page(l2e_mfn(e));
+        if ( !mfn_valid(l2e_mfn(e)) || !get_page(pg, d) )
+            return true;
+        if ( !i && (pg->u.inuse.type_info & (PGT_type_mask | PGT_validated)) ==
+                   (PGT_l3_page_table | PGT_validated) )
+        {
+            put_page(pg);
+            return false;
+        }
+        held = pg;
+    }
+
+    table = __map_domain_page(held);
+    for ( i = c->lo; i < c->hi && !found; ++i )
+        found = ACCESS_ONCE(table[i]);
+    unmap_domain_page(table);
+    put_page(held);
+
+    return found;
+}
+
+/*
+ * take_back_chunk() for all of session @s, or what it may share with the new
+ * root @l4.  Preemptible: false means "call again", with the same @for_what,
+ * which tells one run from another.
  */
 static bool take_back(struct cda_session *s, struct domain *d,
                       struct cda_back *back, const void *for_what,
-                      unsigned long mark)
+                      unsigned long mark, const struct page_info *l4)
 {
     struct cda_ranges *tab = rcu_dereference(s->ranges);
+    bool took = false, counted = false;
     unsigned int i, j, n = 0;
-    unsigned long va;
+    unsigned long va = 0;
 
     spin_lock(&s->back_lock);
-    va = back->for_what == for_what ? back->va : 0;
+    if ( back->for_what == for_what )
+    {
+        va = back->va;
+        counted = back->counted;
+    }
     spin_unlock(&s->back_lock);
 
     for ( i = 0; tab && i < tab->nr; ++i )
@@ -797,19 +902,30 @@ static bool take_back(struct cda_session *s, struct domain *d,
         j = va > r->base ? (va - r->base) >> CHUNK_SHIFT : 0;
         for ( ; j < r->nr_chunks; ++j )
         {
+            struct cda_chunk *c = chunk_at(r, j);
+            unsigned long at = r->base + ((unsigned long)j << CHUNK_SHIFT);
+
             if ( n++ && hypercall_preempt_check() )
             {
                 spin_lock(&s->back_lock);
                 back->for_what = for_what;
                 /* Not below the end of a neighbour in the same chunk. */
-                back->va = max(va, r->base +
-                                   ((unsigned long)j << CHUNK_SHIFT));
+                back->va = max(va, at);
+                back->counted = counted;
                 spin_unlock(&s->back_lock);
+                if ( took )
+                    flush(s, d);
                 return false;
             }
-            take_back_chunk(d, &r->chunk[j], mark);
+            if ( l4 && !may_share(d, l4, c, at) )
+                continue;
+            take_back_chunk(d, c, mark);
+            took = true;
             if ( !mark )
-                ACCESS_ONCE(r->want[j]) = WANT_TOUCHED;
+                ACCESS_ONCE(*want_at(r, j)) = WANT_TOUCHED;
+            if ( l4 && !counted )
+                COUNT(s, forks);
+            counted = true;
         }
         va = r->end;
     }
@@ -818,7 +934,7 @@ static bool take_back(struct cda_session *s, struct domain *d,
     if ( back->for_what == for_what )
         back->for_what = NULL;
     spin_unlock(&s->back_lock);
-    if ( n )
+    if ( took )
         flush(s, d);
 
     return true;
@@ -862,58 +978,143 @@ static struct cda_range *find_range(const struct cda_session *s,
 
 static void cf_check free_ranges_rcu(struct rcu_head *head)
 {
-    xvfree(container_of(head, struct cda_ranges, rcu));
+    xfree(container_of(head, struct cda_ranges, rcu));
 }
 
-static void free_range(struct cda_range *r)
+/*
+ * What a process makes Xen allocate comes in pieces of a page at most: more at
+ * once would be mapped for the purpose, and each page that is unmapped again
+ * costs a shootdown on all CPUs of the host.  (The list of pieces is longer
+ * for ranges beyond 32 GiB; then it is contiguous, and not mapped either.)
+ */
+static void *zalloc(size_t bytes)
 {
-    xvfree(r->want);
-    xvfree(r->heat);
-    xvfree(r->words);
-    xvfree(r->chunk);
-    xvfree(r);
+    return xzalloc_array(unsigned long,
+                         (bytes + sizeof(unsigned long) - 1) /
+                         sizeof(unsigned long));
+}
+
+static unsigned int pieces_of(unsigned int nr, unsigned int shift)
+{
+    return (nr + (1u << shift) - 1) >> shift;
+}
+
+static void free_pieces(void *pieces, unsigned int nr, unsigned int shift)
+{
+    void **piece = pieces;
+    unsigned int i;
+
+    if ( !piece )
+        return;
+    for ( i = 0; i < pieces_of(nr, shift); ++i )
+        xfree(piece[i]);
+    xfree(piece);
+}
+
+/* @nr elements of @size, 1 << @shift in a piece; NULL: no memory. */
+static void *alloc_pieces(unsigned int nr, unsigned int shift, size_t size)
+{
+    void **piece = zalloc(pieces_of(nr, shift) * sizeof(*piece));
+    unsigned int i;
+
+    for ( i = 0; piece && i < pieces_of(nr, shift); ++i )
+    {
+        piece[i] = zalloc(min(nr - (i << shift), 1u << shift) * size);
+        if ( !piece[i] )
+        {
+            free_pieces(piece, nr, shift);
+            return NULL;
+        }
+    }
+
+    return piece;
+}
+
+/* True: nothing is left of @r.  Its cursor has done its work. */
+static bool free_some(struct cda_range *r, unsigned int most)
+{
+    unsigned int i;
+
+    for ( ; r->chunk && r->cursor < r->nr_chunks; --most )
+    {
+        if ( !most )
+            return false;
+        i = r->cursor >> CHUNKS_SHIFT;
+        do {
+            xfree(chunk_at(r, r->cursor)->heat);
+        } while ( ++r->cursor < r->nr_chunks &&
+                  r->cursor >> CHUNKS_SHIFT == i );
+        xfree(r->chunk[i]);
+    }
+
+    if ( r->words )
+        for ( i = 0; i < ARRAY_SIZE(r->words->at); ++i )
+            free_pieces(r->words->at[i], MAX_WORDS, WORDS_SHIFT);
+    xfree(r->words);
+    free_pieces(r->want, r->nr_chunks, WANTS_SHIFT);
+    xfree(r->chunk);
+    xfree(r);
+
+    return true;
+}
+
+static unsigned long max_kib(const struct cda_domain *cda)
+{
+    return BASE_KIB + min(cda->max_pages, (uint64_t)1 << 33) / 16;
+}
+
+static void put_cda(struct cda_domain *cda)
+{
+    if ( atomic_dec_and_test(&cda->refs) )
+        xfree(cda);
 }
 
 static void put_session(struct cda_session *s)
 {
-    if ( atomic_dec_and_test(&s->refs) )
-        xvfree(s);
+    if ( !atomic_dec_and_test(&s->refs) )
+        return;
+    put_cda(s->cda);
+    xfree(s);
 }
 
+/* Again and again, so that no CPU is kept for long. */
 static void cf_check free_range_rcu(struct rcu_head *head)
 {
     struct cda_range *r = container_of(head, struct cda_range, rcu);
     struct cda_session *s = r->session;
+    unsigned int kib = r->kib;
 
-    atomic_sub(r->kib, &s->going);
-    free_range(r);
+    if ( !free_some(r, FREED_AT_ONCE) )
+    {
+        call_rcu(head, free_range_rcu);
+        return;
+    }
+    atomic_sub(kib, &s->going);
+    atomic_sub(kib, &s->cda->kib);
     put_session(s);
 }
 
 /*
- * The quota has @r back at once, the memory after a grace period.  In between
- * it counts as `going`, or registering in a loop would exhaust Xen's memory.
+ * The quota of pages has @r back at once, the one of memory once it is free.
+ * In between that counts as `going`, for which registering waits.
  */
 static void free_range_later(struct cda_range *r)
 {
+    r->cursor = 0;
     atomic_add(r->kib, &r->session->going);
     atomic_inc(&r->session->refs);
     call_rcu(&r->rcu, free_range_rcu);
 }
 
-static void free_session(struct cda_session *s)
+static void cf_check free_session_rcu(struct rcu_head *head)
 {
+    struct cda_session *s = container_of(head, struct cda_session, rcu);
     unsigned int i;
 
     for ( i = 0; s->ranges && i < s->ranges->nr; ++i )
-        free_range(s->ranges->r[i]);
-    xvfree(s->ranges);
+        free_range_later(s->ranges->r[i]);
+    xfree(s->ranges);
     put_session(s);
-}
-
-static void cf_check free_session_rcu(struct rcu_head *head)
-{
-    free_session(container_of(head, struct cda_session, rcu));
 }
 
 /* Makes @s unreachable; its memory goes when no CPU can see it any more. */
@@ -935,7 +1136,7 @@ static void unlink_session(struct cda_domain *cda, struct cda_session *s)
     {
         cda->used_word_logs -= !!s->ranges->r[i]->words;
         for ( j = 0; j < s->ranges->r[i]->nr_chunks; ++j )
-            unbind(cda, &s->ranges->r[i]->chunk[j]);
+            unbind(cda, chunk_at(s->ranges->r[i], j));
     }
 
     cda->used_sessions--;
@@ -981,6 +1182,8 @@ void cda_forget_table(struct domain *d, struct page_info *pg,
  * for read-only may have been shared with the child without being rewritten.
  * Write access that Xen granted or could grant in the parent would be access
  * to the child's pages (or, through KSM, to a stranger's), so it ends here.
+ * Exec, after vfork() for instance, begins an address space in the parent's
+ * context as well: with nothing of the parent's in it.
  * Returns 0, or -EINTR to be called again.
  */
 int cda_forked(const struct domain *d, const struct page_info *l4)
@@ -998,14 +1201,12 @@ int cda_forked(const struct domain *d, const struct page_info *l4)
     s = find_session(cda, pagetable_get_mfn(curr->arch.guest_table_user));
     if ( s && s->ranges )
     {
-        if ( s->fork.for_what != l4 )
-            COUNT(s, forks);
         /*
          * Not under s->lock, which another vCPU may hold for long: entries
          * change under page_lock() only, and what that vCPU protects anew
          * was given by the kernel after it copied its entries.
          */
-        if ( !take_back(s, curr->domain, &s->fork, l4, CDA_L1E_SEEN) )
+        if ( !take_back(s, curr->domain, &s->fork, l4, CDA_L1E_SEEN, l4) )
             rc = -EINTR;
     }
     rcu_read_unlock(&cda_rcu);
@@ -1121,7 +1322,9 @@ static void log_words(const struct cda_store *store, unsigned long va,
 
     for ( va -= store->r->start; bytes; bytes -= part, va += part, data += part )
     {
-        struct cda_word *w = &words->at[words->which][words->nr++];
+        unsigned int nr = words->nr++;
+        struct cda_word *w = &words->at[words->which][nr >> WORDS_SHIFT]
+                                       [nr & ((1u << WORDS_SHIFT) - 1)];
 
         part = part_of(bytes);
         w->entry = va | ((uint64_t)CDA_ENTRY_WORD << CDA_ENTRY_KIND_SHIFT) |
@@ -1188,7 +1391,7 @@ static enum cda_stored store(struct cda_store *store, unsigned long va,
 {
     struct domain *d = current->domain;
     struct cda_session *s = store->s;
-    struct cda_chunk *c = &store->r->chunk[store->chunk];
+    struct cda_chunk *c = chunk_at(store->r, store->chunk);
     struct cda_words *words = store->r->words;
     enum cda_stored rc = CDA_REFUSED;
     struct page_info *pg;
@@ -1325,7 +1528,7 @@ bool cda_fixup_fault(unsigned long addr, struct cpu_user_regs *regs)
         goto out;
 
     n = array_index_nospec((addr - r->base) >> CHUNK_SHIFT, r->nr_chunks);
-    c = &r->chunk[n];
+    c = chunk_at(r, n);
     l1 = c->l1;
     barrier(); /* one look, until page_lock() allows a second */
     if ( unlikely(mfn_eq(l1, INVALID_MFN)) )
@@ -1358,7 +1561,7 @@ bool cda_fixup_fault(unsigned long addr, struct cpu_user_regs *regs)
          * that, and then commits, must find the chunk touched.
          */
         set_bit(slot, c->dirty);
-        set_bit(__builtin_ctzl(WANT_TOUCHED), &r->want[n]);
+        set_bit(__builtin_ctzl(WANT_TOUCHED), want_at(r, n));
 
         /*
          * Whether this table is the one in use at @addr does not matter for
@@ -1415,8 +1618,8 @@ static void emit_words(struct cda_range *r, bool keep)
 {
     struct cda_words *words = r->words;
     uint64_t room = (r->log_entries - r->count) / 2;
-    const struct cda_word *from;
-    unsigned int nr;
+    struct cda_word *const *from;
+    unsigned int nr, part, i;
 
     spin_lock(&words->lock);
     from = words->at[words->which];
@@ -1434,9 +1637,13 @@ static void emit_words(struct cda_range *r, bool keep)
         r->full = true;
         nr = room;
     }
-    if ( nr && copy_to_guest_pv(log_at(r, r->count), from, nr * sizeof(*from)) )
-        r->lost = true;
-    r->count += 2 * nr;
+    for ( i = 0; nr; nr -= part, r->count += 2 * part )
+    {
+        part = min(nr, 1u << WORDS_SHIFT);
+        if ( copy_to_guest_pv(log_at(r, r->count), from[i++],
+                              part * sizeof(**from)) )
+            r->lost = true;
+    }
 }
 
 /* Appends the pages in @map to the log of @r, without any lock but s->lock. */
@@ -1510,7 +1717,7 @@ static bool sync_replaced(struct cda_session *s, struct domain *d,
                           unsigned long *map, bool *refused)
 {
     struct cda_domain *cda = d->arch.pv.cda;
-    struct cda_chunk *c = &r->chunk[n];
+    struct cda_chunk *c = chunk_at(r, n);
     bool unknown = false, watched = false, flushed;
     l1_pgentry_t *pl1e;
     unsigned int i;
@@ -1526,7 +1733,7 @@ static bool sync_replaced(struct cda_session *s, struct domain *d,
     if ( !l2e_leads(l2e) || !mfn_valid(l2e_mfn(l2e)) ||
          (pl1e = lock_l1(d, l2e_mfn(l2e))) == NULL )
     {
-        r->want[n] = WANT_TOUCHED;
+        *want_at(r, n) = WANT_TOUCHED;
         return flushed;
     }
 
@@ -1536,15 +1743,15 @@ static bool sync_replaced(struct cda_session *s, struct domain *d,
      */
     COUNT(s, walks);
     memset(c->dirty, 0, sizeof(c->dirty));
-    if ( r->heat )
-        memset(&r->heat[n], 0, sizeof(*r->heat));
+    if ( c->heat )
+        memset(c->heat, 0, sizeof(*c->heat));
     bind(cda, c, l2e_mfn(l2e));
     evict(cda, d, c, pl1e, l2e_mfn(l2e));
     for ( i = c->lo; i < c->hi; ++i )
         switch ( protect_entry(d, &pl1e[i], r->mode == CDA_MODE_SCANXEN) )
         {
         case WATCHED:
-            __set_bit(i, r->heat[n].hot);
+            __set_bit(i, c->heat->hot);
             watched = true;
             break;
         case REFUSED:
@@ -1558,7 +1765,7 @@ static bool sync_replaced(struct cda_session *s, struct domain *d,
             break;
         }
     COUNT_N(s, write_protected, c->hi - c->lo);
-    r->want[n] = l2e | (unknown || watched ? WANT_TOUCHED : 0);
+    *want_at(r, n) = l2e | (unknown || watched ? WANT_TOUCHED : 0);
     unlock_l1(pl1e, l2e_mfn(l2e));
 
     return true;
@@ -1653,8 +1860,8 @@ static bool sync_touched(struct cda_session *s, struct domain *d,
                          unsigned long l2e, unsigned int what,
                          unsigned long *map)
 {
-    struct cda_chunk *c = &r->chunk[n];
-    struct cda_heat *h = r->heat ? &r->heat[n] : NULL;
+    struct cda_chunk *c = chunk_at(r, n);
+    struct cda_heat *h = c->heat;
     l1_pgentry_t *pl1e = lock_l1(d, l2e_mfn(l2e));
     unsigned long look_again = 0;
     unsigned int w, protected = 0, watched = 0;
@@ -1719,7 +1926,7 @@ static bool sync_touched(struct cda_session *s, struct domain *d,
     }
 
     if ( what & DO_PROTECT )
-        r->want[n] = l2e | (look_again ? WANT_TOUCHED : 0);
+        *want_at(r, n) = l2e | (look_again ? WANT_TOUCHED : 0);
     unlock_l1(pl1e, l2e_mfn(l2e));
     if ( protected )
         COUNT_N(s, write_protected, protected);
@@ -1786,22 +1993,24 @@ static int do_cycle(struct cda_session *s, struct domain *d,
         {
             /* Most chunks are clean: one read and one comparison each. */
             const unsigned long *p = &l2e_get_intpte(l2t[l2_table_offset(va)]);
-            const unsigned long *want = &r->want[n], *stop;
+            const unsigned long *want = want_at(r, n), *stop;
             unsigned int left = L2_PAGETABLE_ENTRIES - l2_table_offset(va);
 
             left = min(min(left, r->nr_chunks - n), CHUNKS_PER_CHECK);
+            left = min(left, (1u << WANTS_SHIFT) -
+                             (n & ((1u << WANTS_SHIFT) - 1)));
             for ( stop = want + left - 1; want < stop; ++want, ++p )
                 if ( (ACCESS_ONCE(*p) & L2E_MASK) != ACCESS_ONCE(*want) )
                     break;
-            n = want - r->want;
+            n += left - 1 - (stop - want);
             l2e = ACCESS_ONCE(*p) & L2E_MASK;
         }
         else
             l2e = 0;
 
-        if ( l2e != r->want[n] )
+        if ( l2e != *want_at(r, n) )
         {
-            if ( l2e_leads(l2e) && l2e == (r->want[n] & ~WANT_TOUCHED) )
+            if ( l2e_leads(l2e) && l2e == (*want_at(r, n) & ~WANT_TOUCHED) )
                 changed |= sync_touched(s, d, r, n, l2e, what, map);
             else
                 changed |= sync_replaced(s, d, r, n, l2e, what, map, &refused);
@@ -1813,7 +2022,7 @@ static int do_cycle(struct cda_session *s, struct domain *d,
             if ( refused && op == CDA_OP_begin )
             {
                 /* The next begin looks again. */
-                ACCESS_ONCE(r->want[n]) = WANT_TOUCHED;
+                ACCESS_ONCE(*want_at(r, n)) = WANT_TOUCHED;
                 rc = -EPERM;
                 break;
             }
@@ -2012,8 +2221,9 @@ static long op_register(struct cda_session *s, struct domain *d,
     struct cda_register reg;
     struct cda_ranges *tab = s->ranges, *grown;
     struct cda_range *r;
-    unsigned int i, nr = tab ? tab->nr : 0;
-    unsigned long end, log_end;
+    unsigned int i, nr = tab ? tab->nr : 0, nr_chunks;
+    unsigned long base, end, log_end, kib;
+    s_time_t now = NOW();
     bool words, heat;
     long rc;
 
@@ -2053,11 +2263,19 @@ static long op_register(struct cda_session *s, struct domain *d,
 
     if ( nr >= s->max_ranges || s->next_id == ~0u )
         return -ENOSPC;
-    if ( atomic_read(&s->going) > MAX_GOING )
+    if ( atomic_read(&s->going) > MAX_GOING || s->paid > now + MAX_AHEAD )
         return -EAGAIN;
 
     words = reg.mode == CDA_MODE_EMULXEN;
     heat = reg.mode == CDA_MODE_SCANXEN || reg.mode == CDA_MODE_AUTOXEN;
+    base = reg.start & ~((1UL << CHUNK_SHIFT) - 1);
+    nr_chunks = (end - base + (1UL << CHUNK_SHIFT) - 1) >> CHUNK_SHIFT;
+    /* With the table of ranges, which is there twice when it is replaced. */
+    kib = (nr_chunks * (sizeof(**r->want) + sizeof(**r->chunk) +
+                        (heat ? sizeof(struct cda_heat) : 0UL)) +
+           (words ? sizeof(*r->words) +
+                    2UL * MAX_WORDS * sizeof(struct cda_word) : 0) +
+           sizeof(*r) + 2 * (nr + 1) * sizeof(r)) / 1024 + 1;
 
     /* Charge first, so that no allocation happens beyond the quota. */
     spin_lock(&cda->lock);
@@ -2065,8 +2283,10 @@ static long op_register(struct cda_session *s, struct domain *d,
     if ( reg.pages <= s->max_pages - s->pages &&
          cda->used_pages <= cda->max_pages &&
          reg.pages <= cda->max_pages - cda->used_pages &&
-         cda->used_word_logs + words <= MAX_WORD_LOGS )
+         cda->used_word_logs + words <= MAX_WORD_LOGS &&
+         atomic_read(&cda->kib) + kib <= max_kib(cda) )
     {
+        atomic_add(kib, &cda->kib);
         cda->used_pages += reg.pages;
         cda->used_word_logs += words;
         s->pages += reg.pages;
@@ -2076,8 +2296,8 @@ static long op_register(struct cda_session *s, struct domain *d,
     if ( rc )
         return rc;
 
-    r = xvzalloc(struct cda_range);
-    grown = xvzalloc_flex_struct(struct cda_ranges, r, nr + 1);
+    r = zalloc(sizeof(*r));
+    grown = zalloc(offsetof(struct cda_ranges, r[nr + 1]));
     if ( !r || !grown )
         goto nomem;
 
@@ -2086,37 +2306,45 @@ static long op_register(struct cda_session *s, struct domain *d,
     r->start = reg.start;
     r->end = end;
     r->pages = reg.pages;
-    r->base = reg.start & ~((1UL << CHUNK_SHIFT) - 1);
-    r->nr_chunks = (end - r->base + (1UL << CHUNK_SHIFT) - 1) >> CHUNK_SHIFT;
+    r->base = base;
+    r->nr_chunks = nr_chunks;
     r->log = reg.log;
     r->log_entries = (reg.log_bytes - sizeof(struct cda_log)) /
                      sizeof(uint64_t);
     r->mode = reg.mode;
-    r->want = xvzalloc_array(unsigned long, r->nr_chunks);
-    r->chunk = xvzalloc_array(struct cda_chunk, r->nr_chunks);
-    if ( heat )
-        r->heat = xvzalloc_array(struct cda_heat, r->nr_chunks);
-    if ( words )
-        r->words = xvzalloc(struct cda_words);
-    if ( !r->want || !r->chunk || (heat && !r->heat) || (words && !r->words) )
+    r->kib = kib;
+    r->want = alloc_pieces(nr_chunks, WANTS_SHIFT, sizeof(**r->want));
+    r->chunk = alloc_pieces(nr_chunks, CHUNKS_SHIFT, sizeof(**r->chunk));
+    if ( !r->want || !r->chunk )
         goto nomem;
     if ( words )
+    {
+        r->words = zalloc(sizeof(*r->words));
+        if ( !r->words )
+            goto nomem;
         spin_lock_init(&r->words->lock);
-    r->kib = (r->nr_chunks * (sizeof(*r->want) + sizeof(*r->chunk) +
-                              (heat ? sizeof(*r->heat) : 0)) +
-              (words ? sizeof(*r->words) : 0) + sizeof(*r) +
-              2 * (nr + 1) * sizeof(r)) / 1024 + 1;
+        for ( i = 0; i < ARRAY_SIZE(r->words->at); ++i )
+        {
+            r->words->at[i] = alloc_pieces(MAX_WORDS, WORDS_SHIFT,
+                                           sizeof(struct cda_word));
+            if ( !r->words->at[i] )
+                goto nomem;
+        }
+    }
 
     for ( i = 0; i < r->nr_chunks; ++i )
     {
-        struct cda_chunk *c = &r->chunk[i];
+        struct cda_chunk *c = chunk_at(r, i);
 
-        r->want[i] = WANT_TOUCHED;
+        *want_at(r, i) = WANT_TOUCHED;
         c->l1 = INVALID_MFN;
         c->range = r;
+        c->n = i;
         c->lo = i ? 0 : l1_table_offset(reg.start);
         c->hi = i + 1 < r->nr_chunks ? CHUNK_PAGES
                                      : l1_table_offset(end - 1) + 1;
+        if ( heat && (c->heat = zalloc(sizeof(*c->heat))) == NULL )
+            goto nomem;
     }
 
     grown->nr = nr + 1;
@@ -2127,6 +2355,7 @@ static long op_register(struct cda_session *s, struct domain *d,
         grown->r[i + 1] = tab->r[i];
 
     abandon_all(s);
+    s->paid = max(s->paid, now) + kib * NS_PER_KIB;
     s->next_id++;
     rcu_assign_pointer(s->ranges, grown);
     if ( tab )
@@ -2136,8 +2365,9 @@ static long op_register(struct cda_session *s, struct domain *d,
 
  nomem:
     if ( r )
-        free_range(r);
-    xvfree(grown);
+        free_some(r, ~0u);
+    xfree(grown);
+    atomic_sub(kib, &cda->kib);
     spin_lock(&cda->lock);
     cda->used_pages -= reg.pages;
     cda->used_word_logs -= words;
@@ -2163,9 +2393,9 @@ static long drop_range(struct cda_session *s, struct domain *d,
 
     for ( i = r->cursor; i < r->nr_chunks; ++i )
     {
-        take_back_chunk(d, &r->chunk[i], 0);
+        take_back_chunk(d, chunk_at(r, i), 0);
         /* Should nobody come back for the rest, all of it is dirty. */
-        ACCESS_ONCE(r->want[i]) = WANT_TOUCHED;
+        ACCESS_ONCE(*want_at(r, i)) = WANT_TOUCHED;
         if ( hypercall_preempt_check() )
         {
             r->cursor = i + 1;
@@ -2175,7 +2405,7 @@ static long drop_range(struct cda_session *s, struct domain *d,
 
     if ( tab->nr > 1 )
     {
-        shrunk = xvzalloc_flex_struct(struct cda_ranges, r, tab->nr - 1);
+        shrunk = zalloc(offsetof(struct cda_ranges, r[tab->nr - 1]));
         if ( !shrunk )
             return -ENOMEM;
         shrunk->nr = tab->nr - 1;
@@ -2190,7 +2420,7 @@ static long drop_range(struct cda_session *s, struct domain *d,
     abandon_all(s);
     rcu_assign_pointer(s->ranges, shrunk);
     for ( i = 0; i < r->nr_chunks; ++i )
-        unbind(cda, &r->chunk[i]);
+        unbind(cda, chunk_at(r, i));
 
     spin_lock(&cda->lock);
     cda->used_pages -= r->pages;
@@ -2213,7 +2443,7 @@ static long drop_all(struct cda_session *s, struct domain *d)
 
     if ( !tab )
         return 0;
-    if ( !take_back(s, d, &s->drop, s, 0) )
+    if ( !take_back(s, d, &s->drop, s, 0, NULL) )
         return -ERESTART;
 
     /* Dom0 gets here without holding the address space, which may go. */
@@ -2234,7 +2464,7 @@ static long drop_all(struct cda_session *s, struct domain *d)
 
     for ( i = 0; i < tab->nr; ++i )
         for ( j = 0; j < tab->r[i]->nr_chunks; ++j )
-            unbind(cda, &tab->r[i]->chunk[j]);
+            unbind(cda, chunk_at(tab->r[i], j));
 
     for ( i = 0; i < tab->nr; ++i )
         free_range_later(tab->r[i]);
@@ -2299,7 +2529,7 @@ static long op_attach(struct vcpu *curr, unsigned long uarg)
          a.reserved[2] )
         return -EINVAL;
 
-    s = xvzalloc(struct cda_session);
+    s = zalloc(sizeof(*s));
     if ( !s )
         return -ENOMEM;
 
@@ -2324,6 +2554,8 @@ static long op_attach(struct vcpu *curr, unsigned long uarg)
     {
         struct cda_session **head = &cda->session[hash_mfn(l4)];
 
+        s->cda = cda;
+        atomic_inc(&cda->refs);
         s->id = ++cda->next_session;
         s->tag = t->tag;
         s->modes = t->modes ?: CDA_MODES;
@@ -2341,7 +2573,7 @@ static long op_attach(struct vcpu *curr, unsigned long uarg)
 
     if ( rc )
     {
-        xvfree(s);
+        xfree(s);
         return rc;
     }
 
@@ -2470,12 +2702,12 @@ static long do_gate(struct vcpu *curr, struct cpu_user_regs *regs)
             return -EOPNOTSUPP;
         if ( regs->rsi | regs->rdx | regs->r10 | regs->r8 )
             return -EINVAL;
-        return cda ? op_attach(curr, regs->rdi) : -EACCES;
+        return op_attach(curr, regs->rdi);
     }
 
     /* The session cannot be freed while this address space is loaded ... */
     rcu_read_lock(&cda_rcu);
-    s = cda ? find_session(cda, l4) : NULL;
+    s = find_session(cda, l4);
     if ( unlikely(!s) )
     {
         rcu_read_unlock(&cda_rcu);
@@ -2527,8 +2759,12 @@ void asmlinkage do_entry_int84(struct cpu_user_regs *regs)
 {
     struct vcpu *curr = current;
 
-    /* A kernel that installed the vector for itself goes first. */
+    /*
+     * A kernel that installed the vector for itself goes first.  Domains which
+     * Dom0 did not admit have no gate.
+     */
     if ( unlikely(!opt_cda) || is_pv_32bit_vcpu(curr) ||
+         unlikely(!ACCESS_ONCE(curr->domain->arch.pv.cda)) ||
          guest_kernel_mode(curr, regs) ||
          curr->arch.pv.trap_ctxt[CDA_VECTOR].address ||
          pagetable_is_null(curr->arch.guest_table_user) )
@@ -2545,7 +2781,8 @@ void asmlinkage do_entry_int84(struct cpu_user_regs *regs)
 
 static struct cda_domain *admit(struct domain *d)
 {
-    struct cda_domain *cda = xvzalloc(struct cda_domain);
+    /* The only one of more than a page, and contiguous. */
+    struct cda_domain *cda = xzalloc(struct cda_domain);
 
     if ( !cda )
         return NULL;
@@ -2553,7 +2790,7 @@ static struct cda_domain *admit(struct domain *d)
     init_domain(cda);
     smp_wmb();
     if ( cmpxchg(&d->arch.pv.cda, NULL, cda) != NULL )
-        xvfree(cda);
+        xfree(cda);
 
     return d->arch.pv.cda;
 }
@@ -2574,7 +2811,7 @@ void cda_domain_destroy(struct domain *d)
     spin_unlock(&cda->lock);
 
     d->arch.pv.cda = NULL;
-    xvfree(cda);
+    put_cda(cda);
 }
 
 static unsigned int drop_tokens(struct cda_domain *cda, uint64_t tag,

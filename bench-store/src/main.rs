@@ -94,11 +94,21 @@ fn main() -> ExitCode {
     }
 }
 
+/// An argument, or what is usual.
+fn number(name: &str, text: Option<String>, usual: usize) -> Result<usize> {
+    text.map_or(Some(usual), |text| text.parse().ok())
+        .filter(|number| (1..=50_000).contains(number))
+        .ok_or_else(|| format!("{name} is a number from 1 to 50000").into())
+}
+
 fn run() -> Result<()> {
     let mut arguments = std::env::args().skip(1);
     let directory = PathBuf::from(arguments.next().ok_or(USAGE)?);
-    let commits = arguments.next().map_or(Ok(300), |text| text.parse())?;
-    let mib = arguments.next().map_or(Ok(256), |text| text.parse())?;
+    let commits = number("COMMITS", arguments.next(), 300)?;
+    let mib = number("MIB", arguments.next(), 256)?;
+    if arguments.next().is_some() {
+        return Err(USAGE.into());
+    }
     if directory.exists() {
         return Err(format!("{} exists; name a new directory", directory.display()).into());
     }

@@ -27,8 +27,31 @@ pub fn median(samples: &[u64]) -> u64 {
     sorted.get(sorted.len() / 2).copied().unwrap_or_default()
 }
 
+/// How far apart the quarters of samples lie: a median of n of them is known
+/// to about this over the square root of n.
+#[must_use]
+pub fn spread(samples: &[u64]) -> u64 {
+    let mut sorted = samples.to_vec();
+    sorted.sort_unstable();
+    let at = |part: usize| sorted.get(sorted.len() * part / 4).copied();
+    at(3).unwrap_or_default() - at(1).unwrap_or_default()
+}
+
 /// The average of samples; 0 of none.
 #[must_use]
 pub fn mean(samples: &[u64]) -> f64 {
     samples.iter().sum::<u64>() as f64 / samples.len().max(1) as f64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_spread_leaves_out_what_was_interrupted() {
+        assert_eq!(spread(&[]), 0);
+        assert_eq!(spread(&[7]), 0);
+        assert_eq!(spread(&[5, 5, 5, 5, 5, 5, 5, 900]), 0);
+        assert_eq!(spread(&[4, 1, 3, 2]), 2);
+    }
 }

@@ -22,7 +22,9 @@ pub struct Outcome {
 /// # Errors
 /// There is no gate.
 pub fn run(calls: u32) -> Result<Outcome, String> {
-    gate::capabilities().map_err(|error| hvckpt::explain(&error))?;
+    hvckpt::Attach::new()
+        .gate()
+        .map_err(|error| hvckpt::explain(&error))?;
     let calls = calls.max(1);
     let crossing = || {
         // SAFETY: there is a gate, and this operation takes no arguments.

@@ -57,10 +57,17 @@ pub fn words(region: &hvckpt::Region) -> &[AtomicU32] {
     unsafe { std::slice::from_raw_parts(start, region.bytes() / WORD) }
 }
 
-/// Zeroed words outside of any region.
+/// Zeroed words outside of any region.  Their pages are present, as those of a
+/// region are.
 #[must_use]
 pub fn plain(pages: usize) -> Vec<AtomicU32> {
-    (0..pages * PAGE_WORDS).map(|_| AtomicU32::new(0)).collect()
+    // For zeroes the allocator would give pages which fault when first used.
+    let ones = (0..pages * PAGE_WORDS).map(|_| AtomicU32::new(u32::MAX));
+    let words: Vec<AtomicU32> = ones.collect();
+    words
+        .iter()
+        .for_each(|word| word.store(0, Ordering::Relaxed));
+    words
 }
 
 /// Memory which counts the stores to it.

@@ -5,7 +5,7 @@ use std::time::Instant;
 use hvckpt::CycleError;
 use serde::{Deserialize, Serialize};
 
-use crate::clock::{between, mean, median, reading};
+use crate::clock::{between, mean, median, reading, spread};
 use crate::exact::Lists;
 use crate::memory::{Memory, PAGE_WORDS, words};
 use crate::trackers::{self, Traps};
@@ -62,6 +62,10 @@ pub struct Outcome {
     pub write_ns: u64,
     /// Median of committing.
     pub commit_ns: u64,
+    /// How far apart the quarters of the times of writing lie.
+    pub write_spread_ns: u64,
+    /// The same of committing.
+    pub commit_spread_ns: u64,
     /// What reading the clock costs; taken off all the above.
     pub clock_ns: u64,
     /// Lists against what was written to.
@@ -160,6 +164,8 @@ impl Micro {
             mean_ns: mean(&both),
             write_ns: median(&write),
             commit_ns: median(&commit),
+            write_spread_ns: spread(&write),
+            commit_spread_ns: spread(&commit),
             clock_ns: clock,
             lists,
             traps: trackers::traps(before, region.counters()),

@@ -87,6 +87,10 @@ fn answer(line: &Value) -> Value {
                 _ => cost(tracker, 4.0, 5.0, 256.0),
             };
             answer["mean_ns"] = json!(cost);
+            answer["measured"] = json!(48);
+            answer["writes"] = json!(20);
+            answer["pages"] = json!(4);
+            answer["excess"] = json!(0);
             let words = tracker.starts_with("emul");
             answer["copy_ns"] = json!(if words { 100.0 } else { 2000.0 });
             answer["processed"] = json!(if words { 160 } else { 4 * 4096 });
@@ -290,4 +294,205 @@ fn missed_pages_are_named() {
         fs::remove_file(work.0.join(format!("results/{name}.csv"))).unwrap();
     }
     assert_eq!(script("report.py", &[&to]).status.code(), Some(1));
+}
+
+/// Changes a value in the line of a step which has all of these.
+fn spoil(work: &Work, step: &str, line: &Value, key: &str, value: &str) {
+    let path = work.0.join(format!("{step}.out"));
+    let text = fs::read_to_string(&path).unwrap();
+    let has = |found: &Value| {
+        let wanted = line.as_object().unwrap();
+        wanted.iter().all(|(key, value)| found[key] == *value)
+    };
+    let mut done = 0;
+    let lines: Vec<String> = text
+        .lines()
+        .map(|line| {
+            let mut found: Value = serde_json::from_str(line).unwrap();
+            if !has(&found) {
+                return line.to_owned();
+            }
+            done += 1;
+            // Not every value there may be is JSON.
+            found[key] = json!("HERE");
+            found.to_string().replace("\"HERE\"", value)
+        })
+        .collect();
+    assert_eq!(done, 1, "{step} {line}");
+    fs::write(path, lines.join("\n")).unwrap();
+}
+
+/// A report looks at itself: cells which cannot be, and rows unlike their like.
+#[test]
+fn what_is_not_plausible_is_named() {
+    let work_of = |structure: &str| json!({ "structure": structure, "op": "insert", "opt": 1 });
+    let micro = |ppt: u32, wpp: u32| {
+        json!({ "kind": "micro", "ppt": ppt, "wpp": wpp, "pages": 1024,
+            "pattern": "spread", "warmup": 5 })
+    };
+    let five = json!({ "kind": "program", "operations": 5 });
+    // Step, line, key, value, and what the report says.  The first is a buffer
+    // that was cold.
+    let cases = [
+        (
+            "pt-work",
+            work_of("aa"),
+            "copy_ns",
+            "7520",
+            "PT, aa insert OPT 1, copy: 7,520, where its like take 2,000",
+        ),
+        (
+            "emulxen-work",
+            work_of("aa"),
+            "copy_ns",
+            "NaN",
+            "workload.csv, emulxen aa insert 1",
+        ),
+        (
+            "ptxen-work",
+            work_of("rb"),
+            "mean_ns",
+            "9000",
+            "PTxen, rb insert OPT 1, transaction",
+        ),
+        (
+            "ptxen-work",
+            work_of("avl"),
+            "mean_ns",
+            "900",
+            "PTxen, avl insert OPT 1, transaction",
+        ),
+        (
+            "ptxen-work",
+            work_of("dsl"),
+            "mean_ns",
+            "-3",
+            "mean_ns is -3",
+        ),
+        (
+            "none",
+            work_of("bin"),
+            "mean_ns",
+            "Infinity",
+            "workload.csv, none bin insert 1",
+        ),
+        (
+            "pt-work",
+            work_of("heap"),
+            "pages",
+            "5",
+            "20.00 writes and 5.00 pages, not",
+        ),
+        ("emul-work", work_of("list"), "writes", "21", "21.00 writes"),
+        (
+            "pt-work",
+            work_of("queue"),
+            "processed",
+            "99",
+            "99 bytes of 4.00 pages",
+        ),
+        (
+            "pt-micro",
+            micro(8, 4),
+            "median_ns",
+            "90000",
+            "PT, WPP 4, PPT 8: 90,000, less than",
+        ),
+        (
+            "pt-micro",
+            micro(4, 16),
+            "median_ns",
+            "90000",
+            "PT, PPT 4, WPP 16: 90,000, less than 160,000",
+        ),
+        (
+            "pt-micro",
+            micro(4, 12),
+            "commit_ns",
+            "-45464",
+            "commit_ns is -45464",
+        ),
+        (
+            "pt-micro",
+            micro(4, 10),
+            "expected",
+            "79",
+            "79 pages in 20 transactions",
+        ),
+        (
+            "pt-program",
+            five,
+            "median_ns",
+            "9000",
+            "PT, program, values set 5: 9,000, less than 10,000 at 1",
+        ),
+    ];
+    let work = Work::new("strange");
+    made_up(&work, false, None);
+    for (step, line, key, value, _) in &cases {
+        spoil(&work, step, line, key, value);
+    }
+    let (from, to) = (work.path(""), work.path("results"));
+    assert!(script("collect.py", &[&from, &to]).status.success());
+    let reported = script("report.py", &[&to]);
+    assert_eq!(reported.status.code(), Some(1), "{reported:?}");
+    let report = work.read("REPORT.md");
+    for (_, _, _, _, says) in &cases {
+        assert!(report.contains(says), "no {says:?} in {report}");
+    }
+}
+
+#[test]
+fn differences_beneath_the_noise_are_shown_as_such() {
+    let work = Work::new("noise");
+    made_up(&work, false, None);
+    // A page more seems to cost 40 less than nothing, of 10,250.
+    for (ppt, commit) in [(0, "10000"), (1, "9960")] {
+        let line = json!({ "kind": "micro", "ppt": ppt, "wpp": 1, "pages": 1024,
+            "pattern": "spread", "warmup": 5, "transactions": 60 });
+        spoil(&work, "scanxen-micro", &line, "commit_ns", commit);
+        spoil(&work, "scanxen-micro", &line, "write_ns", "0");
+        spoil(&work, "scanxen-micro", &line, "median_ns", commit);
+    }
+    let (from, to) = (work.path(""), work.path("results"));
+    assert!(script("collect.py", &[&from, &to]).status.success());
+    script("report.py", &[&to]);
+    let report = work.read("REPORT.md");
+    assert!(
+        report.contains("| Scanxen | 10,000 | < 1 | < 50 |"),
+        "{report}"
+    );
+    let text = report.split("## Figures").next().unwrap();
+    let negative = text
+        .lines()
+        .filter(|line| line.starts_with('|') && line.contains("| -") && !line.contains("|-"));
+    assert_eq!(negative.collect::<Vec<_>>(), Vec::<&str>::new());
+    // And one says how many transactions that were.
+    assert!(
+        report.contains("- transactions: 20 of each point"),
+        "{report}"
+    );
+}
+
+/// The library's names, those of the figures, and those which scripts/bench
+/// takes; the simulation measures nothing.
+#[test]
+fn every_tracker_can_be_asked_for_and_drawn() {
+    let wanted = script("plan.py", &["--help"]);
+    let plan = String::from_utf8(wanted.stdout).unwrap();
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let bench = fs::read_to_string(root.join("scripts/bench")).unwrap();
+    let all = bench.lines().find_map(|line| line.strip_prefix("all='"));
+    let mut all: Vec<_> = all.unwrap().trim_end_matches('\'').split(' ').collect();
+    let mut known: Vec<_> = hvckpt::TrackerKind::ALL
+        .iter()
+        .map(|kind| kind.name())
+        .filter(|name| *name != "sim")
+        .collect();
+    for name in &known {
+        assert!(plan.contains(name), "{name}: {plan}");
+    }
+    all.sort_unstable();
+    known.sort_unstable();
+    assert_eq!(all, known);
 }

@@ -96,7 +96,7 @@ impl Record {
     /// The same with more detail, cut to a bounded length.
     #[must_use]
     pub fn detail(mut self, detail: &str) -> Self {
-        self.detail = Some(detail[..detail.floor_char_boundary(300)].to_owned());
+        self.detail = Some(hvckpt_proto::wire::cut(detail, 300).to_owned());
         self
     }
 }

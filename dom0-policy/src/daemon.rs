@@ -9,6 +9,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use hvckpt_proto::Secret;
+use hvckpt_proto::listen::{Door, Limits, stopper};
 use hvckpt_proto::server::Acceptor;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
@@ -19,7 +20,6 @@ use crate::audit::{AuditLog, Record};
 use crate::files::{self, StateDir};
 use crate::hypervisor::{Hypervisor as _, Xen};
 use crate::keys::KeyStore;
-use crate::limits::Gate;
 use crate::policy::{Options, Policy};
 use crate::sandbox::{self, Confinement};
 use crate::{admin, log, privileges, server};
@@ -34,7 +34,7 @@ pub struct Config {
     /// Of decisions.
     pub policy: Options,
     /// Of connections.
-    pub limits: server::Limits,
+    pub limits: Limits,
     /// Size of an audit file, in octets.
     pub audit_bytes: u64,
     /// Old audit files kept.
@@ -75,9 +75,11 @@ pub fn run(config: &Config) -> Result<(), String> {
         .map_err(|e| format!("cannot listen on {}: {e}", socket.display()))?;
     let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP]).map_err(|e| e.to_string())?;
     let systemd = Systemd::connect();
-    allow_descriptors(config.limits.connections);
-    let (stopper, stop) = server::stopper().map_err(|e| e.to_string())?;
+    allow_descriptors(&config.limits);
+    let (stopper, stop) = stopper().map_err(|e| e.to_string())?;
     let stop_local = stop.another().map_err(|e| e.to_string())?;
+    let door = Door::new(config.limits).map_err(|e| e.to_string())?;
+    let local_door = Door::new(admin::server::LIMITS).map_err(|e| e.to_string())?;
     let stop_clock = stop.another().map_err(|e| e.to_string())?;
 
     privileges::drop_all()?;
@@ -94,7 +96,6 @@ pub fn run(config: &Config) -> Result<(), String> {
     // and keys can be revoked.
     let _ = policy.note(Record::new("start", "done").detail(&format!("listening on {listen}")));
 
-    let gate = Gate::new(config.limits.connections, config.limits.per_peer);
     let admin = Arc::new(Admin {
         policy: Arc::clone(&policy),
         server: secret.public_key(),
@@ -102,20 +103,13 @@ pub fn run(config: &Config) -> Result<(), String> {
         confinement,
     });
     let clock_policy = Arc::clone(&policy);
-    let (serve_policy, serve_gate, limits) = (Arc::clone(&policy), gate.clone(), config.limits);
+    let (serve_policy, serve_door) = (Arc::clone(&policy), door.clone());
     let threads = [
         spawn("listen", move || {
-            server::serve(
-                &listener,
-                &acceptor,
-                &serve_policy,
-                limits,
-                &serve_gate,
-                &stop,
-            );
+            server::serve(&listener, &acceptor, &serve_policy, &serve_door, &stop);
         })?,
         spawn("local", move || {
-            admin::server::serve(&local, &admin, &stop_local)
+            admin::server::serve(&local, &admin, &local_door, &stop_local)
         })?,
         spawn(
             "clock",
@@ -139,7 +133,7 @@ pub fn run(config: &Config) -> Result<(), String> {
         let _ = thread.join();
     }
     let end = Instant::now() + GRACE;
-    while gate.count() > 0 && Instant::now() < end {
+    while door.count() > 0 && Instant::now() < end {
         thread::sleep(Duration::from_millis(20));
     }
     let _ = policy.note(Record::new("stop", "done"));
@@ -157,14 +151,15 @@ fn spawn(
         .map_err(|e| format!("cannot start a thread: {e}"))
 }
 
-/// Descriptors beside those of TCP connections: listening sockets, files, Xen,
-/// the local socket's connections.
+/// Descriptors beside those of connections: listening sockets, files, Xen.
 const OWN_DESCRIPTORS: u64 = 64;
 
 /// Raises the limit on descriptors, as far as it may be raised, to what so
 /// many connections need.
-fn allow_descriptors(connections: usize) {
-    let wanted = OWN_DESCRIPTORS + u64::try_from(connections).unwrap_or(u64::MAX / 2);
+fn allow_descriptors(limits: &Limits) {
+    let connections = limits.connections;
+    let taken = limits.descriptors() + admin::server::LIMITS.threads() * 2;
+    let wanted = OWN_DESCRIPTORS + u64::try_from(taken).unwrap_or(u64::MAX / 2);
     let limit = getrlimit(Resource::Nofile);
     // None: no limit.
     let enough = |limit: Option<u64>| limit.is_none_or(|n| n >= wanted);

@@ -1,5 +1,6 @@
 //! `hvckpt-policy doctor`: what is there, what is missing, what to do.
 
+use std::net::SocketAddr;
 use std::path::Path;
 
 use serde::Serialize;
@@ -7,7 +8,6 @@ use serde::Serialize;
 use crate::admin::{self, Request, Status};
 use crate::hypervisor::{HvError, Hypervisor as _, Xen};
 use crate::keys::KeyStore;
-use hvckpt_proto::Modes;
 
 /// One thing looked at.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -57,11 +57,7 @@ fn hypervisor(xen: &mut Xen) -> Check {
     match xen.version() {
         Ok(version) => Check::good(
             NAME,
-            format!(
-                "cda interface {}, trackers {}",
-                version.abi,
-                Modes(version.modes)
-            ),
+            format!("cda interface {}, trackers {}", version.abi, version.modes),
         ),
         Err(error @ HvError::NoXen(_)) => Check::bad(
             NAME,
@@ -122,7 +118,21 @@ fn daemon(state: &Path) -> Vec<Check> {
              daemon without --no-sandbox",
         )
     };
-    vec![Check::good(NAME, found), sandbox]
+    vec![Check::good(NAME, found), address(&status.listen), sandbox]
+}
+
+/// Where guests look for the daemon.
+fn address(listen: &str) -> Check {
+    const NAME: &str = "address";
+    match listen.parse::<SocketAddr>() {
+        Ok(address) if address.ip().to_canonical().is_loopback() => Check::bad(
+            NAME,
+            format!("{listen} is for this machine only: no guest reaches it"),
+            "name the Dom0 address which guests reach: HVCKPT_LISTEN=ADDR:PORT in \
+             /etc/default/hvckpt-policy, or serve --listen ADDR:PORT; then start it anew",
+        ),
+        _ => Check::good(NAME, listen),
+    }
 }
 
 fn keys(state: &Path) -> Option<Check> {

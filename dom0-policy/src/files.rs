@@ -1,17 +1,20 @@
 //! Files that must be there whole or not at all, and private.
 
-use std::fs::{self, File, OpenOptions, TryLockError};
+use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write as _};
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
 use hvckpt_proto::files::{make_directory, open_regular};
+use rustix::fs::{FlockOperation, flock};
+use rustix::io::Errno;
 
 /// Replaces `path` with `data`, mode 0600: after a crash it holds the old or
 /// the new contents, whole.
 ///
 /// # Errors
-/// From the file system; then `path` is as it was.
+/// From the file system; then `path` is as it was, unless only its directory
+/// could not be synced: the new contents are there, until a crash perhaps.
 pub fn write_atomic(path: &Path, data: &[u8]) -> io::Result<()> {
     write_temporary(path, data, |temporary| fs::rename(temporary, path))
 }
@@ -25,7 +28,10 @@ pub fn write_new(path: &Path, data: &[u8]) -> io::Result<()> {
         // Unlike a rename, a link never replaces.
         let linked = fs::hard_link(temporary, path);
         let _ = fs::remove_file(temporary);
-        linked
+        linked?;
+        sync_parent(path).inspect_err(|_| {
+            let _ = fs::remove_file(path);
+        })
     })
 }
 
@@ -109,13 +115,13 @@ impl StateDir {
         create.write(true).create(true).truncate(false).mode(0o600);
         let lock = open_regular(&path.join("lock"), &mut create)
             .map_err(|e| format!("cannot open {shown}/lock: {e}"))?;
-        match lock.try_lock() {
+        match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => Ok(Self {
                 path: path.to_owned(),
                 _lock: lock,
             }),
-            Err(TryLockError::WouldBlock) => Err(format!("another daemon is running with {shown}")),
-            Err(TryLockError::Error(e)) => Err(format!("cannot lock {shown}: {e}")),
+            Err(Errno::WOULDBLOCK) => Err(format!("another daemon is running with {shown}")),
+            Err(e) => Err(format!("cannot lock {shown}: {e}")),
         }
     }
 

@@ -5,7 +5,7 @@ use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use hvckpt_proto::{Modes, PublicKey, valid_name};
+use hvckpt_proto::{ModeSet, PublicKey, valid_name};
 use serde::{Deserialize, Serialize};
 
 use crate::files;
@@ -105,7 +105,7 @@ pub struct Key {
     pub ranges: u32,
     /// Trackers which the library may use.
     #[serde(with = "as_text")]
-    pub modes: Modes,
+    pub modes: ModeSet,
     /// When it was added, in seconds since 1970.
     pub created: u64,
     /// When it stops being good and its sessions end; 0: never.
@@ -144,7 +144,7 @@ impl Key {
 
 /// `Display` and a `parse` of our own as the JSON form.
 mod as_text {
-    use super::{DomainRef, KeyId, Modes, PublicKey};
+    use super::{DomainRef, KeyId, ModeSet, PublicKey};
     use serde::de::Error as _;
     use serde::{Deserialize, Deserializer, Serializer};
 
@@ -166,7 +166,7 @@ mod as_text {
             Self::parse(text).ok()
         }
     }
-    impl Text for Modes {
+    impl Text for ModeSet {
         fn read(text: &str) -> Option<Self> {
             Self::parse(text)
         }
@@ -325,7 +325,7 @@ mod tests {
             sessions: 0,
             pages: 0,
             ranges: 0,
-            modes: Modes::ALL,
+            modes: ModeSet::all(),
             created: 1,
             expires: 0,
             revoked: None,

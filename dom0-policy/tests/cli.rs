@@ -10,7 +10,7 @@ use std::process::Stdio;
 
 use common::AMPLE;
 use common::daemon::{Daemon, build, command};
-use hvckpt_proto::{Error, Key, Modes, Reason, request_token};
+use hvckpt_proto::{Error, Key, ModeSet, Reason, request_token};
 use serde_json::Value;
 
 fn reason(result: Result<hvckpt_proto::Grant, Error>) -> Reason {
@@ -32,7 +32,7 @@ fn from_key_to_revocation() {
     let grant = request_token(&daemon.addr, &key, AMPLE).unwrap();
     assert_eq!(
         (grant.domid, grant.max_pages, grant.modes),
-        (3, 500, Modes(0b1001))
+        (3, 500, ModeSet::PTXEN | ModeSet::AUTOXEN)
     );
 
     let keys = daemon.json("key list --json");
@@ -163,8 +163,28 @@ fn a_hypervisor_without_the_patch() {
 }
 
 #[test]
+fn an_address_that_no_guest_reaches_is_said() {
+    for listen in ["127.0.0.1:0", "[::1]:0"] {
+        let dir = tempfile::tempdir().unwrap();
+        build(dir.path(), &[]);
+        let mut serve = command(dir.path());
+        serve.args(["serve", "--listen", listen]);
+        let daemon = Daemon::spawn(dir, serve);
+        let doctor = daemon.run("doctor");
+        assert_eq!(doctor.status.code(), Some(1));
+        let said = String::from_utf8(doctor.stdout).unwrap();
+        let right = said.contains("FAIL address") && said.contains("HVCKPT_LISTEN");
+        assert!(right, "{said}");
+    }
+}
+
+#[test]
 fn doctor_is_content() {
-    let daemon = Daemon::start();
+    let dir = tempfile::tempdir().unwrap();
+    build(dir.path(), &[]);
+    let mut serve = command(dir.path());
+    serve.args(["serve", "--listen", "0.0.0.0:0"]);
+    let daemon = Daemon::spawn(dir, serve);
     let checks = daemon.json("doctor --json");
     assert!(
         checks.as_array().unwrap().iter().all(|c| c["ok"] == true),

@@ -9,7 +9,7 @@ use std::thread;
 use std::time::Duration;
 
 use common::{AMPLE, Rig, await_that, rig, rig_with};
-use hvckpt_policy::server::Limits;
+use hvckpt_proto::listen::Limits;
 use hvckpt_proto::{Error, Key, Reason, Secret};
 use rustix::net::{AddressFamily, SocketType, bind, connect, socket, sockopt};
 

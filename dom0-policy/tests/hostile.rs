@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use common::wild::{Stream, builder, connect, handshake, key_pair};
 use common::{AMPLE, Rig, await_that, rig, rig_with};
-use hvckpt_policy::server::Limits;
+use hvckpt_proto::listen::Limits;
 use hvckpt_proto::wire::{Answer, read_frame};
 use hvckpt_proto::{Error, Key, Reason, Request, Secret, request_token};
 

@@ -2,12 +2,14 @@
 
 mod common;
 
-use std::net::TcpStream;
 use std::thread;
 
+use common::wild::{self, key_pair};
 use common::{AMPLE, await_that, rig, rig_with, start};
-use hvckpt_policy::server::Limits;
-use hvckpt_proto::{Error, Key, Modes, Reason, Request, Secret, request_token, request_token_with};
+use hvckpt_proto::listen::Limits;
+use hvckpt_proto::{
+    Error, Key, ModeSet, Reason, Request, Secret, request_token, request_token_with,
+};
 
 fn reason(result: Result<hvckpt_proto::Grant, Error>) -> Reason {
     match result {
@@ -32,7 +34,7 @@ fn a_request_may_ask_for_less() {
     let rig = rig();
     let key = rig.key("app");
     let request = Request {
-        modes: Modes::PTXEN,
+        modes: ModeSet::PTXEN,
         max_pages: 64,
         max_ranges: 1,
     };
@@ -165,29 +167,28 @@ fn a_full_disk_stops_tokens_not_the_daemon() {
     }
 }
 
+/// Those who have proven a known key are limited by it: one more replaces the
+/// oldest with the same key.
 #[test]
 fn connections_are_limited() {
     let limits = Limits {
-        connections: 8,
-        per_peer: 2,
+        connections: 2,
+        per_peer: 8,
         deadline: AMPLE,
     };
     let rig = rig_with(limits);
-    let key = rig.key("app");
-    let idle = [
-        TcpStream::connect(rig.addr).unwrap(),
-        TcpStream::connect(rig.addr).unwrap(),
-    ];
-    await_that("both are counted", || rig.gate.count() == 2);
-    let result = rig.ask(&key);
-    assert!(
-        matches!(result, Err(Error::Closed(_) | Error::Handshake(_))),
-        "{result:?}"
-    );
+    let (seed, public) = key_pair();
+    rig.add("many", public, 0);
+    let mut many: Vec<_> = (0..3)
+        .map(|_| wild::connect(rig.addr, public, seed, true))
+        .collect();
     rig.await_audit("connection refused connection-limit");
-    drop(idle);
-    await_that("both are gone", || rig.gate.count() == 0);
-    assert!(rig.ask(&key).is_ok());
+    await_that("two are left", || rig.gate.count() == 2);
+    assert!(rig.ask(&rig.key("app")).is_ok(), "another key");
+    for stream in &mut many {
+        let _ = stream.sock.shutdown(std::net::Shutdown::Both);
+    }
+    await_that("all are gone", || rig.gate.count() == 0);
 }
 
 #[test]

@@ -4,6 +4,9 @@
 //! nanosecond is one instruction.  Prints one line of JSON.
 
 mod common;
+#[macro_use]
+#[path = "common/say.rs"]
+mod say;
 
 use std::hint::black_box;
 use std::sync::atomic::Ordering;
@@ -19,16 +22,16 @@ struct Args {
     #[arg(long, default_value = "ptxen")]
     tracker: TrackerKind,
     /// Pages in the area.
-    #[arg(long, default_value_t = 1024)]
+    #[arg(long, default_value_t = 1024, value_parser = common::some)]
     pages: usize,
     /// Pages dirtied in each transaction, one write of eight bytes each.
-    #[arg(long, default_value_t = 64)]
+    #[arg(long, default_value_t = 64, value_parser = common::some)]
     dirty: usize,
     /// Transactions measured.
-    #[arg(long, default_value_t = 100)]
+    #[arg(long, default_value_t = 100, value_parser = common::some)]
     transactions: usize,
     /// Transactions before.
-    #[arg(long, default_value_t = 5)]
+    #[arg(long, default_value_t = 5, value_parser = common::any)]
     warmup: usize,
     /// Which pages.
     #[arg(long, value_enum, default_value = "contiguous")]
@@ -37,10 +40,10 @@ struct Args {
     #[arg(long)]
     pairs: bool,
     /// Writes to each dirty page.
-    #[arg(long, default_value_t = 1)]
+    #[arg(long, default_value_t = 1, value_parser = common::some)]
     writes: usize,
     /// Measure the gate alone: the mean of this many empty crossings.
-    #[arg(long, value_name = "CALLS", num_args = 0..=1, default_missing_value = "10000")]
+    #[arg(long, value_name = "CALLS", num_args = 0..=1, default_missing_value = "10000", value_parser = clap::value_parser!(u64).range(1..=1_000_000_000))]
     gate: Option<u64>,
 }
 
@@ -196,8 +199,8 @@ fn counters(before: abi::cda_counters, after: abi::cda_counters) -> serde_json::
     })
 }
 
-fn measure_gate(calls: u64) -> Result<serde_json::Value, gate::GateError> {
-    let answer = gate::capabilities()?;
+fn measure_gate(calls: u64) -> Result<serde_json::Value, hvckpt::AttachError> {
+    let answer = hvckpt::Attach::new().gate()?;
     let crossing = || {
         // SAFETY: there is a gate, and this operation takes no arguments.
         black_box(unsafe { gate::int84(abi::CDA_OP_VERSION, [0; 5]) });
@@ -268,18 +271,19 @@ fn measure(args: &Args) -> Result<serde_json::Value, CycleError> {
 
 fn main() {
     let args = Args::parse();
-    if args.dirty == 0 || args.dirty > args.pages || args.transactions == 0 || args.writes == 0 {
-        eprintln!("dirty must be 1 to pages, transactions and writes at least 1");
+    if args.dirty > args.pages || args.writes > 512 {
+        eprintln!(
+            "--dirty must be 1 to --pages ({}), --writes 1 to 512",
+            args.pages
+        );
         std::process::exit(2);
     }
     let result = match args.gate {
-        Some(calls) => measure_gate(calls.max(1))
-            .map_err(hvckpt::AttachError::from)
-            .map_err(hvckpt::Error::from),
+        Some(calls) => measure_gate(calls).map_err(hvckpt::Error::from),
         None => measure(&args).map_err(hvckpt::Error::from),
     };
     match result {
-        Ok(line) => println!("{line}"),
+        Ok(line) => say!("{line}"),
         Err(error) => {
             eprintln!("{}", hvckpt::explain(&error));
             std::process::exit(2);

@@ -2,13 +2,39 @@
 //!
 //! Usage: counter [TRACKER]
 
+#[macro_use]
+#[path = "common/say.rs"]
+mod say;
+
+use std::process::ExitCode;
 use std::sync::atomic::Ordering::Relaxed;
 
-fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let tracker = std::env::args()
-        .nth(1)
-        .unwrap_or_else(|| "ptxen".into())
-        .parse()?;
+use hvckpt::TrackerKind;
+
+fn main() -> ExitCode {
+    let fail = |error: &(dyn std::error::Error + 'static), status| {
+        eprintln!("counter: {}", hvckpt::explain(error));
+        ExitCode::from(status)
+    };
+    match arguments() {
+        Err(error) => fail(&*error, 2),
+        Ok(tracker) => match count(tracker) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => fail(&*error, 1),
+        },
+    }
+}
+
+fn arguments() -> Result<TrackerKind, Box<dyn std::error::Error>> {
+    let mut arguments = std::env::args().skip(1);
+    let tracker = arguments.next().unwrap_or_else(|| "ptxen".into()).parse()?;
+    match arguments.next() {
+        Some(_) => Err("usage: counter [TRACKER]".into()),
+        None => Ok(tracker),
+    }
+}
+
+fn count(tracker: TrackerKind) -> Result<(), Box<dyn std::error::Error>> {
     let region = hvckpt::register_cda()
         .pages(4)
         .tracker(tracker)
@@ -16,7 +42,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     for page in 0..region.pages() {
         let transaction = region.begin()?;
         region.atomics_u64()[512 * page].fetch_add(1, Relaxed);
-        println!(
+        say!(
             "{}: dirty pages {:?}",
             region.tracker(),
             transaction.commit()?.to_vec()

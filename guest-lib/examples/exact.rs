@@ -7,6 +7,9 @@
 //! such writes (see `--force`).
 
 mod common;
+#[macro_use]
+#[path = "common/say.rs"]
+mod say;
 #[path = "common/writers.rs"]
 mod writers;
 
@@ -19,22 +22,29 @@ use hvckpt::{Coverage, DirtyPages, LockPolicy, PAGE_SIZE, Region, TrackerKind};
 use writers::{Hand, Writer};
 
 /// Checks that every changed page is reported.
+fn threads(text: &str) -> Result<usize, String> {
+    let number = common::some(text).ok();
+    number
+        .filter(|number| *number <= 1024)
+        .ok_or_else(|| "expected 1 to 1024".to_owned())
+}
+
 #[derive(Parser, Debug)]
 struct Args {
     /// Tracker, by the name which `hvckpt doctor` prints.
     #[arg(long)]
     tracker: TrackerKind,
     /// Pages in the area.
-    #[arg(long, default_value_t = 1024)]
+    #[arg(long, default_value_t = 1024, value_parser = common::some)]
     pages: usize,
     /// Threads which write.
-    #[arg(long, default_value_t = 1)]
+    #[arg(long, default_value_t = 1, value_parser = threads)]
     threads: usize,
     /// Transactions.
-    #[arg(long, default_value_t = 100)]
+    #[arg(long, default_value_t = 100, value_parser = common::some)]
     transactions: usize,
     /// Writes of each thread in each transaction.
-    #[arg(long, default_value_t = 64)]
+    #[arg(long, default_value_t = 64, value_parser = common::some)]
     writes: usize,
     /// First number of the generators.
     #[arg(long, default_value_t = 1)]
@@ -235,11 +245,11 @@ fn main() {
             "program": "exact", "tracker": args.tracker.name(), "writer": args.writer.name(),
             "skipped": "documented limit: this tracker misses such writes",
         });
-        println!("{line}");
+        say!("{line}");
         std::process::exit(77);
     }
     let remote = matches!(args.writer, Writer::VmWritev | Writer::Ptrace);
-    if args.threads == 0 || (args.writer != Writer::Mem && args.threads != 1) {
+    if args.writer != Writer::Mem && args.threads != 1 {
         eprintln!("one thread, unless it writes by itself");
         std::process::exit(2);
     }
@@ -310,6 +320,6 @@ fn main() {
         "error": result.as_ref().err().map(|error| hvckpt::explain(error)),
         "ok": good,
     });
-    println!("{line}");
+    say!("{line}");
     std::process::exit(i32::from(!good));
 }

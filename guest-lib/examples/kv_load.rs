@@ -7,6 +7,10 @@
 
 #![allow(missing_docs, missing_debug_implementations)] // a program
 
+#[macro_use]
+#[path = "common/say.rs"]
+mod say;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::error::Error;
 use std::fs::OpenOptions;
@@ -392,7 +396,7 @@ fn act(command: &Command) -> Result<bool, Failure> {
             } else {
                 " but others' keys"
             };
-            println!("exact: {sum} acknowledged writes, all there; nothing else{others}");
+            say!("exact: {sum} acknowledged writes, all there; nothing else{others}");
             Ok(sum >= *least)
         }
     }

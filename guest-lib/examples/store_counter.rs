@@ -66,13 +66,20 @@ pub fn run(directory: &Path, tracker: TrackerKind) -> Result<(), Box<dyn std::er
 }
 
 #[allow(dead_code)] // a test has its own
-fn main() -> Result<(), Box<dyn std::error::Error>> {
+fn main() {
+    if let Err(error) = arguments().and_then(|(directory, tracker)| run(&directory, tracker)) {
+        eprintln!("store_counter: {}", hvckpt::explain(&*error));
+        std::process::exit(2);
+    }
+}
+
+#[allow(dead_code)]
+fn arguments() -> Result<(std::path::PathBuf, TrackerKind), Box<dyn std::error::Error>> {
     let mut arguments = std::env::args_os().skip(1);
-    let Some(directory) = arguments.next() else {
+    let (directory, tracker) = (arguments.next(), arguments.next());
+    let (Some(directory), None) = (directory, arguments.next()) else {
         return Err("usage: store_counter DIRECTORY [TRACKER]".into());
     };
-    let tracker = arguments
-        .next()
-        .map_or(Ok(TrackerKind::Pt), |name| name.to_string_lossy().parse());
-    run(Path::new(&directory), tracker?)
+    let tracker = tracker.map_or(Ok(TrackerKind::Pt), |name| name.to_string_lossy().parse());
+    Ok((directory.into(), tracker?))
 }

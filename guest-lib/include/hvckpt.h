@@ -5,15 +5,19 @@
  * Declare memory, change it inside transactions, learn which pages were
  * dirtied.  Link with -lhvckpt.
  *
+ *     const int trackers[] = { HVCKPT_PTXEN, HVCKPT_PT };
  *     struct hvckpt_options o = HVCKPT_OPTIONS_INIT;
  *     hvckpt_region *r;
- *     struct hvckpt_dirty d;
+ *     struct hvckpt_dirty dirty;
  *     o.bytes = 1 << 20;
+ *     o.trackers = trackers;         // the first which works
+ *     o.tracker_count = 2;
+ *     o.lock = HVCKPT_LOCK_IF_ALLOWED;
  *     if (hvckpt_register_cda(&o, &r) < 0)
  *         errx(1, "%s", hvckpt_last_error());
  *     hvckpt_begin(r);
  *     memset(hvckpt_memory(r), 1, 10);
- *     hvckpt_commit(r, &d);          // d.pages[0] == 0, d.count == 1
+ *     hvckpt_commit(r, &dirty);      // dirty.pages[0] == 0, dirty.count == 1
  *     hvckpt_unregister(r);
  *
  * Functions which return int return 0 (or a value which is not negative), or
@@ -50,7 +54,7 @@ enum hvckpt_error {
     /* There is no way to the hypervisor. */
     HVCKPT_E_NOT_XEN = -10,         /* not a Xen guest */
     HVCKPT_E_GUEST_TYPE = -11,      /* this type of guest has no gate */
-    HVCKPT_E_NO_GATE = -12,         /* Xen without the patch, or cda=off */
+    HVCKPT_E_NO_GATE = -12,         /* no patch, cda=off, or no token yet */
     HVCKPT_E_ABI_VERSION = -13,     /* another version of the ABI */
     HVCKPT_E_NO_CAPABILITY = -14,   /* tracker not offered */
     HVCKPT_E_UNSUPPORTED = -15,     /* 32-bit process, or domain in migration */
@@ -96,6 +100,7 @@ enum hvckpt_error {
     HVCKPT_E_NOT_OPEN = -61,
     HVCKPT_E_IN_USE = -62,          /* another thread is beginning or ending */
     HVCKPT_E_LOG_FAULT = -63,       /* count every page as dirty */
+    HVCKPT_E_TAKEN_BACK = -64,      /* asynchronous commits, with a refused one */
 
     /* The store. */
     HVCKPT_E_STORE_IO = -70,        /* a file cannot be read or written */
@@ -105,7 +110,7 @@ enum hvckpt_error {
     HVCKPT_E_NOT_A_STORE = -74,     /* nothing there */
     HVCKPT_E_STORE_FUTURE = -75,    /* made by a newer version */
     HVCKPT_E_STORE_DAMAGED = -76,   /* not what was written */
-    HVCKPT_E_STORE_POISONED = -77,  /* a sync failed: open it again */
+    HVCKPT_E_STORE_POISONED = -77,  /* a commit may be there or not: open again */
     HVCKPT_E_STORE_EXHAUSTED = -78, /* a number of the format is used up */
     HVCKPT_E_NO_VERSION = -79,      /* not kept */
     HVCKPT_E_NO_AREA = -80,         /* no area of this name */
@@ -231,6 +236,9 @@ struct hvckpt_limits {
     int remote_writes;              /* process_vm_writev */
     int forced_writes;              /* ptrace, /proc/pid/mem */
     int mapped_anew;                /* other memory mapped there in a cycle */
+    int forced_into_readonly;       /* ptrace ..., to a page made read-only */
+    int pinned_before;              /* looked up before the cycle began */
+    int other_mappings;             /* of shared memory, or write(2) to it */
 };
 
 int hvckpt_get_limits(int tracker, struct hvckpt_limits *out);
@@ -315,7 +323,7 @@ struct hvckpt_store_options {
     uint64_t compact_bytes;         /* of increments; 64 MiB */
     uint64_t at;                    /* go back to this version */
     unsigned int interval_us;       /* asynchronous commits wait; 5,000 */
-    unsigned int group_delay_us;    /* group commits wait; 1,000 */
+    unsigned int group_delay_us;    /* wait for others at most; 1,000 */
     int compression;                /* HVCKPT_COMPRESS_* */
     int level;                      /* of Zstandard, 1 to 19; 3 */
     int no_auto_compact;            /* 1: not in the background */
@@ -351,6 +359,11 @@ uint64_t hvckpt_store_durable(const hvckpt_store *store);
 size_t hvckpt_store_waiting(const hvckpt_store *store);
 /* Makes every commit durable. */
 int hvckpt_store_flush(hvckpt_store *store);
+/* Waits until a version is on stable storage, and on the backup if commits
+ * wait for one.  With commits of HVCKPT_ASYNC: the next transaction may begin
+ * before this one is safe, and threads which wait share a sync.  After an
+ * error it stays committed in memory; not after HVCKPT_E_NO_VERSION. */
+int hvckpt_store_wait(hvckpt_store *store, uint64_t version);
 /* Copies what is kept into one file and removes the rest, beside commits. */
 int hvckpt_store_compact(hvckpt_store *store);
 /* How many versions can be read; the newest `capacity` of them go to out,
@@ -386,14 +399,17 @@ int hvckpt_durable_close(hvckpt_durable *region);
 void *hvckpt_durable_memory(const hvckpt_durable *region);
 size_t hvckpt_durable_pages(const hvckpt_durable *region);
 int hvckpt_durable_tracker(const hvckpt_durable *region);
-/* The version which the last commit made, or which was recovered. */
+/* The version which the last commit made, or which was recovered; it may not
+ * be durable yet, see hvckpt_store_wait. */
 uint64_t hvckpt_durable_version(const hvckpt_durable *region);
 
-/* Opens a transaction; threads may all write inside it. */
+/* Opens a transaction; threads may all write inside it.  It may begin while
+ * the commit before, of another thread, waits for the disk or the backup.
+ * After HVCKPT_E_TAKEN_BACK, which is told once, begin again. */
 int hvckpt_durable_begin(hvckpt_durable *region);
 /* Commits; version may be NULL.  After an error other than HVCKPT_E_NOT_OPEN,
  * HVCKPT_E_INVALID, HVCKPT_E_UNREPLICATED and HVCKPT_E_FENCED the transaction
- * was aborted. */
+ * was aborted, and those of other threads which were built on it. */
 int hvckpt_durable_commit(hvckpt_durable *region, int durability,
                           uint64_t *version);
 /* Brings back exactly the bytes which were committed last. */

@@ -11,10 +11,11 @@ use std::time::Duration;
 
 use hvckpt_proto::{Key, Reason};
 
-use crate::abi;
+use crate::abi::{self, Mode};
 use crate::sys::fork;
 use crate::sys::gate::{self, GateError, Int84, Transport};
 use crate::sys::session::{OpError, Session, SessionError};
+use crate::sys::signal;
 use crate::tracker::SimGate;
 
 /// Environment variable which names the key file.
@@ -109,6 +110,43 @@ impl Attach {
             .ok_or(AttachError::NoPolicy)
     }
 
+    /// What the gate answers to `CDA_OP_version`.  A domain has none before its
+    /// first token, which is asked for if need be, and not used.
+    ///
+    /// # Errors
+    /// There is no gate, or the daemon gives no token.
+    pub fn gate(&self) -> Result<u64, AttachError> {
+        self.find_gate().map(|(offered, _)| offered)
+    }
+
+    fn find_gate(&self) -> Result<(u64, Option<[u8; abi::CDA_TOKEN_BYTES]>), AttachError> {
+        match gate::capabilities() {
+            Err(GateError::NoGate) => {
+                let token = self.request_token().map_err(no_gate_or)?;
+                Ok((gate::capabilities()?, Some(token)))
+            }
+            offered => Ok((offered?, None)),
+        }
+    }
+
+    /// Whether a session for this mode may be had: what can be told without
+    /// a token.
+    pub(crate) fn offers(&self, mode: Mode) -> Result<(), AttachError> {
+        let offered = match gate::capabilities() {
+            // The domain's first token may open it.
+            Err(GateError::NoGate) if self.token.is_some() => return Ok(()),
+            Err(GateError::NoGate) => {
+                self.key_path().and(self.address()).map_err(no_gate_or)?;
+                return Ok(());
+            }
+            offered => offered?,
+        };
+        if offered & mode.capability() == 0 {
+            return Err(GateError::NoCapability(mode.name()).into());
+        }
+        Ok(())
+    }
+
     /// Asks the daemon for a one-time token.
     ///
     /// # Errors
@@ -134,22 +172,32 @@ pub enum AttachError {
     #[error(transparent)]
     Gate(#[from] GateError),
     /// No key file was named.
-    #[error("no key: set HVCKPT_KEY, or name the key file")]
+    #[error(
+        "no key: set HVCKPT_KEY to the key file, or name it; the administrator of Dom0 makes one"
+    )]
     NoKey,
     /// No policy daemon was named.
-    #[error("no policy daemon: set HVCKPT_POLICY to host:port, or name it")]
+    #[error("no policy daemon: set HVCKPT_POLICY to its host:port, or name it")]
     NoPolicy,
     /// The key file cannot be read.
     #[error("cannot read the key file {path}")]
     KeyUnreadable {
         /// The key file.
         path: PathBuf,
-        /// What is wrong with it.
+        /// The kernel's answer.
         #[source]
-        source: hvckpt_proto::KeyError,
+        source: std::io::Error,
     },
-    /// The file is there, but its content or its permissions are wrong.
-    #[error("{path} is not a usable key file")]
+    /// Others than its owner can use the key.
+    #[error("the key file {path} has mode {mode:04o}, so others can use the key: chmod 600 {path}")]
+    KeyOpen {
+        /// The key file.
+        path: PathBuf,
+        /// Its permissions.
+        mode: u32,
+    },
+    /// The file is there, but its content is wrong.
+    #[error("{path} holds no key of a policy daemon (made by hvckpt-policy key add)")]
     KeyInvalid {
         /// The key file.
         path: PathBuf,
@@ -167,7 +215,9 @@ pub enum AttachError {
         source: hvckpt_proto::Error,
     },
     /// Who answered is not the daemon the key belongs to.
-    #[error("the server at {address} is not the one this key belongs to")]
+    #[error(
+        "the server at {address} is not the policy daemon this key belongs to; check the address, or get a new key file if the daemon's key was changed on purpose"
+    )]
     NotAuthentic {
         /// The server's address.
         address: String,
@@ -176,7 +226,9 @@ pub enum AttachError {
         source: hvckpt_proto::Error,
     },
     /// The daemon answered, but not in a way this library understands.
-    #[error("the policy daemon at {address} speaks otherwise")]
+    #[error(
+        "the server at {address} does not answer like a policy daemon of this version; check the address and both versions"
+    )]
     Protocol {
         /// The daemon's address.
         address: String,
@@ -185,7 +237,7 @@ pub enum AttachError {
         source: hvckpt_proto::Error,
     },
     /// The daemon refuses the key.
-    #[error("the policy daemon refuses the key: {reason} {text}")]
+    #[error("the policy daemon refuses the key: {}; ask its administrator", refusal(.reason, .text))]
     Refused {
         /// The reason's name.
         reason: &'static str,
@@ -196,14 +248,18 @@ pub enum AttachError {
     },
     /// The hypervisor refuses the token: unknown, used, expired, or issued
     /// for another domain.  A key belongs to one domain.
-    #[error("the hypervisor refuses the token: used, expired, or for another domain")]
+    #[error(
+        "the hypervisor refuses the token: it was used, has expired, or is for another domain; a key works in its own domain only"
+    )]
     TokenRefused,
     /// The key or the domain has as many sessions as it may.
-    #[error("no more sessions allowed: {0}")]
+    #[error("no more sessions allowed: {0}; end one, or ask the administrator for a larger limit")]
     Quota(String),
     /// Other code in this process (another copy of this library?) has a
     /// session, and a process has one only.
-    #[error("this process has a session which is not this library's")]
+    #[error(
+        "this process has a session which is not this library's; use one copy of the library in a process"
+    )]
     ForeignSession,
     /// The session refuses.
     #[error(transparent)]
@@ -213,9 +269,19 @@ pub enum AttachError {
     Os(#[source] std::io::Error),
 }
 
+fn refusal(reason: &str, text: &str) -> String {
+    if text.is_empty() {
+        reason.to_owned()
+    } else {
+        format!("{reason} ({text})")
+    }
+}
+
 fn key_error(path: PathBuf, source: hvckpt_proto::KeyError) -> AttachError {
+    use hvckpt_proto::KeyError;
     match source {
-        hvckpt_proto::KeyError::Read { .. } => AttachError::KeyUnreadable { path, source },
+        KeyError::Read { source, .. } => AttachError::KeyUnreadable { path, source },
+        KeyError::Permissions { mode, .. } => AttachError::KeyOpen { path, mode },
         _ => AttachError::KeyInvalid { path, source },
     }
 }
@@ -274,32 +340,43 @@ impl Drop for SessionRef {
     }
 }
 
-/// The session of this process, opened if there is none.  `capability` is the
-/// `CDA_CAP_*` bit the caller needs.
-pub(crate) fn current(attach: &Attach, capability: u64) -> Result<SessionRef, AttachError> {
+/// The session of this process, opened if there is none, for this
+/// mode of tracking.
+pub(crate) fn current(attach: &Attach, mode: Mode) -> Result<SessionRef, AttachError> {
     // Before the lock, which another thread may have held when it forked.
     if fork::is_child() {
         return Err(AttachError::Session(SessionError::ForkChild));
     }
     fork::arm().map_err(AttachError::Os)?;
-    if gate::capabilities()? & capability == 0 {
-        return Err(GateError::NoCapability(capability_name(capability)).into());
+    let (offered, token) = attach.find_gate()?;
+    if offered & mode.capability() == 0 {
+        return Err(GateError::NoCapability(mode.name()).into());
     }
     let mut current = SESSION.lock().unwrap_or_else(PoisonError::into_inner);
     if let Some(session) = current.upgrade() {
         return Ok(SessionRef(Some(session)));
     }
-    let token = attach.request_token()?;
+    let token = token.map_or_else(|| attach.request_token(), Ok)?;
+    // Should the domain be restored elsewhere, the gate may be gone.
+    signal::catch_lost_gate().map_err(AttachError::Os)?;
     let session = Arc::new(Session::attach(Arc::new(Int84), token).map_err(attach_error)?);
     *current = Arc::downgrade(&session);
     Ok(SessionRef(Some(session)))
+}
+
+/// Who was not told where to ask for a token is told that there is no gate.
+fn no_gate_or(error: AttachError) -> AttachError {
+    match error {
+        AttachError::NoKey | AttachError::NoPolicy => GateError::NoGate.into(),
+        error => error,
+    }
 }
 
 /// A session instead of `old`: the one which another region opened since, or,
 /// if the hypervisor says that `old` has ended, a new one.
 pub(crate) fn renewed(
     attach: &Attach,
-    capability: u64,
+    mode: Mode,
     old: &SessionRef,
     ended: bool,
 ) -> Result<SessionRef, AttachError> {
@@ -313,7 +390,7 @@ pub(crate) fn renewed(
             *current = Weak::new();
         }
     }
-    self::current(attach, capability)
+    self::current(attach, mode)
 }
 
 /// A session of its own with a simulated hypervisor.
@@ -322,14 +399,4 @@ pub(crate) fn simulated(gate: SimGate) -> Result<SessionRef, AttachError> {
     let transport: Arc<dyn Transport> = Arc::new(gate);
     let session = Session::attach(transport, [1; abi::CDA_TOKEN_BYTES]).map_err(attach_error)?;
     Ok(SessionRef(Some(Arc::new(session))))
-}
-
-fn capability_name(capability: u64) -> &'static str {
-    match capability {
-        abi::CDA_CAP_PTXEN => "ptxen",
-        abi::CDA_CAP_EMULXEN => "emulxen",
-        abi::CDA_CAP_SCANXEN => "scanxen",
-        abi::CDA_CAP_AUTOXEN => "autoxen",
-        _ => "what was asked for",
-    }
 }

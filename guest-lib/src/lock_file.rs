@@ -78,9 +78,77 @@ impl Drop for LockFile {
     }
 }
 
+/// Who holds the lock, for messages: program and process, as far as the kernel
+/// tells.
+pub(crate) fn holder(path: &Path) -> String {
+    let process = std::fs::metadata(path).ok().and_then(|file| {
+        let locks = std::fs::read_to_string("/proc/locks").ok()?;
+        let device = file.dev();
+        find(&locks, libc::major(device), libc::minor(device), file.ino())
+    });
+    match process {
+        None => "another process".to_owned(),
+        Some(process) if process == std::process::id() => {
+            format!("this process itself ({process})")
+        }
+        Some(process) => match std::fs::read_to_string(format!("/proc/{process}/comm")) {
+            Ok(name) => format!("process {process} ({})", name.trim()),
+            Err(_) => format!("process {process}"),
+        },
+    }
+}
+
+/// The process in a line of `/proc/locks` about this file, such as
+/// `1: FLOCK  ADVISORY  WRITE 4711 fe:01:1837 0 EOF`.
+fn find(locks: &str, major: u32, minor: u32, inode: u64) -> Option<u32> {
+    let file = format!("{major:02x}:{minor:02x}:{inode}");
+    let same = |line: &&str| line.split_whitespace().any(|field| field == file);
+    // Lines of those who wait have `->`; some file systems name another
+    // device than stat does, but the number of the file is in both.
+    let line = locks.lines().find(same).or_else(|| {
+        let inode = format!(":{inode}");
+        let like = |line: &&str| {
+            let mut fields = line.split_whitespace();
+            fields.any(|field| field.matches(':').count() == 2 && field.ends_with(&inode))
+        };
+        let mut found = locks.lines().filter(like);
+        found.next().filter(|_| found.next().is_none())
+    })?;
+    let fields = || line.split_whitespace();
+    let at = fields().position(|field| field == "WRITE" || field == "READ")?;
+    // A negative number belongs to no single process.
+    fields().nth(at + 1)?.parse().ok().filter(|id| *id != 0)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_holder_is_found_in_the_kernels_list() {
+        let locks = "1: FLOCK  ADVISORY  WRITE 4711 fe:01:1837 0 EOF\n\
+                     2: POSIX  ADVISORY  READ  12 fe:01:18 0 EOF\n\
+                     3: FLOCK  ADVISORY  WRITE 13 fe:02:18 0 EOF\n\
+                     4: OFDLCK ADVISORY  WRITE -1 fe:01:19 0 EOF\n\
+                     5: FLOCK  ADVISORY  WRITE 0 fe:01:20 0 EOF\n";
+        assert_eq!(find(locks, 0xfe, 1, 1837), Some(4711));
+        assert_eq!(find(locks, 0xfe, 2, 18), Some(13));
+        assert_eq!(find(locks, 0, 40, 1837), Some(4711), "another device");
+        assert_eq!(find(locks, 0, 40, 18), None, "two might be meant");
+        assert_eq!(find(locks, 0xfe, 1, 837), None);
+        assert_eq!(find(locks, 0xfe, 1, 19), None);
+        assert_eq!(find(locks, 0xfe, 1, 20), None, "in another container");
+        assert_eq!(find("", 0, 0, 0), None);
+    }
+
+    #[test]
+    fn the_holder_is_named() {
+        let path = std::env::temp_dir().join(format!("hvckpt-holder-{}", std::process::id()));
+        let _lock = LockFile::take(&path).unwrap().expect("free");
+        let said = holder(&path);
+        assert!(said.contains(&std::process::id().to_string()), "{said}");
+        std::fs::remove_file(&path).unwrap();
+    }
 
     #[test]
     fn a_copy_of_the_descriptor_does_not_hold_the_lock() {

@@ -28,7 +28,7 @@ pub enum RegionError {
     #[error("a region needs at least one page")]
     Empty,
     /// Address or size of adopted memory is not a multiple of the page size.
-    #[error("{bytes} bytes at {start:#x} are not whole pages")]
+    #[error("{bytes} bytes at {start:#x} are not whole pages of 4096 bytes")]
     Unaligned {
         /// Address in bytes.
         start: usize,
@@ -37,7 +37,9 @@ pub enum RegionError {
     },
     /// The region is larger than any tracker can have it, or lies beyond the
     /// addresses of a process.
-    #[error("{bytes} bytes are too large for a region")]
+    #[error(
+        "{bytes} bytes are too large for a region: at most {MAX_PAGES} pages, below address {ADDRESS_END:#x}"
+    )]
     TooLarge {
         /// Size in bytes.
         bytes: usize,
@@ -56,6 +58,17 @@ pub enum RegionError {
     Tracker {
         /// The tracker.
         kind: TrackerKind,
+        /// Why not.
+        #[source]
+        source: TrackError,
+    },
+    /// No tracker was chosen, and [`TrackerKind::PtXen`], which is taken then,
+    /// does not work here.
+    #[error(
+        "no tracker was chosen, and {}, the default, does not work here; `hvckpt doctor` tells which do, name those you accept",
+        TrackerKind::PtXen
+    )]
+    Default {
         /// Why not.
         #[source]
         source: TrackError,
@@ -184,6 +197,7 @@ impl RegionBuilder {
             bytes: PAGE_SIZE,
             source,
         })?;
+        self.check()?;
         let kinds = if self.trackers.is_empty() {
             vec![TrackerKind::PtXen]
         } else {
@@ -192,6 +206,12 @@ impl RegionBuilder {
         let mut memory = None;
         let mut attempts = Vec::new();
         for kind in kinds {
+            // First of all: without a hypervisor nobody shall be sent to the
+            // limit of locked memory.
+            if let Err(error) = tracker::offered(kind, &self.attach) {
+                attempts.push(Attempt { kind, error });
+                continue;
+            }
             let (twice, mapping) = match memory.take() {
                 // A tracker before this one wanted the same.
                 Some((twice, mapping)) if twice == kind.needs_alias() => (twice, mapping),
@@ -220,6 +240,9 @@ impl RegionBuilder {
         }
         Err(match attempts.len() {
             1 => match attempts.pop() {
+                Some(Attempt { error: source, .. }) if self.trackers.is_empty() => {
+                    RegionError::Default { source }
+                }
                 Some(Attempt {
                     kind,
                     error: source,
@@ -238,11 +261,15 @@ impl RegionBuilder {
         Ok(memory)
     }
 
-    fn memory(&self, twice: bool) -> Result<Mapping, RegionError> {
-        let (start, bytes) = self
-            .adopted
+    /// Address (zero: anywhere) and size.
+    fn place(&self) -> (usize, usize) {
+        self.adopted
             .as_ref()
-            .map_or((0, self.bytes), |pages| (pages.start, pages.bytes));
+            .map_or((0, self.bytes), |pages| (pages.start, pages.bytes))
+    }
+
+    fn check(&self) -> Result<(), RegionError> {
+        let (start, bytes) = self.place();
         if bytes == 0 {
             return Err(RegionError::Empty);
         }
@@ -252,6 +279,11 @@ impl RegionBuilder {
         if start % PAGE_SIZE != 0 || bytes % PAGE_SIZE != 0 {
             return Err(RegionError::Unaligned { start, bytes });
         }
+        Ok(())
+    }
+
+    fn memory(&self, twice: bool) -> Result<Mapping, RegionError> {
+        let (start, bytes) = self.place();
         Ok(match self.adopted {
             Some(_) => Mapping::adopt(start, bytes),
             None if twice => Mapping::aliased(bytes)?,

@@ -1,7 +1,12 @@
 //! How long does an operation keep the processor?  A timer signal is due every
 //! millisecond; the longest wait between two of them, while large areas are
 //! begun, committed, forked, unregistered and detached, is what the hypervisor
-//! did without looking up (and the kernel: see "nothing").
+//! did without looking up (and the kernel: see "nothing").  What unregistering
+//! and detaching leave to RCU counts as well.
+//!
+//! `elsewhere` is what another CPU sees, if there is one: the longest gap between
+//! two looks at its clock, with nothing to do and while ranges are registered
+//! and unregistered in a loop.
 //!
 //! Prints one line of JSON.  Exit status 1 if a wait was longer than
 //! --limit-ms, which means something only where time is counted in
@@ -10,10 +15,12 @@
 mod common;
 
 use std::ptr;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 use clap::Parser;
 use common::{Area, PAGE, Session, in_child, need_gate};
+use hvckpt::abi;
 
 /// How long an operation keeps the processor.
 #[derive(Parser, Debug)]
@@ -73,6 +80,63 @@ fn waits(body: impl FnOnce()) -> u64 {
         .max(now() - LAST.load(Ordering::Relaxed))
 }
 
+/// After what frees memory: until RCU has seen to that.
+fn settle() {
+    let start = Instant::now();
+    while start.elapsed() < Duration::from_millis(30) {
+        core::hint::spin_loop();
+    }
+}
+
+/// Keeps the thread on one of the CPUs.
+fn stay_on(cpu: usize) {
+    // SAFETY: an all-zero set is empty; the sizes agree.
+    unsafe {
+        let mut set: libc::cpu_set_t = core::mem::zeroed();
+        libc::CPU_SET(cpu, &mut set);
+        libc::sched_setaffinity(0, size_of::<libc::cpu_set_t>(), &raw const set);
+    }
+}
+
+/// The longest gap on the second CPU during `body` on the first, in ns.
+fn elsewhere(body: impl FnOnce()) -> u64 {
+    let over = AtomicBool::new(false);
+    stay_on(0);
+    std::thread::scope(|scope| {
+        let watcher = scope.spawn(|| {
+            stay_on(1);
+            let (mut longest, mut last) = (0, now());
+            while !over.load(Ordering::Relaxed) {
+                let time = now();
+                longest = longest.max(time - last);
+                last = time;
+            }
+            longest
+        });
+        body();
+        over.store(true, Ordering::Relaxed);
+        watcher.join().expect("the watcher")
+    })
+}
+
+/// Registers and unregisters in a loop, in the mode that needs most memory.
+fn register_in_a_loop(session: &Session, area: &Area, log: &Area) -> u64 {
+    let mut registration = area.registration(log);
+    registration.mode = abi::CDA_MODE_AUTOXEN;
+    let (start, mut made) = (Instant::now(), 0);
+    while start.elapsed() < Duration::from_millis(500) {
+        let range = session.register(&registration);
+        if range == common::no(libc::EAGAIN) {
+            std::thread::sleep(Duration::from_millis(1));
+            continue;
+        }
+        good("register", range);
+        good("unregister", session.unregister(range));
+        made += 1;
+    }
+    made
+}
+
 fn good(what: &str, answer: i64) {
     if answer < 0 {
         eprintln!("{what} answered {answer}");
@@ -119,16 +183,31 @@ fn main() {
         ("begin", waits(|| good("begin", session.begin(range)))),
         ("unregister", {
             touch();
-            waits(|| good("unregister", session.unregister(range)))
+            waits(|| {
+                good("unregister", session.unregister(range));
+                settle();
+            })
         }),
         ("detach", {
             let range = session.register(&area.registration(&log));
             good("register", range);
             good("begin", session.begin(range));
             touch();
-            waits(|| good("detach", session.detach()))
+            waits(|| {
+                good("detach", session.detach());
+                settle();
+            })
         }),
     ];
+    let several = std::thread::available_parallelism().is_ok_and(|cpus| cpus.get() > 1);
+    let elsewhere = several.then(|| {
+        let session = Session::attach();
+        let idle = elsewhere(|| std::thread::sleep(Duration::from_millis(500)));
+        let mut made = 0;
+        let busy = elsewhere(|| made = register_in_a_loop(&session, &area, &log));
+        good("detach", session.detach());
+        serde_json::json!({"idle_ns": idle, "registering_ns": busy, "registered": made})
+    });
     let limit = args.limit_ms * 1_000_000;
     // A signal waits for the end of fork(2), most of which is the kernel's.
     let late: Vec<_> = results
@@ -142,6 +221,7 @@ fn main() {
         .collect();
     let line = serde_json::json!({
         "program": "latency", "mib": args.mib, "longest_wait_ns": waits, "late": late,
+        "elsewhere": elsewhere,
     });
     println!("{line}");
     std::process::exit(i32::from(!late.is_empty()));

@@ -274,3 +274,33 @@ fn guest_programs_refuse_other_machines() {
         assert!(text.contains("no gate"), "{name}: {text}");
     }
 }
+
+/// As `| head` does it: no panic, no complaint, the status of SIGPIPE.
+#[test]
+fn examples_end_quietly_when_their_reader_goes_away() {
+    let exact = ["--tracker", "pt", "--pages", "4", "--transactions", "1"];
+    for (name, arguments) in [("counter", &["pt"][..]), ("exact", &exact)] {
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let output = Command::new(example(name))
+            .args(arguments)
+            .stdout(writer)
+            .output()
+            .unwrap();
+        assert_eq!(String::from_utf8_lossy(&output.stderr), "", "{name}");
+        assert_eq!(output.status.code(), Some(141), "{name}");
+    }
+}
+
+/// A program which fails says so in words, not as a structure.
+#[test]
+fn examples_fail_in_words() {
+    if hvckpt::sys::gate::capabilities().is_ok() {
+        return;
+    }
+    let output = run(&example("counter"), &["ptxen"]);
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{text}");
+    assert!(text.contains("no gate: this is not a Xen guest"), "{text}");
+    assert!(!text.contains('{'), "{text}");
+}

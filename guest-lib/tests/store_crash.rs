@@ -1,10 +1,10 @@
-//! A simulated disk loses power at random instants, a thousand times.  No
-//! version which was acknowledged is lost, and what is found is a version as
-//! it was committed.
+//! A simulated disk loses power at random instants, a thousand times, and
+//! refuses syncs before.  No version which was acknowledged is lost, none comes
+//! back which was refused, and what is found is a version as it was committed.
 
 #![allow(clippy::cast_possible_truncation, clippy::rc_clone_in_vec_init)] // 64-bit only; pages are shared on purpose
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -41,6 +41,10 @@ struct Model {
     versions: BTreeMap<u64, State>,
     acknowledged: u64,
     now: State,
+    /// Told that they were not committed.
+    refused: BTreeSet<u64>,
+    /// Told that they may be there or not.
+    unsettled: BTreeSet<u64>,
 }
 
 impl Model {
@@ -50,7 +54,14 @@ impl Model {
             versions: BTreeMap::from([(0, now.clone())]),
             acknowledged: 0,
             now,
+            refused: BTreeSet::new(),
+            unsettled: BTreeSet::new(),
         }
+    }
+
+    fn refuse(&mut self, number: u64) {
+        self.versions.remove(&number);
+        self.refused.insert(number);
     }
 
     fn change(&mut self, rng: &mut Rng) -> (State, Vec<u64>) {
@@ -113,6 +124,11 @@ fn check(store: &Store, model: &mut Model, what: &str) {
         }
     }
     for kept in store.versions() {
+        assert!(
+            !model.refused.contains(&kept.number),
+            "{what}: version {} was refused",
+            kept.number
+        );
         if let (Some(state), Ok(view)) = (
             model.versions.get(&kept.number),
             store.view(Some(kept.number)),
@@ -129,8 +145,10 @@ fn check(store: &Store, model: &mut Model, what: &str) {
     }
     model.versions.split_off(&(version + 1));
     model.now = state;
-    // Opening made it durable.
+    // Opening made it durable, and settled what was not.
     model.acknowledged = version;
+    model.unsettled.clear();
+    model.refused.split_off(&(version + 1));
 }
 
 /// Commits until the power is gone.
@@ -150,6 +168,7 @@ fn work(
     for _ in 0..400 {
         let full = rng.below(25) == 0;
         disk.space(full.then(|| rng.below(4000)));
+        refuse_syncs(disk, rng, 20);
         let (next, pages) = model.change(rng);
         let durability = match rng.below(4) {
             0 => Durability::Async,
@@ -177,25 +196,51 @@ fn work(
         let number = last + 1;
         last = number;
         model.versions.insert(number, next.clone());
-        let version = match store.commit(&writes, durability) {
-            Ok(version) => version,
-            // Unlike a commit in which the power fails, this one is never seen.
-            Err(StoreError::Full { .. }) => {
-                model.versions.remove(&number);
+        model.refused.remove(&number);
+        match store.commit(&writes, durability) {
+            Ok(version) => assert_eq!(version, number),
+            // It is never seen again.
+            Err(StoreError::Full { .. } | StoreError::Io { .. } | StoreError::Poisoned { .. })
+                if disk.powered() =>
+            {
+                model.refuse(number);
+                continue;
+            }
+            Err(StoreError::Unsettled { .. }) if disk.powered() && rng.below(3) > 0 => {
+                model.unsettled.insert(number);
                 continue;
             }
             Err(error) => return Err(error),
-        };
-        assert_eq!(version, number);
+        }
         if durability != Durability::Async {
-            model.acknowledged = version;
+            model.acknowledged = number;
+            // They were taken back first.
+            for number in core::mem::take(&mut model.unsettled) {
+                model.refuse(number);
+            }
         }
         model.now = next;
-        if rng.below(40) == 0 && !full {
-            store.compact(|_| {})?;
+        if rng.below(40) == 0
+            && !full
+            && let Err(error) = store.compact(|_| {})
+            && !disk.powered()
+        {
+            return Err(error);
         }
     }
+    disk.fail_syncs(None, 1, 1);
     Ok(())
+}
+
+/// Lets syncs fail for a while, one time in `rarely`.
+fn refuse_syncs(disk: &CrashDisk, rng: &mut Rng, rarely: u64) {
+    let errno = match rng.below(rarely) {
+        0 => Some(libc::EIO),
+        1 => Some(libc::ENOSPC),
+        2..5 => None,
+        _ => return,
+    };
+    disk.fail_syncs(errno, 1 + rng.below(3), rng.next());
 }
 
 /// HVCKPT_CRASHES makes it longer.
@@ -223,7 +268,23 @@ fn nothing_committed_is_lost_and_nothing_else_is_shown() {
         if early {
             disk.cut_after(rng.below(12));
         }
-        let opened = Store::open_on(Arc::new(disk.clone()), options(&mut rng, key.as_ref()));
+        let how = options(&mut rng, key.as_ref());
+        refuse_syncs(&disk, &mut rng, 12);
+        let mut opened = Store::open_on(Arc::new(disk.clone()), how.clone());
+        for tries in 0..8 {
+            if !matches!(
+                opened,
+                Err(StoreError::Io { .. } | StoreError::Full { .. } | StoreError::Unsettled { .. })
+            ) || !disk.powered()
+            {
+                break;
+            }
+            if tries == 7 {
+                disk.fail_syncs(None, 1, 1);
+            }
+            opened = Store::open_on(Arc::new(disk.clone()), how.clone());
+        }
+        disk.fail_syncs(None, 1, 1);
         match opened {
             Ok(store) => {
                 check(&store, &mut model, &what);
@@ -233,11 +294,12 @@ fn nothing_committed_is_lost_and_nothing_else_is_shown() {
                 }
                 match work(&disk, &store, &mut model, &mut rng) {
                     Ok(()) => {}
-                    Err(StoreError::Io { .. } | StoreError::Poisoned) => cuts += 1,
+                    Err(StoreError::Unsettled { .. }) => cuts += 1,
+                    Err(_) if !disk.powered() => cuts += 1,
                     Err(error) => panic!("{what}: {}", hvckpt::explain(&error)),
                 }
             }
-            Err(StoreError::Io { .. }) if early => cuts += 1,
+            Err(_) if early && !disk.powered() => cuts += 1,
             Err(error) => panic!("{what}: {}", hvckpt::explain(&error)),
         }
         if rng.below(3) > 0 {
@@ -246,6 +308,7 @@ fn nothing_committed_is_lost_and_nothing_else_is_shown() {
             // Only the program died: what it wrote is still on its way.
             disk.cut_after(u64::MAX);
             disk.space(None);
+            disk.fail_syncs(None, 1, 1);
         }
     }
     assert!(

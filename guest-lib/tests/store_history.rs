@@ -1,333 +1,198 @@
-//! Files of two copies of a store which went on separately never make a state
-//! which neither had.
+//! Threads, aborts, refusals and power cuts against a model: what is there
+//! afterwards is one version, with all that was acknowledged and nothing that
+//! was refused.
 
+#[path = "store_common/gate.rs"]
+#[allow(dead_code)]
+mod gate;
 mod store_common;
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::fs;
-use std::path::Path;
-use std::sync::Arc;
+use std::collections::BTreeMap;
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::{Arc, Mutex};
 
-use hvckpt::store::backend::{Backend, CrashDisk};
-use hvckpt::store::{
-    DamageKind, Durability, Page, PageWrite, Store, StoreError, StoreKey, StoreOptions, verify,
-};
-use zeroize::Zeroizing;
+use gate::Gate;
+use hvckpt::TrackerKind;
+use hvckpt::store::{Durability, Durable, DurableError, DurableTransaction, Store, StoreOptions};
+use store_common::builder;
 
-const PAGES: u64 = 8;
+const WORDS: usize = 6;
+const THREADS: u64 = 4;
+const TRANSACTIONS: u64 = 30;
+const LIVES: u64 = 12;
 
-type History = BTreeMap<u64, Vec<Page>>;
+struct Rng(u64);
 
-fn options(key: Option<&StoreKey>) -> StoreOptions {
-    let mut options = StoreOptions::default();
-    options.auto_compact = false;
-    options.keep = 3;
-    options.key = key.cloned();
-    options
-}
-
-fn reading(key: Option<&StoreKey>) -> StoreOptions {
-    let mut options = options(key);
-    options.read_only = true;
-    options
-}
-
-fn contents(store: &Store, version: u64) -> Result<Vec<Page>, StoreError> {
-    let view = store.view(Some(version))?;
-    (0..PAGES).map(|page| view.page(0, page)).collect()
-}
-
-/// One run of a program: a few commits, and what the versions hold.
-fn run(
-    disk: &CrashDisk,
-    key: Option<&StoreKey>,
-    history: &mut History,
-    (seed, commits, compact): (u64, u64, bool),
-) {
-    let store = Store::open_on(Arc::new(disk.clone()), options(key)).unwrap();
-    let area = store.area("main", 0x10_0000, PAGES).unwrap();
-    for n in 0..commits {
-        let page = (seed + n * 3) % PAGES;
-        let new = Page([seed * 1000 + n + 1; 512]);
-        let write = PageWrite::new(area, page, &new);
-        store.commit(&[write], Durability::Sync).unwrap();
-        if compact && n == commits / 2 {
-            store.compact(|_| {}).unwrap();
-        }
-        let newest = store.newest();
-        history.insert(newest, contents(&store, newest).unwrap());
+impl Rng {
+    fn below(&mut self, limit: u64) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        (self.0 >> 11) % limit
     }
 }
 
-fn files(disk: &CrashDisk) -> Vec<String> {
-    let names = disk.list().unwrap();
-    names.into_iter().filter(|name| name != "lock").collect()
+/// A transaction: what it was built on, and all words after it.
+#[derive(Debug, Clone)]
+struct Made {
+    parent: u64,
+    words: [u64; WORDS],
+    acknowledged: bool,
+    refused: bool,
 }
 
-/// What is in a store, up to a version, is a part of one of these histories.
-fn of_one(store: &Store, histories: &[&History], most: u64, what: &str) {
-    let kept = store.versions();
-    let kept: Vec<u64> = kept.iter().map(|kept| kept.number).collect();
-    let matching = |history: &&History| {
-        let known = kept.iter().filter(|version| **version < most);
-        known
-            .copied()
-            .all(|version| match contents(store, version) {
-                // The area alone was a version, too.
-                Ok(found) => history.get(&version).is_none_or(|pages| *pages == found),
-                Err(StoreError::Damaged(_)) => true,
-                Err(error) => panic!("{what}: {error:?}"),
-            })
+type Model = Mutex<BTreeMap<u64, Made>>;
+
+/// One word on each page; the first one says which transaction it was.
+fn words(region: &Durable) -> [u64; WORDS] {
+    core::array::from_fn(|n| region.atomics_u64()[n * 512].load(Relaxed))
+}
+
+fn begin(region: &Durable) -> DurableTransaction<'_> {
+    loop {
+        match region.begin() {
+            // The others were refused, or are at it.
+            Err(DurableError::AlreadyOpen | DurableError::TakenBack { .. }) => {
+                std::thread::yield_now();
+            }
+            other => return other.unwrap(),
+        }
+    }
+}
+
+fn transact(region: &Durable, model: &Model, id: u64, rng: &mut Rng) {
+    let transaction = begin(region);
+    let before = words(region);
+    let mut after = before;
+    {
+        let mut model = model.lock().unwrap();
+        assert_eq!(before, model[&before[0]].words, "between transactions");
+        after[0] = id;
+        for _ in 0..rng.below(4) {
+            after[1 + usize::try_from(rng.below(WORDS as u64 - 1)).unwrap()] = id;
+        }
+        let made = Made {
+            parent: before[0],
+            words: after,
+            acknowledged: false,
+            refused: false,
+        };
+        model.insert(id, made);
+    }
+    for (n, value) in after.into_iter().enumerate() {
+        region.atomics_u64()[n * 512].store(value, Relaxed);
+    }
+    let durability = match rng.below(10) {
+        0 => {
+            transaction.abort();
+            model.lock().unwrap().get_mut(&id).unwrap().refused = true;
+            return;
+        }
+        1 => Durability::Memory,
+        2..4 => Durability::Async,
+        4..7 => Durability::Group,
+        _ => Durability::Sync,
     };
-    assert!(histories.iter().any(matching), "{what}: {kept:?}");
+    let result = transaction.commit(durability);
+    let mut model = model.lock().unwrap();
+    let made = model.get_mut(&id).unwrap();
+    match (&result, durability) {
+        (Ok(_), Durability::Group | Durability::Sync) => made.acknowledged = true,
+        (Ok(_), _) => {}
+        (Err(DurableError::Store(_)), _) => made.refused = true,
+        (Err(error), _) => panic!("{error}"),
+    }
 }
 
-/// Every choice of each file from one of the two.
-fn mix(one: &CrashDisk, other: &CrashDisk, key: Option<&StoreKey>, histories: &[&History]) {
-    let names: BTreeSet<String> = files(one).into_iter().chain(files(other)).collect();
-    let names: Vec<String> = names.into_iter().collect();
-    let differ: Vec<&String> = names
-        .iter()
-        .filter(|name| one.contents(name) != other.contents(name))
-        .collect();
-    assert!(!differ.is_empty() && differ.len() < 12, "{differ:?}");
-    let (mut whole, mut refused) = (0, 0);
-    for choice in 0..1_u32 << differ.len() {
-        let mixed = one.copy();
-        for (n, name) in differ.iter().enumerate() {
-            if choice & 1 << n == 0 {
-                continue;
+/// The transactions of which a state is made.
+fn history(model: &BTreeMap<u64, Made>, mut id: u64) -> Vec<u64> {
+    let mut history = Vec::new();
+    while id > 0 {
+        history.push(id);
+        id = model[&id].parent;
+    }
+    history
+}
+
+fn open(gate: &Gate) -> (Arc<Store>, Durable) {
+    let mut options = StoreOptions::default();
+    options.image_bytes = 8 << 10;
+    options.compact_bytes = 32 << 10;
+    options.keep = 2;
+    options.queue_bytes = 40 << 10;
+    let store = Arc::new(Store::open_on(Arc::new(gate.clone()), options).unwrap());
+    let region = builder("main", TrackerKind::Pt).pages(WORDS);
+    let region = region.open_in(&store).unwrap();
+    (store, region)
+}
+
+fn live(gate: &Gate, model: &Model, seed: u64, next: &mut u64, failing: bool) {
+    let (store, region) = open(gate);
+    std::thread::scope(|scope| {
+        let workers: Vec<_> = (0..THREADS)
+            .map(|thread| {
+                let (region, first) = (&region, *next + thread * TRANSACTIONS);
+                scope.spawn(move || {
+                    let mut rng = Rng(seed * 977 + thread + 1);
+                    for id in first..first + TRANSACTIONS {
+                        transact(region, model, id, &mut rng);
+                    }
+                })
+            })
+            .collect();
+        let mut rng = Rng(seed * 31 + 7);
+        while workers.iter().any(|worker| !worker.is_finished()) {
+            match rng.below(6) {
+                0 => gate.largest(Some(usize::try_from(rng.below(700)).unwrap())),
+                1 if failing => gate.open_failing(),
+                _ => {
+                    gate.largest(None);
+                    gate.open();
+                }
             }
-            match other.contents(name) {
-                Some(bytes) => mixed.put(name, &bytes),
-                None => mixed.remove(name).unwrap(),
-            }
+            std::thread::yield_now();
         }
-        let what = format!("choice {choice:b} of {differ:?}");
-        let backend: Arc<dyn Backend> = Arc::new(mixed.clone());
-        let sound = match verify(&backend, key, |_| {}) {
-            Ok(found) => found.sound(),
-            Err(StoreError::Damaged(_) | StoreError::NotAStore(_)) => false,
-            Err(error) => panic!("{what}: {error:?}"),
+    });
+    gate.largest(None);
+    gate.open();
+    *next += THREADS * TRANSACTIONS;
+    drop(region);
+    drop(store);
+}
+
+fn run(failing: bool) {
+    for seed in 1..=LIVES {
+        let mut gate = Gate::default();
+        let root = Made {
+            parent: 0,
+            words: [0; WORDS],
+            acknowledged: false,
+            refused: false,
         };
-        match Store::open_on(backend.clone(), reading(key)) {
-            Ok(store) => {
-                whole += 1;
-                of_one(&store, histories, u64::MAX, &what);
-            }
-            Err(error @ (StoreError::Damaged(_) | StoreError::NotAStore(_))) => {
-                assert!(!sound, "{what}: {error}");
+        let model = Mutex::new(BTreeMap::from([(0, root)]));
+        let mut next = 1;
+        for life in 0..2 {
+            live(&gate, &model, seed * 2 + life, &mut next, failing);
+            gate = Gate::on(gate.disk.after_crash(seed));
+            let (_store, region) = open(&gate);
+            let found = words(&region);
+            let model = model.lock().unwrap();
+            let known = &model[&found[0]];
+            assert_eq!(found, known.words, "life {life} of seed {seed}");
+            let history = history(&model, found[0]);
+            for (id, made) in model.iter() {
+                let there = history.contains(id);
                 assert!(
-                    error.to_string().contains("image-") || choice == 0,
-                    "{error}"
+                    there || !made.acknowledged,
+                    "seed {seed}: {id} was acknowledged"
                 );
-                refused += 1;
+                assert!(!there || !made.refused, "seed {seed}: {id} was refused");
             }
-            Err(error) => panic!("{what}: {error:?}"),
         }
-        let mut lenient = options(key);
-        lenient.accept_loss = true;
-        lenient.create = false;
-        let Ok(store) = Store::open_on(backend.clone(), lenient) else {
-            continue;
-        };
-        of_one(&store, histories, u64::MAX, &what);
-        let page = Page([7; 512]);
-        let write = PageWrite::new(0, 0, &page);
-        if store.versions().is_empty() {
-            continue;
-        }
-        let version = store.commit(&[write], Durability::Sync).unwrap();
-        drop(store);
-        // Nothing is asked twice.
-        let store =
-            Store::open_on(backend, reading(key)).unwrap_or_else(|error| panic!("{what}: {error}"));
-        assert_eq!(store.newest(), version, "{what}");
-        assert_eq!(store.view(None).unwrap().page(0, 0).unwrap(), page);
-        of_one(&store, histories, version, &what);
-    }
-    let images = differ.iter().filter(|name| name.starts_with("image-"));
-    assert!(whole >= 2 && (refused > 0 || images.count() < 2), "{whole}");
-}
-
-fn two_copies(disk: &CrashDisk, key: Option<&StoreKey>, shared: &History) {
-    // What each of the two did after they parted: runs, and which compact.
-    let plans: [[&[(u64, bool)]; 2]; 5] = [
-        [&[(2, false)], &[(2, false)]],
-        [&[(2, false), (2, false)], &[(3, false), (1, false)]],
-        [&[(3, true), (2, false)], &[(3, true), (2, false)]],
-        [&[(4, true)], &[(1, false), (2, false), (1, false)]],
-        [
-            &[(1, false), (4, true), (1, false)],
-            &[(2, true), (2, false)],
-        ],
-    ];
-    for plans in plans {
-        let mut ended = Vec::new();
-        for (number, plan) in (1..).zip(plans) {
-            let copy = disk.copy();
-            let mut history = shared.clone();
-            for (turn, (commits, compact)) in (1..).zip(plan) {
-                let seed = number * 10 + turn;
-                run(&copy, key, &mut history, (seed, *commits, *compact));
-            }
-            ended.push((copy, history));
-        }
-        let histories = [&ended[0].1, &ended[1].1];
-        mix(&ended[0].0, &ended[1].0, key, &histories);
-        // One which did not go on.
-        mix(&ended[0].0, disk, key, &[&ended[0].1, shared]);
-    }
-}
-
-fn shared(key: Option<&StoreKey>, compact: bool) -> (CrashDisk, History) {
-    let disk = CrashDisk::new();
-    let mut history = History::new();
-    run(&disk, key, &mut history, (3, 2, compact));
-    run(&disk, key, &mut history, (5, 2, false));
-    (disk, history)
-}
-
-#[test]
-fn files_of_two_copies_never_make_a_third_history() {
-    for compact in [false, true] {
-        let (disk, history) = shared(None, compact);
-        two_copies(&disk, None, &history);
     }
 }
 
 #[test]
-fn nor_do_those_of_encrypted_copies() {
-    let key = StoreKey::new(Zeroizing::new([0x42; 32]));
-    let (disk, history) = shared(Some(&key), true);
-    two_copies(&disk, Some(&key), &history);
-}
-
-/// A store which an earlier version wrote, and which two copies go on with.
-#[test]
-fn nor_do_copies_of_a_store_of_an_older_format() {
-    for kept in ["store-1", "store-2"] {
-        let data = Path::new(env!("CARGO_MANIFEST_DIR"))
-            .join("tests/data")
-            .join(kept);
-        let disk = CrashDisk::new();
-        for entry in fs::read_dir(data).unwrap() {
-            let entry = entry.unwrap();
-            let name = entry.file_name().into_string().unwrap();
-            disk.put(&name, &fs::read(entry.path()).unwrap());
-        }
-        let mut ended = Vec::new();
-        for seed in [1, 2] {
-            let copy = disk.copy();
-            let mut history = History::new();
-            let store = Store::open_on(Arc::new(copy.clone()), options(None)).unwrap();
-            for version in store.versions() {
-                let pages = contents(&store, version.number).unwrap();
-                history.insert(version.number, pages);
-            }
-            let before = history.clone();
-            for n in 0..2_u64 {
-                let page = Page([seed * 10 + n; 512]);
-                let write = PageWrite::new(0, n, &page);
-                let version = store.commit(&[write], Durability::Sync).unwrap();
-                history.insert(version, contents(&store, version).unwrap());
-            }
-            drop(store);
-            let store = Store::open_on(Arc::new(copy.clone()), options(None)).unwrap();
-            let page = Page([seed * 10 + 7; 512]);
-            let write = PageWrite::new(0, 5, &page);
-            let version = store.commit(&[write], Durability::Sync).unwrap();
-            history.insert(version, contents(&store, version).unwrap());
-            drop(store);
-            ended.push((copy, history, before));
-        }
-        mix(&ended[0].0, &ended[1].0, None, &[&ended[0].1, &ended[1].1]);
-        mix(&ended[0].0, &disk, None, &[&ended[0].1, &ended[0].2]);
-    }
-}
-
-/// Two copies which append to the same image, and a file with blocks of both.
-#[test]
-fn an_image_with_frames_of_two_copies_ends_where_they_part() {
-    let (disk, mut history) = shared(None, false);
-    let other = disk.copy();
-    let mut others = history.clone();
-    run(&disk, None, &mut history, (11, 4, false));
-    run(&other, None, &mut others, (12, 4, false));
-    let store = Store::open_on(Arc::new(disk.clone()), reading(None)).unwrap();
-    let last = store.versions().pop().unwrap();
-    let name = format!("image-{:06x}.hvck", last.image);
-    let (bytes, theirs) = (
-        disk.contents(&name).unwrap(),
-        other.contents(&name).unwrap(),
-    );
-    assert_eq!(bytes.len(), theirs.len(), "the same shape");
-    let mut tried = 0;
-    for version in store.versions() {
-        let at = usize::try_from(version.offset).unwrap();
-        if version.image != last.image || at == 192 {
-            continue;
-        }
-        tried += 1;
-        let mixed = disk.copy();
-        mixed.put(&name, &[&bytes[..at], &theirs[at..]].concat());
-        let backend: Arc<dyn Backend> = Arc::new(mixed);
-        assert!(!verify(&backend, None, |_| {}).unwrap().sound(), "at {at}");
-        assert!(Store::open_on(backend.clone(), reading(None)).is_err());
-        let mut lenient = reading(None);
-        lenient.accept_loss = true;
-        let store = Store::open_on(backend, lenient).unwrap();
-        assert_eq!(store.newest(), version.previous, "at {at}");
-        of_one(&store, &[&history], u64::MAX, &format!("at {at}"));
-    }
-    assert!(tried >= 3, "{tried}");
-}
-
-#[test]
-fn an_image_of_another_store_does_not_take_the_directory_over() {
-    let (disk, history) = shared(None, false);
-    let (foreign, _) = shared(None, false);
-    let image = foreign.contents("image-000003.hvck").unwrap();
-    let newest = *history.last_key_value().unwrap().0;
-    for number in [3_u64, 4, 9] {
-        let mut bytes = image.clone();
-        bytes[32..40].copy_from_slice(&number.to_le_bytes());
-        let crc = crc32c::crc32c(&bytes[..188]);
-        bytes[188..192].copy_from_slice(&crc.to_le_bytes());
-        let name = format!("image-{number:06x}.hvck");
-        for told in [true, false] {
-            let mixed = disk.copy();
-            mixed.put(&name, &bytes);
-            if !told {
-                mixed.remove("acknowledged").unwrap();
-            }
-            let backend: Arc<dyn Backend> = Arc::new(mixed);
-            let examined = verify(&backend, None, |_| {}).unwrap();
-            let problems = &examined.problems;
-            assert!(
-                !examined.sound() && problems.iter().any(|problem| problem.file == name),
-                "{problems:?}"
-            );
-            match Store::open_on(backend.clone(), options(None)) {
-                // It takes the place of one which is needed.
-                Err(StoreError::Damaged(_)) if number == 3 => {}
-                Err(StoreError::Damaged(damage)) => {
-                    assert!(!told && damage.what == DamageKind::Ambiguous, "{damage}");
-                }
-                Ok(store) => {
-                    assert!(told && number > 3);
-                    assert_eq!(store.newest(), newest);
-                    assert!(contents(&store, newest).unwrap() == history[&newest]);
-                    let page = Page([9; 512]);
-                    let write = PageWrite::new(0, 1, &page);
-                    let version = store.commit(&[write], Durability::Sync).unwrap();
-                    drop(store);
-                    let store = Store::open_on(backend, options(None)).unwrap();
-                    assert_eq!(store.newest(), version);
-                    assert_eq!(store.view(None).unwrap().page(0, 1).unwrap(), page);
-                }
-                Err(error) => panic!("{error:?}"),
-            }
-        }
-    }
+fn refused_on_a_full_disk() {
+    run(false);
 }

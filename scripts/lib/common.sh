@@ -26,6 +26,8 @@ fail() {
 }
 die() { fail "${HVCKPT_FAIL_CODE:-1}" "$@"; }
 
+. "$HVCKPT_LIB/check.sh"
+
 # usage: print the leading comment block of the calling script.
 usage() { awk 'NR>1 && !/^#/ {exit} NR>1 {sub(/^# ?/,""); print}' "$0"; }
 

@@ -9,7 +9,7 @@ _guest_kernel_suites() {
     case $1 in
     6.12) ;;
     6.1) printf 'bookworm bookworm-security' ;;
-    *) die "there is no guest kernel $1" "use 6.12 (Dom0's own) or 6.1" ;;
+    *) refuse "there is no guest kernel $1" "use 6.12 (Dom0's own) or 6.1" ;;
     esac
 }
 

@@ -4,13 +4,14 @@
 # run travels beside them (see job.sh).
 
 # Raise it when the way of building changes.
-IMAGE_RECIPE=4
+IMAGE_RECIPE=5
 # The toolstack must be of the hypervisor's series, the kernel need not.
 IMAGE_KERNEL_SUITES='trixie trixie-security'
-IMAGE_PACKAGES=xenstore-utils,iproute2,busybox-static,kmod,mount,procps,redis-tools
+IMAGE_PACKAGES=xenstore-utils,iproute2,busybox-static,kmod,mount,procps,redis-tools,dmsetup
 # With their dependencies; nothing else of the kernel's modules is kept.
 DOM0_MODULES='virtio_pci virtio_blk virtio_console virtio_net ext4 crc32c_generic
-    xen-privcmd xenfs xen-evtchn xen-gntdev xen-gntalloc xen-netback xen-blkback bridge loop tun'
+    xen-privcmd xenfs xen-evtchn xen-gntdev xen-gntalloc xen-netback xen-blkback bridge loop tun
+    dm-mod dm-flakey dm-thin-pool'
 FIRST_MODULES='virtio_pci virtio_blk virtio_console crc32c_generic ext4'
 DOMU_MODULES='xen-netfront xen-blkfront xen-evtchn xen-gntdev xen-gntalloc xenfs xen-privcmd'
 

@@ -34,7 +34,7 @@ _job_copy() {
     local dest
     dest=$JOB/$1$(_job_dest "$3")
     mkdir -p "$(dirname "$dest")"
-    cp -rL --preserve=mode -- "$2" "$dest" || die "cannot copy $2" "check that it exists and the disk's free space"
+    cp -rLT --preserve=mode -- "$2" "$dest" || die "cannot copy $2" "check that it exists and the disk's free space"
     chmod -R a+rX,u+w -- "$dest"
 }
 

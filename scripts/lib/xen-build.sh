@@ -91,13 +91,66 @@ _xen_prepare() {
 }
 
 # xen_build BASE PATCHED DEBUG: sets XEN_IMAGE (…/xen, with xen-syms beside it).
+# Of a series the best candidate which can be patched and compiled.
 xen_build() {
-    local base=$1 want_patched=$2 cc key from to start out
-    XEN_DEBUG=$3 XEN_PATCHED=0 XEN_PATCHES=()
+    local base=$1 v had=
     cache_init
     _xen_stage
     host_packages gcc make bison flex python3 binutils patch xz-utils ccache
-    xen_source "$base"
+    if [ -e "$base" ]; then
+        XEN_LISTED=
+        xen_source "$base"
+        _xen_build_this "$2" "$3"
+        return 0
+    fi
+    xen_candidates "$base"
+    for v in "${XEN_CANDIDATES[@]}"; do
+        xen_select "$base" $v || continue
+        had=$v
+        # Nothing to fall back to: its error is the one to be told.
+        [ "$v" != "${XEN_CANDIDATES[-1]}" ] || break
+        _xen_try "$2" "$3"
+        [ "$XEN_TRIED" != 0 ] || return 0
+        XEN_WHY="the patch does not apply to it, or it does not compile"
+        warn "Xen $XEN_VERSION: $XEN_WHY; trying an older one"
+    done
+    [ -n "$had" ] ||
+        die "no Xen $base source could be fetched (logs: $HVCKPT_CACHE_DIR/xen-src/*.log)" \
+            "check the network and 'apt-get update', or give --base a tarball or a directory"
+    xen_select "$base" $had
+    _xen_build_this "$2" "$3"
+}
+
+# _xen_try PATCHED DEBUG: build, but outlive a failure; sets XEN_TRIED to the
+# status. A failure which is known is not tried again until source, patches or
+# compiler change. Not in a condition, where errors would be ignored inside.
+_xen_try() {
+    XEN_TRIED=1
+    _xen_keys "$1" "$2"
+    if [ -e "$XEN_IMAGE.failed" ]; then return 0; fi
+    # In a shell of its own, since errors end it; the second call finds it made.
+    set +e
+    ( set -e
+      trap _run_cleanup EXIT; trap 'exit 130' INT; trap 'exit 143' TERM; trap 'exit 129' HUP
+      _cleanup=()
+      _xen_build_this "$1" "$2" )
+    XEN_TRIED=$?
+    set -e
+    [ $XEN_TRIED -lt 128 ] || exit $XEN_TRIED
+    if [ $XEN_TRIED = 0 ]; then
+        _xen_build_this "$1" "$2"
+    else
+        # A full disk is another failure.
+        need_space 50 "$HVCKPT_CACHE_DIR"
+        mkdir -p "$(dirname "$XEN_IMAGE")"
+        : >"$XEN_IMAGE.failed"
+    fi
+}
+
+# _xen_keys PATCHED DEBUG: sets XEN_TREE and XEN_IMAGE for the selected source.
+_xen_keys() {
+    local want_patched=$1 key from to
+    XEN_DEBUG=$2 XEN_PATCHED=0 XEN_PATCHES=()
     if [ "$want_patched" = 1 ]; then
         # A failed series must not turn into an unpatched build.
         xen_series >/dev/null
@@ -105,15 +158,23 @@ xen_build() {
         if [ ${#XEN_PATCHES[@]} -gt 0 ]; then XEN_PATCHED=1
         else warn "no xen-patch/series: building Xen $XEN_VERSION unpatched"; fi
     fi
-    cc=$(gcc --version | head -n 1; ld --version | head -n 1)
-    key=$( { printf '%s\n' "$XEN_RECIPE" "$XEN_SRC_ID" "$cc"; xen_config $XEN_PATCHED "$XEN_DEBUG"
+    XEN_CC=$(gcc --version | head -n 1; ld --version | head -n 1)
+    key=$( { printf '%s\n' "$XEN_RECIPE" "$XEN_SRC_ID" "$XEN_CC"; xen_config $XEN_PATCHED "$XEN_DEBUG"
              cat -- /dev/null "${XEN_PATCHES[@]}"; } | hash_of)
     XEN_TREE=$(cache_path xen-tree "$key")
     if [ $XEN_PATCHED = 1 ]; then
         key=$( { printf '%s\n' "$key"; xen_copies | while read -r from to; do
                  printf '%s\n' "$to"; cat -- "$from"; done; } | hash_of)
     fi
+    XEN_KEY=$key
     XEN_IMAGE=$(cache_path xen "$key")/xen
+}
+
+# _xen_build_this PATCHED DEBUG: build the selected source, or end the script.
+_xen_build_this() {
+    local key from to start out
+    _xen_keys "$1" "$2"
+    key=$XEN_KEY
     cache_valid xen "$key" && return 0
 
     start=$(now_ms)
@@ -134,7 +195,7 @@ xen_build() {
         rm -f -- "$XEN_TREE/.building"
         cp -- "$XEN_TREE/src/xen/xen" "$XEN_TREE/src/xen/xen-syms" "$XEN_TREE/src/xen/.config" "$out/"
         { printf 'version=%s\nsource=%s\npatched=%s\ndebug=%s\ncompiler=%s\n' \
-            "$XEN_VERSION" "$XEN_SRC_ID" $XEN_PATCHED "$XEN_DEBUG" "${cc%%$'\n'*}"; } >"$out/info"
+            "$XEN_VERSION" "$XEN_SRC_ID" $XEN_PATCHED "$XEN_DEBUG" "${XEN_CC%%$'\n'*}"; } >"$out/info"
         cache_publish "$out" xen "$key"
         cache_prune xen 12
         cache_prune xen-tree 5

@@ -668,6 +668,13 @@ static bool fault_at(unsigned long va, unsigned int ec, uint64_t eflags)
     return cda_fixup_fault(va, &regs);
 }
 
+/* Something where the range is, in an address space that is being made. */
+static void map_something(struct mm *mm)
+{
+    frame_get(zero_frame);
+    table(mm->l1[0])[0] = mkpte(zero_frame, _PAGE_PRESENT | _PAGE_USER);
+}
+
 /* Not present, and all bits of ours: a swap entry may look like that. */
 static void swapped_out(void)
 {
@@ -684,6 +691,7 @@ static void swapped_out(void)
             kern_unmap(mm, 0, 0);
         set_pte(mm, 0, 0, was, false);
         CHECK(!fault_at(data_va(0, 0), 7, X86_EFLAGS_IF), "granted");
+        mm_before_pin = map_something;
         world_process();          /* takes back, as for a fork */
         CHECK(*entry_at(mm, data_va(0, 0)) == was, "%#lx became %#lx", was,
               *entry_at(mm, data_va(0, 0)));

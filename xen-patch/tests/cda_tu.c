@@ -41,18 +41,18 @@ static const struct mm *mm_of(mfn_t l4)
 static void check_chunk(const struct mm *mm, const struct cda_range *r,
                         unsigned int n)
 {
-    const struct cda_chunk *c = &r->chunk[n];
+    const struct cda_chunk *c = chunk_at(r, n);
     unsigned long va = r->base + ((unsigned long)n << CHUNK_SHIFT), e;
     unsigned int i;
     bool any = false;
 
     /* Another table, or the way there changed: to be walked anew. */
-    if ( !frame_of(r->want[n]) ||
-         live_entry(mm, va) != (r->want[n] & ~WANT_TOUCHED) )
+    if ( !frame_of(*want_at(r, n)) ||
+         live_entry(mm, va) != (*want_at(r, n) & ~WANT_TOUCHED) )
         return;
-    CHECK(mfn_x(c->l1) == frame_of(r->want[n]),
+    CHECK(mfn_x(c->l1) == frame_of(*want_at(r, n)),
           "chunk %u is bound to %#lx, but led to %#lx", n, mfn_x(c->l1),
-          frame_of(r->want[n]));
+          frame_of(*want_at(r, n)));
     for ( i = c->lo; i < c->hi; ++i )
     {
         e = table(mfn_x(c->l1))[i];
@@ -61,8 +61,8 @@ static void check_chunk(const struct mm *mm, const struct cda_range *r,
         else if ( e & CDA_L1E_WATCH )
         {
             CHECK((e & (_PAGE_PRESENT | _PAGE_RW)) ==
-                  (_PAGE_PRESENT | _PAGE_RW) && r->heat &&
-                  test_bit(i, r->heat[n].hot),
+                  (_PAGE_PRESENT | _PAGE_RW) && c->heat &&
+                  test_bit(i, c->heat->hot),
                   "chunk %u slot %u: nobody watches entry %#lx", n, i, e);
             any = true;
         }
@@ -72,7 +72,7 @@ static void check_chunk(const struct mm *mm, const struct cda_range *r,
                   "chunk %u slot %u: entry %#lx is untracked, believed clean",
                   n, i, e);
     }
-    CHECK(!any || (r->want[n] & WANT_TOUCHED),
+    CHECK(!any || (*want_at(r, n) & WANT_TOUCHED),
           "chunk %u has dirty pages, and nobody will look", n);
 }
 
@@ -80,7 +80,7 @@ static void check_chunk(const struct mm *mm, const struct cda_range *r,
 void cda_check(void)
 {
     struct cda_domain *cda = domu.arch.pv.cda;
-    unsigned long pages = 0, sum;
+    unsigned long pages = 0, kib = 0, sum;
     unsigned int i, j, n, sessions = 0, words = 0;
     struct cda_session *s;
 
@@ -100,6 +100,7 @@ void cda_check(void)
                 struct cda_range *r = s->ranges->r[j];
 
                 sum += r->pages;
+                kib += r->kib;
                 words += !!r->words;
                 CHECK(!j || s->ranges->r[j - 1]->end <= r->start,
                       "ranges out of order");
@@ -109,9 +110,13 @@ void cda_check(void)
             CHECK(sum == s->pages, "session quota %lu, in use %lu",
                   (unsigned long)s->pages, sum);
             pages += sum;
+            kib += atomic_read(&s->going);
         }
     CHECK(pages == cda->used_pages, "domain quota %lu, in use %lu",
           (unsigned long)cda->used_pages, pages);
+    /* Sessions that ended may have ranges which RCU holds. */
+    CHECK(kib <= atomic_read(&cda->kib), "%lu KiB in use, %d counted", kib,
+          atomic_read(&cda->kib));
     CHECK(words == cda->used_word_logs, "%u logs of stores, %u counted", words,
           cda->used_word_logs);
     CHECK(sessions == cda->used_sessions, "%u sessions, %u counted", sessions,

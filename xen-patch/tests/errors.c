@@ -238,7 +238,7 @@ static void register_rows(void)
     };
     struct cda_ctl_limits l = { .size = sizeof(l), .domid = 1 };
     struct cda_query q;
-    unsigned int i;
+    unsigned int i, mode;
     struct mm *mm;
 
     world_start();
@@ -261,20 +261,25 @@ static void register_rows(void)
     }
     CHECK(!proc_query(mm, &q) && q.pages == 5 && q.ranges == 2 &&
           q.max_ranges == 2 && q.max_pages == 64, "query");
-    for ( i = 1; i <= 4; ++i )    /* each allocation in turn */
+    CHECK(!gate(CDA_OP_unregister, mm->proc.cookie, 1, 0, 0, 0), "unregister");
+    for ( mode = CDA_MODE_PTXEN; mode <= CDA_MODE_AUTOXEN; ++mode )
     {
         struct cda_register reg = {
-            .size = 64, .mode = 1, .start = A + 0x8000, .pages = 8,
+            .size = 64, .mode = mode, .start = A + 0x8000, .pages = 8,
             .log = L + 8192, .log_bytes = 64,
         };
+        long rc = -ENOMEM;
 
-        CHECK(i > 1 || !gate(CDA_OP_unregister, mm->proc.cookie, 1, 0, 0, 0),
-              "unregister");
-        CHECK(!put_user(io_va(0), &reg, sizeof(reg)), "put");
-        alloc_fail_nth = i;
-        CHECK(gate(CDA_OP_register, mm->proc.cookie, io_va(0), 0, 0, 0) ==
-              -ENOMEM, "allocation %u", i);
-        alloc_fail_nth = 0;
+        for ( i = 1; rc == -ENOMEM; ++i )     /* each allocation in turn */
+        {
+            CHECK(!put_user(io_va(0), &reg, sizeof(reg)), "put");
+            alloc_fail_nth = i;
+            rc = gate(CDA_OP_register, mm->proc.cookie, io_va(0), 0, 0, 0);
+            alloc_fail_nth = 0;
+            CHECK(i > 4 || rc == -ENOMEM, "allocation %u: %ld", i, rc);
+        }
+        CHECK(rc > 0 && !gate(CDA_OP_unregister, mm->proc.cookie, rc, 0, 0, 0),
+              "mode %u: %ld", mode, rc);
     }
     CHECK(!proc_query(mm, &q) && q.pages == 4, "quota after no memory");
     CHECK(!ctl(CDA_CTL_get_limits, &l) && l.used_pages == 4, "limits");
@@ -329,8 +334,8 @@ static void control_rows(void)
      CHECK(ctl(CDA_CTL_set_limits, &m) == (want), "limits: " #field))
     LIMIT(flags, 2, -EINVAL);
     LIMIT(max_tokens, 65, -EINVAL);
-    LIMIT(max_ranges, 4097, -EINVAL);
-    LIMIT(max_ranges, 4096, 0);
+    LIMIT(max_ranges, 501, -EINVAL);
+    LIMIT(max_ranges, 500, 0);
     CHECK(ctl(CDA_CTL_list, &list) == -EINVAL, "list: reserved");
     opt_cda = false;
     CHECK(ctl(CDA_CTL_version, NULL) == -ENOSYS, "cda=off");
@@ -343,11 +348,19 @@ static void refused_callers(void)
 {
     unsigned int i;
 
-    for ( i = 0; i < 5; ++i )
+    for ( i = 0; i < 8; ++i )
     {
-        struct cpu_user_regs regs = { .rip = 0x1002, .cs = 0x33 };
+        /* The last: not admitted, in 64-bit code, in 32-bit code, attaching. */
+        struct cpu_user_regs regs = {
+            .rip = 0x1002, .cs = i == 6 ? 0x23 : 0x33,
+            .rax = i == 7 ? CDA_OP_attach : CDA_OP_version,
+        }, in = regs;
+        struct cda_domain *cda;
 
         world_start();
+        cda = domu.arch.pv.cda;
+        if ( i >= 5 )
+            domu.arch.pv.cda = NULL;
         mm_load(&vcpus[0], world_process());
         opt_cda = i != 0;
         vcpus[0].kernel_mode = i == 1;
@@ -357,8 +370,9 @@ static void refused_callers(void)
             mm_load(&vcpus[0], NULL);
         do_entry_int84(&regs);
         CHECK(vcpus[0].gp_faults == 1 && regs.rip == 0x1000 &&
-              regs.eflags == X86_EFLAGS_RF && regs.rax == 0,
+              regs.eflags == X86_EFLAGS_RF && regs.rax == in.rax,
               "caller %u was served", i);
+        domu.arch.pv.cda = cda;
         opt_cda = true;
         domu.pv32 = false;
         world_end();

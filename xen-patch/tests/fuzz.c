@@ -318,7 +318,13 @@ static void guest_task(void *arg)
             break;
         if ( one_in(12) && mms[0].live + mms[1].live + mms[2].live +
                            mms[3].live < NR_MMS )
-            mm_fork(mm);
+            one_in(4) ? mm_new() : mm_fork(mm);
+        else if ( one_in(40) )
+        {
+            mutex_lock(&mm->lock);
+            mm->dontfork[rnd(DATA_CHUNKS)] = one_in(2);
+            mutex_unlock(&mm->lock);
+        }
         else if ( one_in(5) )
             kernel_op(any_mm());
         else if ( one_in(24) )

@@ -70,10 +70,12 @@ struct mm
 {
     bool live;
     unsigned int users;           /* vCPUs that run it */
-    unsigned long l4, l3, l2[2], l1[NR_CHUNKS];
+    /* Linux has two roots: the kernel's, pinned first, and the user's. */
+    unsigned long kernel_l4, l4, l3, l2[2], l1[NR_CHUNKS];
     struct mutex lock;            /* mmap_lock and the page table lock */
     struct vpage page[NR_CHUNKS][NR_ACTIVE];
     bool filled[NR_CHUNKS];       /* zero page in all other slots */
+    bool dontfork[NR_CHUNKS];     /* madvise() */
     struct proc proc;
 };
 
@@ -84,6 +86,8 @@ extern unsigned int free_frames;
 void guest_reset(void);
 struct mm *mm_new(void);          /* NULL: out of frames */
 struct mm *mm_fork(struct mm *parent);
+/* Does something to the next new address space before it is pinned. */
+extern void (*mm_before_pin)(struct mm *mm);
 void mm_exit(struct mm *mm);      /* no vCPU runs it any more */
 void mm_load(struct vcpu *v, struct mm *mm);
 

@@ -23,11 +23,12 @@ static struct mm *skeleton(void)
         return NULL;
     memset(mm, 0, sizeof(*mm));
     mm->lock.held = true;
+    mm->kernel_l4 = frame_alloc();
     mm->l4 = frame_alloc();
     mm->l3 = frame_alloc();
     mm->l2[0] = frame_alloc();
     mm->l2[1] = frame_alloc();
-    table(mm->l4)[0] = mkpte(mm->l3, TBL);
+    table(mm->l4)[0] = table(mm->kernel_l4)[0] = mkpte(mm->l3, TBL);
     table(mm->l3)[0] = mkpte(mm->l2[0], TBL);
     table(mm->l3)[1] = mkpte(mm->l2[1], TBL);
     for ( i = 0; i < NR_CHUNKS; ++i )
@@ -39,20 +40,28 @@ static struct mm *skeleton(void)
     return mm;
 }
 
-/* xen_pgd_pin(): read-only for the kernel, L1s pinned, then the root. */
+void (*mm_before_pin)(struct mm *mm);
+
+/* xen_pgd_pin(): read-only for the kernel, L1s pinned, then the roots. */
 static void pin(struct mm *mm)
 {
+    void (*before)(struct mm *) = mm_before_pin;
     unsigned int i;
 
+    mm_before_pin = NULL;
+    if ( before )
+        before(mm);
     for ( i = 0; i < NR_CHUNKS; ++i )
         guest_make_table(mm->l1[i], 1);
     guest_make_table(mm->l2[0], 2);
     guest_make_table(mm->l2[1], 2);
     guest_make_table(mm->l3, 3);
+    guest_make_table(mm->kernel_l4, 4);
     guest_make_table(mm->l4, 4);
-    while ( xen_pin(mm->l4, 4) == -ERESTART )
-        if ( sched_active() )
-            sched_point();
+    for ( i = 0; i < 2; ++i )
+        while ( xen_pin(i ? mm->l4 : mm->kernel_l4, 4) == -ERESTART )
+            if ( sched_active() )
+                sched_point();
 }
 
 struct mm *mm_new(void)
@@ -84,14 +93,19 @@ struct mm *mm_fork(struct mm *parent)
     memcpy(child->page, parent->page, sizeof(child->page));
     memcpy(child->filled, parent->filled, sizeof(child->filled));
     /* What Xen writes to is kept out of forks, as the library does. */
-    memset(child->page[IO_CHUNK], 0, sizeof(child->page[IO_CHUNK]));
+    for ( c = 0; c < NR_CHUNKS; ++c )
+        if ( c == IO_CHUNK || parent->dontfork[c] )
+        {
+            memset(child->page[c], 0, sizeof(child->page[c]));
+            child->filled[c] = false;
+        }
 
     for ( c = 0; c < DATA_CHUNKS; ++c )
         for ( slot = 0; slot < 512; ++slot )
         {
             p = pte_of(parent, c, slot);
             e = p ? *p : 0;
-            if ( !(e & _PAGE_PRESENT) )
+            if ( !(e & _PAGE_PRESENT) || parent->dontfork[c] )
                 continue;
             if ( find_page(va_of(c, slot), &c, &a) &&
                  parent->page[c][a].foreign )
@@ -138,12 +152,14 @@ void mm_exit(struct mm *mm)
     mutex_lock(&mm->lock);
     mm->live = false;
     xen_unpin(mm->l4);            /* xen_exit_mmap() comes first */
+    xen_unpin(mm->kernel_l4);
     for ( i = 0; i < NR_CHUNKS; ++i )
         guest_forget_table(mm, i);
     guest_free_table(mm->l2[0]);
     guest_free_table(mm->l2[1]);
     guest_free_table(mm->l3);
     guest_free_table(mm->l4);
+    guest_free_table(mm->kernel_l4);
     mutex_unlock(&mm->lock);
 }
 

@@ -111,6 +111,8 @@ int main(int argc, char **argv)
     run_cases(cases, only);
     run_cases(watch_cases, only);
     run_cases(emul_cases, only);
+    run_cases(fork_cases, only);
+    run_cases(memory_cases, only);
     run_cases(races, only);
     for ( i = first; !only && (seconds ? time(NULL) < start + (time_t)seconds
                                        : i < first + seeds); ++i )

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /* Locks, RCU, allocation, Dom0's memory, domains.  See shim.h. */
 #include <stdarg.h>
+#include <malloc.h>
 #include <stdlib.h>
 
 #include "guest.h"
@@ -137,8 +138,14 @@ static void run_callbacks(bool all)
             pp = &h->next;
         else
         {
+            unsigned int freed = alloc_frees;
+
             *pp = h->next;
             h->fn(h);
+            if ( alloc_frees - freed > rcu_most_freed )
+                rcu_most_freed = alloc_frees - freed;
+            /* It may have queued another. */
+            pp = &rcu_queue;
         }
     rcu_running = false;
 }
@@ -160,7 +167,8 @@ void rcu_drain(void)
     run_callbacks(true);
 }
 
-unsigned int alloc_fail_rate, alloc_fail_nth;
+unsigned long alloc_bytes;
+unsigned int alloc_fail_rate, alloc_fail_nth, alloc_frees, rcu_most_freed;
 long alloc_live;
 
 void *shim_alloc(size_t size, unsigned long n)
@@ -169,6 +177,9 @@ void *shim_alloc(size_t size, unsigned long n)
 
     CHECK(!current->locked_page && !inner_held[current->id],
           "allocates under a lock");
+    /* See alloc_pieces(). */
+    CHECK(size * n <= PAGE_SIZE || current->domain == &dom0,
+          "a process has Xen allocate %lu bytes in one piece", size * n);
     if ( size && n > UINT32_MAX / size )
         return NULL;
     if ( alloc_fail_nth && !--alloc_fail_nth )
@@ -178,13 +189,18 @@ void *shim_alloc(size_t size, unsigned long n)
     p = calloc(n, size);
     CHECK(p, "host out of memory");
     alloc_live++;
+    alloc_bytes += malloc_usable_size(p);
     return p;
 }
 
-void xvfree(void *p)
+void xfree(void *p)
 {
     if ( p )
+    {
         alloc_live--;
+        alloc_bytes -= malloc_usable_size(p);
+        alloc_frees++;
+    }
     free(p);
 }
 

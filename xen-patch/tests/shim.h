@@ -122,12 +122,17 @@ void rcu_poll(void);
 void rcu_drain(void);
 
 /* Allocation, which may be told to fail. */
-#define xvzalloc(type) ((type *)shim_alloc(sizeof(type), 1))
-#define xvzalloc_array(type, n) ((type *)shim_alloc(sizeof(type), n))
-#define xvzalloc_flex_struct(type, field, n) \
-    ((type *)shim_alloc(offsetof(type, field[n]), 1))
+#define xzalloc(type) ((type *)shim_alloc(sizeof(type), 1))
+#define xzalloc_array(type, n) ((type *)shim_alloc(sizeof(type), n))
 void *shim_alloc(size_t size, unsigned long n);
-void xvfree(void *p);
+void xfree(void *p);
+/* None of these: vfree() is a shootdown on all CPUs of the host for each page. */
+#define xvzalloc(type) NOT_FOR_GUESTS
+#define xvzalloc_array(type, n) NOT_FOR_GUESTS
+#define vzalloc(n) NOT_FOR_GUESTS
+extern unsigned long alloc_bytes;     /* in use */
+extern unsigned int alloc_frees;      /* calls of xfree() with memory */
+extern unsigned int rcu_most_freed;   /* by one RCU callback */
 extern unsigned int alloc_fail_rate;  /* one in so many fails; 0: none */
 extern unsigned int alloc_fail_nth;   /* the nth from now fails; 0: none */
 extern long alloc_live;
@@ -166,6 +171,8 @@ typedef struct { intpte_t l4; } l4_pgentry_t;
 #define l3e_get_page(e) mfn_to_page(l3e_get_mfn(e))
 #define l1_table_offset(va) (((va) >> 12) & 511)
 #define l2_table_offset(va) (((va) >> 21) & 511)
+#define l3_table_offset(va) (((va) >> 30) & 511)
+#define l4_table_offset(va) (((va) >> 39) & 511)
 #define l2_linear_offset(va) (((va) & ((1UL << 48) - 1)) >> 21)
 #define l3_linear_offset(va) (((va) & ((1UL << 48) - 1)) >> 30)
 #define l4_linear_offset(va) (((va) & ((1UL << 48) - 1)) >> 39)

@@ -167,9 +167,15 @@ static void made_read_only(void)
 }
 
 /*
- * Another address space is built in the process's context, as for a fork that
- * leaves the pages out: what only D knew must not be forgotten.
+ * Another address space is built in the process's context, with something at
+ * these addresses: what only D knew must not be forgotten.
  */
+static void map_something(struct mm *mm)
+{
+    frame_get(zero_frame);
+    table(mm->l1[0])[0] = mkpte(zero_frame, _PAGE_PRESENT | _PAGE_USER);
+}
+
 static void taken_back(void)
 {
     struct mm *mm = world_range(CDA_MODE_SCANXEN, 0, 4);
@@ -177,6 +183,7 @@ static void taken_back(void)
 
     proc_cycle(mm, CDA_OP_begin, 0);
     hw_store(AT, next_stamp());
+    mm_before_pin = map_something;
     world_process();
     for ( i = 0; i < 4; ++i )
         CHECK((entry(mm, i) & (_PAGE_PRESENT | _PAGE_RW | CDA_L1E_TRACKED)) ==

@@ -21,7 +21,8 @@ void fuzz_world(unsigned int rounds);
 /* Directed cases: name and function, in files of these names. */
 struct test_case { const char *name; void (*fn)(void); };
 extern const struct test_case errors_cases[], cases[], races[];
-extern const struct test_case watch_cases[], emul_cases[];
+extern const struct test_case watch_cases[], emul_cases[], fork_cases[];
+extern const struct test_case memory_cases[];
 
 extern unsigned int preempt_rate, dom0_copy_fails;
 extern bool opt_cda;

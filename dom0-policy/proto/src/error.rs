@@ -1,4 +1,5 @@
-//! What can go wrong on the client's side.
+//! What can go wrong on the client's side. Who was asked is for the caller to
+//! say: servers of several kinds are.
 
 use std::io;
 
@@ -8,24 +9,24 @@ use crate::wire::Refusal;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// No TCP connection to the daemon (not running, no route, bad address).
-    #[error("cannot connect to the policy daemon: {0}")]
+    /// No TCP connection (nobody listens, no route, bad address).
+    #[error("cannot connect: {0}")]
     Connect(#[source] io::Error),
     /// The deadline passed; nothing can be said about the request.
-    #[error("the policy daemon did not answer in time")]
+    #[error("no answer in time")]
     Timeout,
     /// The peer did not prove the server key which the key file names.
     #[error("the server is not the one the key file names: {0}")]
     ServerNotAuthentic(String),
-    /// The TLS handshake failed otherwise (not a policy daemon, other version).
+    /// The TLS handshake failed otherwise (not such a server, other version).
     #[error("secure connection failed: {0}")]
     Handshake(String),
-    /// The connection broke. Worth retrying: a daemon at its connection limit
-    /// closes at once.
-    #[error("the policy daemon closed the connection: {0}")]
+    /// The connection broke. Worth retrying: a server whose places are all
+    /// taken closes.
+    #[error("the connection was closed: {0}")]
     Closed(#[source] io::Error),
     /// The daemon answered, and the answer is no.
-    #[error("the policy daemon refused: {0}")]
+    #[error("refused: {0}")]
     Refused(Refusal),
     /// The answer is not one of this protocol.
     #[error("malformed answer: {0}")]

@@ -6,6 +6,9 @@
 //! prove a raw Ed25519 public key (RFC 7250), one request and one answer.
 //! The octets are specified in `docs/spec-wire.md`.
 //!
+//! Both kinds of server, this one and a store's backup, let connections in
+//! by [`listen`].
+//!
 //! The crate starts no threads, installs no process-wide provider and keeps
 //! no global state, so it can be linked into any application.
 //!
@@ -27,6 +30,7 @@ mod error;
 pub mod files;
 mod hex;
 mod key;
+pub mod listen;
 pub mod server;
 mod tls;
 pub mod wire;
@@ -34,8 +38,9 @@ pub mod wire;
 pub use channel::Channel;
 pub use client::{request_token, request_token_with};
 pub use error::{Error, KeyError};
+pub use hvckpt_abi::{Mode, ModeSet};
 pub use key::{Key, NAME_MAX, PublicKey, Secret, valid_name};
-pub use wire::{Grant, Modes, Reason, Refusal, Request};
+pub use wire::{Grant, Reason, Refusal, Request};
 
 /// The TLS application protocol name; it carries the protocol's version.
 pub const ALPN: &[u8] = b"hvckpt-policy/1";

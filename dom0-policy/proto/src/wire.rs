@@ -9,7 +9,9 @@ use std::fmt;
 use std::io::{self, Read};
 use std::time::Duration;
 
-pub use reason::{Reason, Refusal};
+use hvckpt_abi::ModeSet;
+
+pub use reason::{Reason, Refusal, cut};
 
 /// Octets in front of every body.
 pub const HEADER: usize = 8;
@@ -41,7 +43,7 @@ pub enum WireError {
     /// The body's length is not the one its type has.
     #[error("body of the wrong length")]
     Length,
-    /// Not version 1.
+    /// Another version than [`VERSION`].
     #[error("unknown protocol version")]
     Version,
     /// A type which does not belong here.
@@ -52,75 +54,12 @@ pub enum WireError {
     Field,
 }
 
-/// Trackers, one bit each. Bit n stands for capability bit 16 + n of
-/// `CDA_OP_version`.
-#[derive(Clone, Copy, PartialEq, Eq, Default)]
-pub struct Modes(pub u32);
-
-impl Modes {
-    /// Page-table tracking in the hypervisor.
-    pub const PTXEN: Self = Self(1);
-    /// Emulated writes.
-    pub const EMULXEN: Self = Self(2);
-    /// Dirty-bit scanning.
-    pub const SCANXEN: Self = Self(4);
-    /// Chosen page by page.
-    pub const AUTOXEN: Self = Self(8);
-    /// Every one which this version can name.
-    pub const ALL: Self = Self(15);
-
-    const NAMES: [&'static str; 4] = ["ptxen", "emulxen", "scanxen", "autoxen"];
-
-    /// The modes in both.
-    #[must_use]
-    pub fn and(self, other: Self) -> Self {
-        Self(self.0 & other.0)
-    }
-
-    /// Whether none is in it.
-    #[must_use]
-    pub fn is_empty(self) -> bool {
-        self.0 == 0
-    }
-
-    /// Reads names separated by commas, or `all`.
-    #[must_use]
-    pub fn parse(text: &str) -> Option<Self> {
-        if text == "all" {
-            return Some(Self::ALL);
-        }
-        text.split(',').try_fold(Self(0), |sum, name| {
-            let bit = Self::NAMES.iter().position(|n| *n == name)?;
-            Some(Self(sum.0 | 1 << bit))
-        })
-    }
-}
-
-impl fmt::Display for Modes {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut first = true;
-        for (bit, name) in Self::NAMES.iter().enumerate() {
-            if self.0 & 1 << bit != 0 {
-                write!(f, "{}{name}", if first { "" } else { "," })?;
-                first = false;
-            }
-        }
-        if first { f.write_str("none") } else { Ok(()) }
-    }
-}
-
-impl fmt::Debug for Modes {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Modes({self})")
-    }
-}
-
 /// What an application asks for. The default asks for all its key allows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Request {
     /// Trackers the application wants at least; refused if the key or the
     /// hypervisor lacks one of them. Empty: whichever there are.
-    pub modes: Modes,
+    pub modes: ModeSet,
     /// Pages of 4 KiB it will track at most; 0: as many as the key allows.
     pub max_pages: u64,
     /// Ranges it will register at most; 0: as many as the key allows.
@@ -142,7 +81,7 @@ pub struct Grant {
     /// Live sessions under this key; 0: only the domain's limit.
     pub max_sessions: u32,
     /// Trackers which the key allows and the hypervisor has.
-    pub modes: Modes,
+    pub modes: ModeSet,
     /// When the key expires, in seconds since 1970; 0: never.
     pub expires: u64,
     /// The domain which the token is for.
@@ -161,7 +100,7 @@ impl Grant {
             max_pages: 0,
             max_ranges: 0,
             max_sessions: 0,
-            modes: Modes(0),
+            modes: ModeSet::empty(),
             expires: 0,
             domid,
             tag,
@@ -268,7 +207,7 @@ impl Request {
     pub fn encode(&self) -> Vec<u8> {
         let mut body = Vec::with_capacity(REQUEST);
         body.extend_from_slice(&0u32.to_le_bytes());
-        body.extend_from_slice(&self.modes.0.to_le_bytes());
+        body.extend_from_slice(&self.modes.bits().to_le_bytes());
         body.extend_from_slice(&self.max_pages.to_le_bytes());
         body.extend_from_slice(&self.max_ranges.to_le_bytes());
         body.extend_from_slice(&0u32.to_le_bytes());
@@ -289,7 +228,7 @@ impl Request {
         let mut fields = Fields(&frame.body);
         let flags = fields.u32();
         let request = Self {
-            modes: Modes(fields.u32()),
+            modes: ModeSet::from_bits_retain(fields.u32()),
             max_pages: fields.u64(),
             max_ranges: fields.u32(),
         };
@@ -312,7 +251,7 @@ impl Answer {
                 body.extend_from_slice(&grant.max_ranges.to_le_bytes());
                 body.extend_from_slice(&grant.max_pages.to_le_bytes());
                 body.extend_from_slice(&grant.max_sessions.to_le_bytes());
-                body.extend_from_slice(&grant.modes.0.to_le_bytes());
+                body.extend_from_slice(&grant.modes.bits().to_le_bytes());
                 body.extend_from_slice(&grant.expires.to_le_bytes());
                 body.extend_from_slice(&grant.domid.to_le_bytes());
                 body.extend_from_slice(&0u32.to_le_bytes());
@@ -320,7 +259,7 @@ impl Answer {
                 frame(TYPE_GRANT, &body)
             }
             Self::Refusal(refusal) => {
-                let text = &refusal.text[..refusal.text.floor_char_boundary(TEXT_MAX)];
+                let text = cut(&refusal.text, TEXT_MAX);
                 let length = u16::try_from(text.len()).expect("cut above");
                 let mut body = Vec::with_capacity(REFUSAL + text.len());
                 body.extend_from_slice(&refusal.reason.code().to_le_bytes());
@@ -356,7 +295,7 @@ fn decode_grant(body: &[u8]) -> Result<Grant, WireError> {
     grant.max_ranges = fields.u32();
     grant.max_pages = fields.u64();
     grant.max_sessions = fields.u32();
-    grant.modes = Modes(fields.u32());
+    grant.modes = ModeSet::from_bits_retain(fields.u32());
     grant.expires = fields.u64();
     grant.domid = fields.u32();
     let reserved = fields.u32();

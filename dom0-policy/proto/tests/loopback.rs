@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use hvckpt_proto::server::{Acceptor, ServerError};
 use hvckpt_proto::wire::Answer;
 use hvckpt_proto::{
-    Error, Grant, Key, Modes, Reason, Refusal, Request, Secret, request_token, request_token_with,
+    Error, Grant, Key, ModeSet, Reason, Refusal, Request, Secret, request_token, request_token_with,
 };
 
 /// Long enough never to be the reason for a result.
@@ -48,7 +48,7 @@ fn grant_arrives_whole() {
     grant.max_pages = 1 << 40;
     let (addr, thread) = serve(server, Answer::Grant(grant));
     let request = Request {
-        modes: Modes::PTXEN,
+        modes: ModeSet::PTXEN,
         max_pages: 9,
         max_ranges: 2,
     };

@@ -1,7 +1,6 @@
 //! The daemon's end of the local socket.
 
 use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
-use std::net::{IpAddr, Ipv4Addr};
 use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -10,27 +9,30 @@ use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
-use hvckpt_proto::{Modes, PublicKey};
+use hvckpt_proto::listen::{self, Door, Limits, Pass, Stop, Visit};
+use hvckpt_proto::{ModeSet, PublicKey};
 use serde_json::{Value, json};
 
 use super::{
     AddedKey, CountersInfo, EndedSession, KeyInfo, LimitChanges, LimitsInfo, REQUEST_MAX, Reply,
     Request, RevokedKey, SessionInfo, Status,
 };
-use crate::hypervisor::{Domain, Limits};
+use crate::hypervisor::{self, Domain};
 use crate::keys::{DomainRef, Key};
-use crate::limits::Gate;
 use crate::policy::{Failure, KeySpec, ListedSession, Policy};
 use crate::sandbox::Confinement;
-use crate::server::Stop;
 use crate::units;
 
 /// For a whole read or write. Administrators are trusted, their programs may
 /// hang.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// Connections at a time.
-const CONNECTIONS: usize = 16;
+/// Connections at a time. One that hangs makes room for one that asks.
+pub const LIMITS: Limits = Limits {
+    connections: 16,
+    per_peer: 16,
+    deadline: PATIENCE,
+};
 
 /// What is shared by all connections.
 #[derive(Debug)]
@@ -62,39 +64,32 @@ pub fn bind(path: &Path) -> io::Result<UnixListener> {
 }
 
 /// Serves until told to stop.
-pub fn serve(listener: &UnixListener, admin: &Arc<Admin>, stop: &Stop) {
-    let gate = Gate::new(CONNECTIONS, CONNECTIONS);
-    let _ = listener.set_nonblocking(true);
-    while stop.wait(listener) {
-        let stream = match listener.accept() {
-            Ok((stream, _)) => stream,
-            Err(e) if e.kind() == io::ErrorKind::WouldBlock => continue,
-            Err(error) => {
-                crate::log(format_args!("cannot accept on the local socket: {error}"));
-                thread::sleep(Duration::from_millis(50));
-                continue;
+pub fn serve(listener: &UnixListener, admin: &Arc<Admin>, door: &Door, stop: &Stop) {
+    listen::serve(
+        listener,
+        door,
+        stop,
+        |visit| {
+            let admin = Arc::clone(admin);
+            let spawned = thread::Builder::new()
+                .name("admin".to_owned())
+                .spawn(move || {
+                    let Visit { stream, pass, .. } = visit;
+                    let outcome = catch_unwind(AssertUnwindSafe(|| answer(&stream, &pass, &admin)));
+                    if let Ok(Err(error)) = outcome {
+                        crate::log(format_args!("local socket: {error}"));
+                    }
+                });
+            if let Err(error) = spawned {
+                crate::log(format_args!("cannot start a thread: {error}"));
             }
-        };
-        let Some(pass) = gate.enter(IpAddr::V4(Ipv4Addr::LOCALHOST)) else {
-            continue;
-        };
-        let admin = Arc::clone(admin);
-        let spawned = thread::Builder::new()
-            .name("admin".to_owned())
-            .spawn(move || {
-                let _pass = pass;
-                if let Ok(Err(error)) = catch_unwind(AssertUnwindSafe(|| answer(&stream, &admin))) {
-                    crate::log(format_args!("local socket: {error}"));
-                }
-            });
-        if let Err(error) = spawned {
-            crate::log(format_args!("cannot start a thread: {error}"));
-        }
-    }
+        },
+        |_, _| {},
+        |error| crate::log(format_args!("cannot accept on the local socket: {error}")),
+    );
 }
 
-fn answer(stream: &UnixStream, admin: &Admin) -> io::Result<()> {
-    stream.set_nonblocking(false)?;
+fn answer(stream: &UnixStream, pass: &Pass, admin: &Admin) -> io::Result<()> {
     stream.set_read_timeout(Some(PATIENCE))?;
     stream.set_write_timeout(Some(PATIENCE))?;
     let peer = rustix::net::sockopt::socket_peercred(stream)?;
@@ -108,6 +103,10 @@ fn answer(stream: &UnixStream, admin: &Admin) -> io::Result<()> {
         BufReader::new(stream)
             .take(REQUEST_MAX)
             .read_until(b'\n', &mut line)?;
+        // Not to be closed in the middle of what was asked for.
+        if !pass.prove(by.as_bytes()) {
+            return Err(io::ErrorKind::ConnectionAborted.into());
+        }
         match serde_json::from_slice(&line) {
             Ok(request) => match perform(request, admin, &by) {
                 Ok(value) => Reply::Ok(value),
@@ -150,7 +149,7 @@ fn perform(request: Request, admin: &Admin, by: &str) -> Result<Value, Failure> 
                 sessions,
                 pages,
                 ranges,
-                modes: Modes::parse(&modes).ok_or(invalid("unknown tracker"))?,
+                modes: ModeSet::parse(&modes).ok_or(invalid("unknown tracker"))?,
                 expires_in,
             };
             let (key, domain_running) = policy.add_key(spec, by)?;
@@ -244,7 +243,7 @@ fn session_info(listed: ListedSession) -> SessionInfo {
     }
 }
 
-fn limits_info((domain, limits): (Domain, Limits)) -> LimitsInfo {
+fn limits_info((domain, limits): (Domain, hypervisor::Limits)) -> LimitsInfo {
     LimitsInfo {
         domid: domain.domid,
         domain: domain.name,
@@ -259,7 +258,7 @@ fn limits_info((domain, limits): (Domain, Limits)) -> LimitsInfo {
     }
 }
 
-fn apply(changes: LimitChanges, limits: &mut Limits) {
+fn apply(changes: LimitChanges, limits: &mut hypervisor::Limits) {
     limits.max_sessions = changes.sessions.unwrap_or(limits.max_sessions);
     limits.max_pages = changes.pages.unwrap_or(limits.max_pages);
     limits.max_ranges = changes.ranges.unwrap_or(limits.max_ranges);

@@ -7,6 +7,7 @@ use std::process::ExitCode;
 use std::thread;
 use std::time::Duration;
 
+use hvckpt_proto::listen::Limits;
 use hvckpt_proto::{Key, PublicKey, Secret};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -20,7 +21,7 @@ use crate::admin::{
 use crate::keys::KeyId;
 use crate::limits::Rate;
 use crate::policy::Options;
-use crate::{audit, daemon, doctor, files, log, server};
+use crate::{audit, daemon, doctor, files, log};
 
 /// Why a command failed.
 enum Failed {
@@ -134,7 +135,7 @@ fn config(state: &Path, options: &Serve) -> daemon::Config {
                 burst: options.key_burst,
             },
         },
-        limits: server::Limits {
+        limits: Limits {
             connections: options.max_connections,
             per_peer: options.max_connections_per_peer,
             deadline: options.deadline,

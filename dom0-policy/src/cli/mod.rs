@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
-use hvckpt_proto::{Modes, valid_name};
+use hvckpt_proto::{ModeSet, valid_name};
 
 use crate::keys::DomainRef;
 use crate::{audit, units};
@@ -136,11 +136,13 @@ pub struct Serve {
     /// Life of a token that is not used (1s to 1h)
     #[arg(long, value_name = "TIME", default_value = "30s", value_parser = token_lifetime)]
     pub token_lifetime: Duration,
-    /// Connections at a time
+    /// Connections at a time that have proven a known key; there are 32 places
+    /// more for others
     #[arg(long, value_name = "N", default_value_t = 64, value_parser = count)]
     pub max_connections: usize,
-    /// Connections at a time from one address
-    #[arg(long, value_name = "N", default_value_t = 16, value_parser = count)]
+    /// Connections at a time from one address that have proven no known key;
+    /// further ones take turns with them
+    #[arg(long, value_name = "N", default_value_t = 32, value_parser = count)]
     pub max_connections_per_peer: usize,
     /// Time for a whole connection, handshake included
     #[arg(long, value_name = "TIME", default_value = "10s", value_parser = units::parse_duration)]
@@ -149,13 +151,16 @@ pub struct Serve {
     #[arg(long, value_name = "N", default_value_t = 5.0, value_parser = rate)]
     pub key_rate: f64,
     /// Requests at once with one key, after a pause
-    #[arg(long, value_name = "N", default_value_t = 100)]
+    #[arg(long, value_name = "N", default_value_t = 100,
+        value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     pub key_burst: u32,
     /// Octets in an audit file before the next is begun
-    #[arg(long, value_name = "N", default_value_t = audit::DEFAULT_BYTES)]
+    #[arg(long, value_name = "N", default_value_t = audit::DEFAULT_BYTES,
+        value_parser = clap::value_parser!(u64).range(4096..))]
     pub audit_max_bytes: u64,
     /// Old audit files kept
-    #[arg(long, value_name = "N", default_value_t = audit::DEFAULT_KEEP)]
+    #[arg(long, value_name = "N", default_value_t = audit::DEFAULT_KEEP,
+        value_parser = clap::value_parser!(u32).range(..=1000))]
     pub audit_keep: u32,
     /// Do not confine the process with landlock and seccomp: for debuggers only
     #[arg(long)]
@@ -217,8 +222,8 @@ pub struct KeyAdd {
     /// Ranges per session (0: the domain's default)
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub ranges: u32,
-    /// Trackers the library may use, as ptxen,autoxen (not enforced by the
-    /// hypervisor)
+    /// Trackers its sessions may use, as ptxen,autoxen; the hypervisor enforces
+    /// it
     #[arg(long, value_name = "LIST", default_value = "all", value_parser = modes)]
     pub modes: String,
     /// Time after which it gets no more tokens and its sessions end, as 30d
@@ -312,7 +317,7 @@ fn domain(text: &str) -> Result<String, String> {
 }
 
 fn modes(text: &str) -> Result<String, String> {
-    Modes::parse(text)
+    ModeSet::parse(text)
         .map(|_| text.to_owned())
         .ok_or_else(|| "expected all, or some of ptxen,emulxen,scanxen,autoxen".to_owned())
 }
@@ -346,6 +351,9 @@ mod tests {
             "hvckpt-policy key add --domain domu --expires soon k",
             "hvckpt-policy serve --listen here",
             "hvckpt-policy serve --listen 127.0.0.1:0 --token-lifetime 2h",
+            "hvckpt-policy serve --listen 127.0.0.1:0 --key-burst 0",
+            "hvckpt-policy serve --listen 127.0.0.1:0 --audit-max-bytes 1",
+            "hvckpt-policy serve --listen 127.0.0.1:0 --audit-keep 4294967295",
             "hvckpt-policy end 0 --domain domu",
         ] {
             assert!(Cli::try_parse_from(args.split(' ')).is_err(), "{args}");

@@ -7,7 +7,7 @@ mod xen;
 use std::fmt::Debug;
 
 pub use xen::Xen;
-pub use xen_sys::abi::{Counters, CtlLimits as Limits};
+pub use xen_sys::abi::{ModeSet, cda_counters as Counters, cda_ctl_limits as Limits};
 pub use xen_sys::{Domain, Revoked, Session, Token, Version, Which};
 
 /// Why the hypervisor, or the toolstack, did not do as asked.

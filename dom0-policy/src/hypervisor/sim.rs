@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use super::{
-    Counters, Domain, HvError, Hypervisor, Limits, Revoked, Session, Token, Version, Which,
+    Counters, Domain, HvError, Hypervisor, Limits, ModeSet, Revoked, Session, Token, Version, Which,
 };
 use crate::lock;
 
@@ -27,7 +27,7 @@ pub struct State {
     /// Tokens which each domain may have outstanding.
     pub max_tokens: u32,
     /// Trackers it has.
-    pub modes: u32,
+    pub modes: ModeSet,
     /// What every call returns from now on.
     pub fails: Option<HvError>,
     /// The next token makes it panic, as a defect of ours would.
@@ -41,7 +41,7 @@ impl Default for State {
             tokens: Vec::new(),
             sessions: Vec::new(),
             max_tokens: 16,
-            modes: 1,
+            modes: ModeSet::PTXEN,
             fails: None,
             panics: false,
         }

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::num::NonZeroU64;
 
 use hvckpt_proto::server::random;
-use hvckpt_proto::{Modes, PublicKey};
+use hvckpt_proto::{ModeSet, PublicKey};
 
 use super::{Inner, Policy};
 use crate::audit::Record;
@@ -43,7 +43,7 @@ pub struct KeySpec {
     /// Ranges per session; 0: the domain's default.
     pub ranges: u32,
     /// Trackers allowed.
-    pub modes: Modes,
+    pub modes: ModeSet,
     /// Seconds it is good for; 0: for ever.
     pub expires_in: u64,
 }

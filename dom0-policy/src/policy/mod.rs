@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use hvckpt_proto::server::random;
 use hvckpt_proto::wire::{Answer, WireError};
-use hvckpt_proto::{Grant, Modes, PublicKey, Reason, Refusal, Request};
+use hvckpt_proto::{Grant, PublicKey, Reason, Refusal, Request};
 
 pub use manage::{Ended, Failure, KeySpec, ListedSession, RevokeOutcome};
 
@@ -205,8 +205,8 @@ impl Policy {
             return Err(No::new(Reason::Expired, format!("since {when}")));
         }
         let version = inner.hypervisor.version()?;
-        let modes = key.modes.and(Modes(version.modes));
-        if request.modes.and(modes) != request.modes || modes.is_empty() {
+        let modes = key.modes & version.modes;
+        if !modes.contains(request.modes) || modes.is_empty() {
             let detail = format!("this key has {modes} here");
             return Err(No::new(Reason::ModeNotAllowed, detail));
         }
@@ -240,7 +240,7 @@ impl Policy {
             max_pages: grant.max_pages,
             max_ranges: grant.max_ranges,
             max_sessions: grant.max_sessions,
-            modes: modes.0,
+            modes,
         })?;
         // From here on the token exists but nobody knows it; it is told only
         // once the decision is on disk, and else expires unused.
@@ -264,6 +264,14 @@ impl Policy {
             .reason(reason)
             .detail(detail);
         lock(&self.inner).noise(record);
+    }
+
+    /// Whether there is such a key, and it was not revoked.
+    #[must_use]
+    pub fn knows(&self, public: PublicKey) -> bool {
+        let inner = lock(&self.inner);
+        let key = inner.keys.by_public(public);
+        key.is_some_and(|key| key.revoked.is_none())
     }
 
     /// Records an event of the daemon itself.

@@ -15,11 +15,11 @@ use hvckpt_policy::audit::{AuditLog, tail};
 use hvckpt_policy::daemon::server_key;
 use hvckpt_policy::hypervisor::sim::Sim;
 use hvckpt_policy::keys::{DomainRef, KeyStore};
-use hvckpt_policy::limits::Gate;
 use hvckpt_policy::policy::{KeySpec, Options, Policy};
-use hvckpt_policy::server::{Limits, Stopper, serve, stopper};
+use hvckpt_policy::server::serve;
+use hvckpt_proto::listen::{Door, Limits, Stopper, stopper};
 use hvckpt_proto::server::Acceptor;
-use hvckpt_proto::{Error, Grant, Key, Modes, PublicKey, Secret, request_token};
+use hvckpt_proto::{Error, Grant, Key, ModeSet, PublicKey, Secret, request_token};
 use tempfile::TempDir;
 
 /// Long enough never to be the reason for a result.
@@ -30,7 +30,7 @@ pub struct Rig {
     pub sim: Sim,
     pub policy: Arc<Policy>,
     pub addr: SocketAddr,
-    pub gate: Gate,
+    pub gate: Door,
     stopper: Stopper,
     thread: Option<JoinHandle<()>>,
 }
@@ -56,11 +56,11 @@ pub fn start(dir: TempDir, sim: Sim, limits: Limits) -> Rig {
     let acceptor = Acceptor::new(&server_key(path).unwrap()).unwrap();
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let addr = listener.local_addr().unwrap();
-    let gate = Gate::new(limits.connections, limits.per_peer);
+    let gate = Door::new(limits).unwrap();
     let (stopper, stop) = stopper().unwrap();
     let (in_thread, counted) = (Arc::clone(&policy), gate.clone());
     let thread = thread::spawn(move || {
-        serve(&listener, &acceptor, &in_thread, limits, &counted, &stop);
+        serve(&listener, &acceptor, &in_thread, &counted, &stop);
     });
     Rig {
         dir,
@@ -89,7 +89,7 @@ impl Rig {
             sessions: 0,
             pages: 0,
             ranges: 0,
-            modes: Modes::ALL,
+            modes: ModeSet::all(),
             expires_in,
         };
         self.policy.add_key(spec, "test").unwrap().0.id.0.get()

@@ -1,5 +1,6 @@
 //! Clients which do what the real one never does.
 
+use std::io;
 use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
 
@@ -36,16 +37,45 @@ fn signer(seed: [u8; 32]) -> Arc<dyn rustls::sign::SigningKey> {
     ring::sign::any_eddsa_type(&PrivatePkcs8KeyDer::from(der)).unwrap()
 }
 
-/// Presents `public` and signs with `seed`, which need not belong together.
-pub fn connect(addr: SocketAddr, public: PublicKey, seed: [u8; 32], alpn: bool) -> Stream {
+fn identity(public: PublicKey, seed: [u8; 32]) -> ClientConfig {
     let spki = CertificateDer::from([&SPKI[..], &public.0].concat());
     let certified = Arc::new(CertifiedKey::new(vec![spki], signer(seed)));
     let resolver = AlwaysResolvesClientRawPublicKeys::new(certified);
-    handshake(
-        addr,
-        builder().with_client_cert_resolver(Arc::new(resolver)),
-        alpn,
-    )
+    builder().with_client_cert_resolver(Arc::new(resolver))
+}
+
+fn client(mut config: ClientConfig, alpn: bool) -> ClientConnection {
+    if alpn {
+        config.alpn_protocols = vec![hvckpt_proto::ALPN.to_vec()];
+    }
+    let name = ServerName::try_from("x").unwrap();
+    ClientConnection::new(Arc::new(config), name).unwrap()
+}
+
+/// What a client says first.
+pub fn hello() -> Vec<u8> {
+    let (seed, public) = key_pair();
+    let mut octets = Vec::new();
+    let mut connection = client(identity(public, seed), true);
+    connection.write_tls(&mut octets).unwrap();
+    octets
+}
+
+/// A connection with all of the handshake behind it, unless the server closes.
+pub fn try_connect(addr: SocketAddr) -> io::Result<TcpStream> {
+    let (seed, public) = key_pair();
+    let mut connection = client(identity(public, seed), true);
+    let mut tcp = TcpStream::connect(addr)?;
+    tcp.set_read_timeout(Some(AMPLE))?;
+    while connection.is_handshaking() {
+        connection.complete_io(&mut tcp)?;
+    }
+    Ok(tcp)
+}
+
+/// Presents `public` and signs with `seed`, which need not belong together.
+pub fn connect(addr: SocketAddr, public: PublicKey, seed: [u8; 32], alpn: bool) -> Stream {
+    handshake(addr, identity(public, seed), alpn)
 }
 
 pub fn builder() -> rustls::ConfigBuilder<ClientConfig, rustls::client::WantsClientCert> {
@@ -56,12 +86,8 @@ pub fn builder() -> rustls::ConfigBuilder<ClientConfig, rustls::client::WantsCli
         .with_custom_certificate_verifier(Arc::new(TrustsAnyServer))
 }
 
-pub fn handshake(addr: SocketAddr, mut config: ClientConfig, alpn: bool) -> Stream {
-    if alpn {
-        config.alpn_protocols = vec![hvckpt_proto::ALPN.to_vec()];
-    }
-    let name = ServerName::try_from("x").unwrap();
-    let connection = ClientConnection::new(Arc::new(config), name).unwrap();
+pub fn handshake(addr: SocketAddr, config: ClientConfig, alpn: bool) -> Stream {
+    let connection = client(config, alpn);
     let tcp = TcpStream::connect(addr).unwrap();
     tcp.set_read_timeout(Some(AMPLE)).unwrap();
     tcp.set_write_timeout(Some(AMPLE)).unwrap();

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use crate::Error;
 use crate::abi::{
-    self, CDA_ABI_VERSION, CDA_SESSION_ENDED, Counters, CtlCounters, CtlLimits, CtlList, CtlRevoke,
-    CtlSession, CtlToken, Plain,
+    self, CDA_ABI_VERSION, CDA_SESSION_ENDED, ModeSet, Plain, cda_counters, cda_ctl_counters,
+    cda_ctl_limits, cda_ctl_list, cda_ctl_revoke, cda_ctl_session, cda_ctl_token, size_field,
 };
 use crate::call::{Buffer, XenCall};
 
@@ -17,8 +17,8 @@ const LIBRARY: &str = "libxencall.so.1";
 pub struct Version {
     /// Version of the interface.
     pub abi: u16,
-    /// Trackers it has, bit n for capability bit 16 + n.
-    pub modes: u32,
+    /// Trackers it has.
+    pub modes: ModeSet,
 }
 
 /// A token to be registered.
@@ -38,9 +38,8 @@ pub struct Token {
     pub max_ranges: u32,
     /// Live sessions with this tag; 0: the domain's limit only.
     pub max_sessions: u32,
-    /// What its session may track with: a bit per mode, as in the
-    /// capabilities (bit 0 PTxen, 1 Emulxen, …); 0: everything.
-    pub modes: u32,
+    /// What its session may track with; empty: everything.
+    pub modes: ModeSet,
 }
 
 impl std::fmt::Debug for Token {
@@ -78,7 +77,7 @@ pub struct Session {
     /// Revoked, but the process has not noticed yet.
     pub ended: bool,
     /// What happened in it.
-    pub counters: Counters,
+    pub counters: cda_counters,
 }
 
 /// An open way to the control hypercall. One thread at a time.
@@ -123,14 +122,14 @@ impl Control {
                 0,
             )
         }?;
-        let [low, high, modes, more] = word.to_le_bytes();
+        let [low, high, ..] = word.to_le_bytes();
         let version = u16::from_le_bytes([low, high]);
         if u64::from(version) != CDA_ABI_VERSION {
             return Err(Error::AbiVersion(version));
         }
         Ok(Version {
             abi: version,
-            modes: u16::from_le_bytes([modes, more]).into(),
+            modes: ModeSet::of_capabilities(word.into()),
         })
     }
 
@@ -141,8 +140,8 @@ impl Control {
     /// outstanding, `EOPNOTSUPP` not a 64-bit PV guest, `ENOMEM`.
     pub fn add_token(&mut self, token: &Token) -> Result<(), Error> {
         let millis = token.lifetime.as_millis().clamp(1, 3_600_000);
-        let argument = CtlToken {
-            size: size::<CtlToken>(),
+        let argument = cda_ctl_token {
+            size: size_field::<cda_ctl_token>(),
             domid: token.domid,
             token: token.token,
             tag: token.tag,
@@ -150,8 +149,7 @@ impl Control {
             max_ranges: token.max_ranges,
             max_pages: token.max_pages,
             max_sessions: token.max_sessions,
-            // Bit n of the ABI's mask stands for mode n, and modes begin at 1.
-            modes: token.modes << 1,
+            modes: token.modes.bits(),
         };
         self.control("CDA_CTL_add_token", abi::CDA_CTL_ADD_TOKEN, argument)
             .map(drop)
@@ -166,8 +164,8 @@ impl Control {
             Which::Tag(tag) => (tag.get(), 0),
             Which::Session(session) => (0, session.get()),
         };
-        let argument = CtlRevoke {
-            size: size::<CtlRevoke>(),
+        let argument = cda_ctl_revoke {
+            size: size_field::<cda_ctl_revoke>(),
             domid,
             tag,
             session,
@@ -185,9 +183,9 @@ impl Control {
     ///
     /// # Errors
     /// [`Error::Call`]: `ESRCH` no such domain.
-    pub fn limits(&mut self, domid: u32) -> Result<CtlLimits, Error> {
-        let argument = CtlLimits {
-            size: size::<CtlLimits>(),
+    pub fn limits(&mut self, domid: u32) -> Result<cda_ctl_limits, Error> {
+        let argument = cda_ctl_limits {
+            size: size_field::<cda_ctl_limits>(),
             domid,
             ..Default::default()
         };
@@ -200,9 +198,13 @@ impl Control {
     /// # Errors
     /// [`Error::Call`]: `ESRCH` no such domain, `EINVAL` over what the
     /// hypervisor can do.
-    pub fn set_limits(&mut self, domid: u32, limits: &CtlLimits) -> Result<CtlLimits, Error> {
-        let argument = CtlLimits {
-            size: size::<CtlLimits>(),
+    pub fn set_limits(
+        &mut self,
+        domid: u32,
+        limits: &cda_ctl_limits,
+    ) -> Result<cda_ctl_limits, Error> {
+        let argument = cda_ctl_limits {
+            size: size_field::<cda_ctl_limits>(),
             domid,
             used_pages: 0,
             used_sessions: 0,
@@ -216,9 +218,9 @@ impl Control {
     ///
     /// # Errors
     /// [`Error::Call`]: `ESRCH` no such domain.
-    pub fn counters(&mut self, domid: u32) -> Result<Counters, Error> {
-        let argument = CtlCounters {
-            size: size::<CtlCounters>(),
+    pub fn counters(&mut self, domid: u32) -> Result<cda_counters, Error> {
+        let argument = cda_ctl_counters {
+            size: size_field::<cda_ctl_counters>(),
             domid,
             ..Default::default()
         };
@@ -234,9 +236,9 @@ impl Control {
     pub fn sessions(&mut self, domid: u32) -> Result<Vec<Session>, Error> {
         let mut capacity = 64;
         loop {
-            let entries: Buffer<'_, CtlSession> = self.call.buffer(capacity)?;
-            let argument = CtlList {
-                size: size::<CtlList>(),
+            let entries: Buffer<'_, cda_ctl_session> = self.call.buffer(capacity)?;
+            let argument = cda_ctl_list {
+                size: size_field::<cda_ctl_list>(),
                 domid,
                 buffer: entries.address(),
                 capacity: u32::try_from(entries.count()).unwrap_or(u32::MAX),
@@ -285,11 +287,7 @@ pub enum Which {
     Session(std::num::NonZeroU64),
 }
 
-fn size<T>() -> u32 {
-    u32::try_from(size_of::<T>()).expect("structures are small")
-}
-
-fn session(entry: &CtlSession) -> Session {
+fn session(entry: &cda_ctl_session) -> Session {
     Session {
         id: entry.session,
         tag: entry.tag,

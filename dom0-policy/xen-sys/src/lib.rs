@@ -6,8 +6,7 @@
 //! * [`domains`] lists the running domains with name and UUID.
 //!
 //! This is the only crate of the daemon which contains `unsafe`. The
-//! definitions in [`abi`] are checked by hand and by a test which compiles
-//! `cda.h` itself.
+//! definitions in [`abi`] are those of the crate `hvckpt-abi`.
 
 pub mod abi;
 mod call;

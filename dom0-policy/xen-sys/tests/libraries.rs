@@ -7,6 +7,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use tempfile::TempDir;
+use xen_sys::abi::ModeSet;
 use xen_sys::{Control, Domain, Error, Revoked, Token, Version, Which, domains_from};
 
 /// Builds the library; every test has its own, hence its own state.
@@ -42,7 +43,7 @@ fn token(domid: u32) -> Token {
         max_pages: 0,
         max_ranges: 0,
         max_sessions: 0,
-        modes: 0b1001,
+        modes: ModeSet::PTXEN | ModeSet::AUTOXEN,
     }
 }
 
@@ -58,7 +59,7 @@ fn every_command() {
         control.version().unwrap(),
         Version {
             abi: 1,
-            modes: 0b1001
+            modes: ModeSet::PTXEN | ModeSet::AUTOXEN
         }
     );
     control.add_token(&token(3)).unwrap();

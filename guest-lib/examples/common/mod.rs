@@ -26,6 +26,19 @@ impl Rng {
     }
 }
 
+/// A number of things of which there must be some, for an option.
+pub fn some(text: &str) -> Result<usize, String> {
+    let number = text.parse().ok();
+    number
+        .filter(|number| (1..=1_000_000_000).contains(number))
+        .ok_or_else(|| "expected 1 to 1000000000".to_owned())
+}
+
+/// The same where there may be none.
+pub fn any(text: &str) -> Result<usize, String> {
+    if text == "0" { Ok(0) } else { some(text) }
+}
+
 /// A region, or an explanation on standard error and exit status 2.
 pub fn region(tracker: TrackerKind, pages: usize, lock: LockPolicy) -> Region {
     hvckpt::register_cda()

@@ -6,7 +6,7 @@ use allocator_api2::vec::Vec as HeapVec;
 use hashbrown::{Equivalent, HashMap};
 use hvckpt::arena::{ArenaRoot, Heap};
 
-use super::resp::{Replies, integer};
+use super::resp::{LONGEST, Replies, integer};
 
 type Bytes = HeapVec<u8, Heap>;
 
@@ -44,6 +44,19 @@ impl Equivalent<Bytes> for Wanted<'_> {
 pub struct Full;
 
 const NUMBER: &str = "ERR value is not an integer or out of range";
+
+/// As one reply, if there is not too much of it.
+fn many<'v>(values: impl Iterator<Item = Option<&'v [u8]>> + Clone, out: &mut Replies) {
+    let bytes = |value: Option<&[u8]>| value.map_or(0, <[u8]>::len) + 16;
+    let (count, size) = values.clone().fold((0, 0_usize), |(count, size), value| {
+        (count + 1, size.saturating_add(bytes(value)))
+    });
+    if size > LONGEST {
+        return out.error("ERR the reply is too long");
+    }
+    out.array(count);
+    values.for_each(|value| out.bulk(value));
+}
 
 impl Db {
     pub fn new(heap: Heap) -> Self {
@@ -93,14 +106,8 @@ impl Db {
             ("EXISTS", [_, ..]) => {
                 out.count(args.iter().filter(|key| self.get(key).is_some()).count());
             }
-            ("MGET", [_, ..]) => {
-                out.array(args.len());
-                args.iter().for_each(|key| out.bulk(self.get(key)));
-            }
-            ("KEYS", [all]) if all == b"*" => {
-                out.array(self.map.len());
-                self.map.keys().for_each(|key| out.bulk(Some(key)));
-            }
+            ("MGET", [_, ..]) => many(args.iter().map(|key| self.get(key)), out),
+            ("KEYS", [all]) if all == b"*" => many(self.map.keys().map(|key| Some(&key[..])), out),
             ("DBSIZE", []) => out.count(self.map.len()),
             _ => return false,
         }

@@ -5,16 +5,21 @@
 //! One thread, one event loop.  Everything which arrived in one turn is one
 //! transaction, and replies leave when it is as safe as was asked for (output
 //! commit).  See `kv --help`.
+//!
+//! Clients cannot take each other's turn or memory: what a command and its
+//! reply may be, what a client may have in one turn, and what all may hold is
+//! bounded; who takes no replies gets no more of them.
 
 #![allow(missing_docs, missing_debug_implementations)] // a program
 
+mod client;
 mod db;
 mod resp;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::convert::Infallible;
 use std::error::Error;
-use std::io::{self, Read, Write};
+use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -23,19 +28,23 @@ use hvckpt::arena::{Arena, UpdateError};
 use hvckpt::backup::{Key, Replication, Require};
 use hvckpt::store::{Durability, Durable, DurableError, StoreError, StoreOptions};
 use hvckpt::{LockPolicy, TrackerKind, explain};
-use mio::net::{TcpListener, TcpStream};
+use mio::net::TcpListener;
 use mio::{Events, Interest, Poll, Token};
 
+use client::{Client, UNREAD};
 use db::{Db, Full};
-use resp::{Replies, parse};
+use resp::{Command, Replies};
 
 const LISTENER: Token = Token(0);
-/// Bytes read from a client in one turn.
-const READ: usize = 256 << 10;
-/// A client who does not take this many bytes of replies is not served; nor is
-/// a command of this size.
-const UNREAD: usize = 32 << 20;
-const CLIENTS: usize = 1000;
+/// Clients at once; of more, those who were served last the longest ago go.
+const CLIENTS: usize = 900;
+/// Accepted in one turn.
+const ACCEPTED: usize = 64;
+/// Bytes of memory for all clients' commands and replies; of more, the client
+/// who holds most goes.
+const HELD: usize = 256 << 20;
+/// Bytes of replies after which a turn ends.
+const TURN: usize = 64 << 20;
 /// Exit status when another instance took over.
 const FENCED: i32 = 3;
 
@@ -79,68 +88,6 @@ pub struct Args {
     degrade: bool,
 }
 
-struct Client {
-    tcp: TcpStream,
-    input: Vec<u8>,
-    output: Replies,
-    /// There may be more to read.
-    readable: bool,
-    /// Closed as soon as the replies are gone.
-    closing: bool,
-    dead: bool,
-}
-
-impl Client {
-    fn read(&mut self) {
-        let mut buffer = [0; 16 << 10];
-        let mut got = 0;
-        while self.readable && got < READ && self.output.0.len() < UNREAD {
-            match self.tcp.read(&mut buffer) {
-                Ok(0) => (self.readable, self.dead) = (false, true),
-                Ok(n) => {
-                    self.input.extend(&buffer[..n]);
-                    got += n;
-                }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.readable = false,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(_) => (self.readable, self.dead) = (false, true),
-            }
-        }
-    }
-
-    /// The commands which are complete.
-    fn commands(&mut self, into: &mut Vec<Vec<Vec<u8>>>) {
-        let mut at = 0;
-        while !self.closing {
-            match parse(&self.input[at..]) {
-                Ok(None) if self.input.len() - at <= UNREAD => break,
-                Ok(Some((command, used))) => {
-                    at += used;
-                    into.extend((!command.is_empty()).then_some(command));
-                }
-                other => {
-                    let what = other.err().unwrap_or("too big command");
-                    into.push(vec![b"!".to_vec(), what.as_bytes().to_vec()]);
-                    self.closing = true;
-                }
-            }
-        }
-        self.input.drain(..at);
-    }
-
-    fn write(&mut self) {
-        while !self.output.0.is_empty() {
-            match self.tcp.write(&self.output.0) {
-                Ok(n) => drop(self.output.0.drain(..n)),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(_) => return self.dead = true,
-            }
-        }
-        self.dead |= self.closing;
-    }
-}
-
 struct Server {
     arena: Arena<Db>,
     /// Version which the backup may not have; it is not shown to anybody.
@@ -150,20 +97,33 @@ struct Server {
 }
 
 /// Commands of one turn, by client.
-type Turn = Vec<(Token, Vec<Vec<Vec<u8>>>)>;
+type Turn = Vec<(Token, VecDeque<Command>)>;
 
-/// What each client is told.
+/// Replies to so many of a client's commands.
+type Served = (Replies, usize);
+
+/// What each client is told; nothing for commands behind those which fill the
+/// turn.
 fn each<E>(
     turn: &Turn,
     mut one: impl FnMut(&str, &[Vec<u8>], &mut Replies) -> Result<(), E>,
-) -> Result<Vec<Replies>, E> {
-    let client = |(_, commands): &(Token, Vec<Vec<Vec<u8>>>)| {
+) -> Result<Vec<Served>, E> {
+    let mut total = 0;
+    let client = |(_, commands): &(Token, VecDeque<Command>)| {
         let mut out = Replies::default();
+        let mut served = 0;
         for command in commands {
-            let name = String::from_utf8_lossy(&command[0]).to_ascii_uppercase();
+            if out.0.len() >= UNREAD || total >= TURN {
+                break;
+            }
+            let before = out.0.len();
+            let name = &command[0][..command[0].len().min(64)];
+            let name = String::from_utf8_lossy(name).to_ascii_uppercase();
             one(&name, &command[1..], &mut out)?;
+            total += out.0.len() - before;
+            served += 1;
         }
-        Ok(out)
+        Ok((out, served))
     };
     turn.iter().map(client).collect()
 }
@@ -209,7 +169,7 @@ impl Server {
     }
 
     /// Executes everything as one transaction; the replies of each client.
-    fn turn(&mut self, turn: &Turn) -> Vec<Replies> {
+    fn turn(&mut self, turn: &Turn) -> Vec<Served> {
         let error = match self.try_turn(turn) {
             Ok(replies) => return replies,
             Err(UpdateError::Refused(full)) => full.to_string(),
@@ -231,7 +191,7 @@ impl Server {
         each(turn, refuse).unwrap_or_default()
     }
 
-    fn try_turn(&mut self, turn: &Turn) -> Result<Vec<Replies>, UpdateError<Full>> {
+    fn try_turn(&mut self, turn: &Turn) -> Result<Vec<Served>, UpdateError<Full>> {
         let mut commands = turn.iter().flat_map(|(_, commands)| commands);
         if commands.any(|command| changes(&command[0])) {
             let (_, replies) = self.arena.update(Durability::Sync, |db| {
@@ -284,12 +244,10 @@ pub fn serve(args: &Args) -> Result<(), Box<dyn Error>> {
     let mut listener = TcpListener::bind(args.listen)?;
     poll.registry()
         .register(&mut listener, LISTENER, Interest::READABLE)?;
-    println!(
-        "kv: version {}, tracker {}, ready on {}",
-        arena.version(),
-        arena.tracker(),
-        listener.local_addr()?
-    );
+    let (version, tracker, address) = (arena.version(), arena.tracker(), listener.local_addr()?);
+    let ready = format!("kv: version {version}, tracker {tracker}, ready on {address}\n");
+    // Whoever started it need not read that.
+    let _unread = std::io::Write::write_all(&mut std::io::stdout(), ready.as_bytes());
     let mut server = Server {
         arena,
         in_doubt: None,
@@ -298,60 +256,100 @@ pub fn serve(args: &Args) -> Result<(), Box<dyn Error>> {
     let mut events = Events::with_capacity(1024);
     let mut clients: BTreeMap<Token, Client> = BTreeMap::new();
     let mut next = 1;
+    // Who is first in the next turn.
+    let mut first = Token(0);
+    let mut come = true;
     loop {
-        let more = clients
-            .values()
-            .any(|client| client.readable && client.output.0.is_empty());
+        let more = come || clients.values().any(Client::wants);
         match poll.poll(&mut events, more.then_some(Duration::ZERO)) {
             Err(error) if error.kind() != io::ErrorKind::Interrupted => return Err(error.into()),
             _ => {}
         }
         for event in &events {
-            if let Some(client) = clients.get_mut(&event.token()) {
-                client.readable |= event.is_readable();
+            come |= event.token() == LISTENER;
+            if let Some(client) = clients.get_mut(&event.token())
+                && event.is_readable()
+            {
+                client.may_read();
             }
         }
-        while let Ok((mut tcp, _)) = listener.accept() {
-            let token = Token(next);
-            next += 1;
-            let both = Interest::READABLE | Interest::WRITABLE;
-            if clients.len() < CLIENTS && poll.registry().register(&mut tcp, token, both).is_ok() {
-                let _slower = tcp.set_nodelay(true);
-                clients.insert(
-                    token,
-                    Client {
-                        tcp,
-                        input: Vec::new(),
-                        output: Replies::default(),
-                        readable: true,
-                        closing: false,
-                        dead: false,
-                    },
-                );
+        for _ in 0..if come { ACCEPTED } else { 0 } {
+            match listener.accept() {
+                Ok((mut tcp, _)) => {
+                    let token = Token(next);
+                    next += 1;
+                    let both = Interest::READABLE | Interest::WRITABLE;
+                    let registered = poll.registry().register(&mut tcp, token, both);
+                    let _slower = tcp.set_nodelay(true);
+                    if registered.is_ok() {
+                        clients.insert(token, Client::new(tcp));
+                    }
+                    if clients.len() > CLIENTS {
+                        drop_idle(&mut clients);
+                    }
+                }
+                Err(error) => {
+                    let kind = error.kind();
+                    come = kind != io::ErrorKind::WouldBlock;
+                    // Out of descriptors, perhaps.
+                    if come && kind != io::ErrorKind::ConnectionAborted {
+                        drop_idle(&mut clients);
+                    }
+                    break;
+                }
             }
         }
         let mut turn = Turn::new();
         for (token, client) in &mut clients {
-            client.read();
-            let mut commands = Vec::new();
-            client.commands(&mut commands);
+            let commands = client.commands();
             if !commands.is_empty() {
                 turn.push((*token, commands));
             }
         }
         if !turn.is_empty() {
+            let start = turn.partition_point(|(token, _)| *token < first);
+            let start = start % turn.len();
+            turn.rotate_left(start);
             let replies = server.turn(&turn);
-            for ((token, _), replies) in turn.iter().zip(replies) {
-                if let Some(client) = clients.get_mut(token) {
-                    client.output.0.extend(replies.0);
+            first = Token(0);
+            for ((token, mut commands), (replies, served)) in turn.into_iter().zip(replies) {
+                commands.drain(..served);
+                if served == 0 && first == Token(0) {
+                    first = token;
+                }
+                if let Some(client) = clients.get_mut(&token) {
+                    client.serve(&replies, commands);
                 }
             }
         }
         clients.values_mut().for_each(Client::write);
         clients.retain(|_, client| !client.dead);
+        drop_largest(&mut clients);
         if server.over {
             std::process::exit(FENCED);
         }
+    }
+}
+
+/// Closes the client who was served last the longest ago.
+fn drop_idle(clients: &mut BTreeMap<Token, Client>) {
+    let idle = clients.iter().min_by_key(|(_, client)| client.served);
+    if let Some(token) = idle.map(|(&token, _)| token) {
+        clients.remove(&token);
+    }
+}
+
+/// Closes those who hold most, until all together do not hold too much.
+fn drop_largest(clients: &mut BTreeMap<Token, Client>) {
+    let mut held: usize = clients.values().map(Client::held).sum();
+    while held > HELD {
+        let largest = clients.iter().map(|(&token, c)| (c.held(), token)).max();
+        let Some((bytes, token)) = largest else {
+            return;
+        };
+        eprintln!("kv: a client held {bytes} bytes: closed");
+        clients.remove(&token);
+        held -= bytes;
     }
 }
 

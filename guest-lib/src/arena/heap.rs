@@ -77,16 +77,18 @@ fn block_size(index: usize) -> Option<u64> {
 #[non_exhaustive]
 pub enum HeapError {
     /// It has no arena, and is not empty.
-    #[error("the region holds something else than an arena")]
+    #[error("the region holds something else than an arena; open it under another name")]
     NotAnArena,
     /// A newer version of the library made it.
-    #[error("the arena has format {0}, which this library does not read")]
+    #[error("the arena has format {0}, which this library does not read: update it")]
     Future(u64),
     /// Its numbers make no sense.
-    #[error("the arena's own data is damaged")]
+    #[error(
+        "the arena's own data is damaged; go back to an older version (hvckpt restore --in-place)"
+    )]
     Damaged,
     /// No room for what must be in it.
-    #[error("the region is too small")]
+    #[error("the region is too small for the arena and its root; give it more pages")]
     TooSmall,
 }
 
@@ -278,7 +280,8 @@ impl Heap {
     }
 
     pub(super) fn set_root(&self, at: NonNull<u8>, tag: u64, shape: u64) {
-        let offset = at.as_ptr() as u64 - self.base.as_ptr() as u64;
+        // A root without a size has no block, and its address means nothing.
+        let offset = (at.as_ptr() as u64).saturating_sub(self.base.as_ptr() as u64);
         self.put_root(offset, tag, shape);
     }
 

@@ -94,7 +94,10 @@ pub enum ArenaError {
     #[error(transparent)]
     Heap(#[from] HeapError),
     /// The root is of another type, or of another version of it.
-    #[error("the root has tag {found:#x} and shape {shape:#x}, not {expected:#x} and {asked:#x}")]
+    #[error(
+        "the arena was made for another type: it holds {}, the program asks for {}; open it with the program which made it, or change ArenaRoot::TAG and convert",
+        root(*.found, *.shape), root(*.expected, *.asked)
+    )]
     OtherRoot {
         /// Tag of the root.
         found: u64,
@@ -111,7 +114,7 @@ pub enum ArenaError {
 #[derive(Debug, thiserror::Error)]
 pub enum UpdateError<E> {
     /// The update itself said so.
-    #[error("the update was given up")]
+    #[error("the update was given up: {0}")]
     Refused(E),
     /// It could not begin or be committed.
     #[error(transparent)]
@@ -141,6 +144,15 @@ impl<T> fmt::Debug for Arena<T> {
             .field("durable", &self.durable)
             .finish_non_exhaustive()
     }
+}
+
+/// A root, for messages: what [`shape`] packs, and a tag.
+fn root(tag: u64, shape: u64) -> String {
+    if (tag, shape) == (raw::TAG, 0) {
+        return "the root pointer of a C program".to_owned();
+    }
+    let (bytes, align) = (shape >> 16, shape & 0xffff);
+    format!("a root with tag {tag} of {bytes} bytes, aligned to {align}")
 }
 
 /// Size and alignment in one word.
@@ -211,9 +223,12 @@ impl<T: ArenaRoot> Arena<T> {
         self.one.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Reads the root; one thread at a time.
+    /// Reads the root; one thread at a time.  Does not wait for the disk or
+    /// for the backup, so what it reads may not be durable yet: if that
+    /// matters, [`Store::wait`] for [`Self::version`] before passing it on.
     pub fn read<R>(&self, read: impl FnOnce(&T) -> R) -> R {
         let _one = self.lock();
+        self.durable.settle();
         // SAFETY: valid as its type promises, and nobody changes it now.
         read(unsafe { self.root.as_ref() })
     }
@@ -222,6 +237,10 @@ impl<T: ArenaRoot> Arena<T> {
     /// fails or panics, nothing happened.  Returns the version with what
     /// `update` returned.
     ///
+    /// Other threads go on while this one waits for the disk or for the
+    /// backup, and share its sync.  An update which is refused takes those with
+    /// it which were built on it.
+    ///
     /// # Errors
     /// See [`UpdateError`].
     pub fn update<R, E>(
@@ -229,13 +248,21 @@ impl<T: ArenaRoot> Arena<T> {
         durability: Durability,
         update: impl FnOnce(&mut T) -> Result<R, E>,
     ) -> Result<(u64, R), UpdateError<E>> {
-        let _one = self.lock();
-        let transaction = self.durable.begin()?;
-        let mut root = self.root;
-        // SAFETY: valid as its type promises, and nobody else has it now.
-        let result = update(unsafe { root.as_mut() }).map_err(UpdateError::Refused)?;
-        let version = transaction.commit(durability)?;
-        Ok((version, result))
+        self.durable.admit(durability)?;
+        let (published, result) = {
+            let _one = self.lock();
+            let transaction = self.durable.begin()?;
+            let mut root = self.root;
+            // SAFETY: valid as its type promises, and nobody else has it now.
+            let result = update(unsafe { root.as_mut() }).map_err(UpdateError::Refused)?;
+            (transaction.publish(durability)?, result)
+        };
+        // Others read and update meanwhile.
+        let waited = self.durable.wait(&published).inspect_err(|_| {
+            let _one = self.lock();
+            self.durable.settle();
+        });
+        Ok((waited?, result))
     }
 
     /// The allocator of what is in the arena.

@@ -14,7 +14,7 @@ use super::{ArenaError, HeapError};
 use crate::store::{Durability, Durable, format_size};
 
 /// Tag of the root of such an arena.
-const TAG: u64 = u64::from_le_bytes(*b"hvckpt-C");
+pub(super) const TAG: u64 = u64::from_le_bytes(*b"hvckpt-C");
 const HEAD: usize = 16;
 const CHECK: u64 = 0x6b63_6f6c_625f_6576;
 

@@ -7,16 +7,26 @@ use std::net::SocketAddr;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use super::server::{BackupError, lock};
+use hvckpt_proto::listen::{self, Door, Limits, Pass, Stop, Visit};
+
+use super::server::{BackupError, Inner, lock};
 use super::vault::Vaults;
 use crate::store::StoreKey;
 
 const SOCKET: &str = "control.sock";
 /// Longest question in bytes.
 const LONGEST: u64 = 8192;
+/// For a question to come, and its answer to be taken.
+const WAIT: Duration = Duration::from_secs(5);
+/// Questions at once.
+pub(crate) const LIMITS: Limits = Limits {
+    connections: 16,
+    per_peer: 16,
+    deadline: WAIT,
+};
 /// A promotion may have to wait for a large version.
 const PATIENCE: Duration = Duration::from_secs(300);
 
@@ -204,31 +214,31 @@ pub(crate) fn bind(directory: &Path) -> Result<UnixListener, BackupError> {
     UnixListener::bind(&path).map_err(|error| BackupError::io("listen on", &path, error))
 }
 
-/// Wakes [`serve`] up.
-pub(crate) fn poke(directory: &Path) {
-    let _gone = UnixStream::connect(directory.join(SOCKET));
-}
-
-/// Answers, one question at a time.
-pub(crate) fn serve(listener: &UnixListener, vaults: &Vaults, stop: &AtomicBool) {
-    for stream in listener.incoming() {
-        if stop.load(Ordering::Acquire) {
-            return;
-        }
-        match stream {
+/// Answers. Who connects and asks nothing makes room for those who do.
+pub(crate) fn serve(listener: &UnixListener, inner: &Arc<Inner>, door: &Door, stop: &Stop) {
+    let start = |visit: Visit<UnixStream>| {
+        let server = inner.clone();
+        let spawned = std::thread::Builder::new()
+            .name("hvckpt-question".to_owned())
             // Who asks and does not listen has himself to blame.
-            Ok(stream) => drop(answer(stream, vaults)),
-            Err(_) => std::thread::sleep(Duration::from_millis(50)),
+            .spawn(move || drop(answer(visit.stream, &visit.pass, &server.vaults)));
+        if let Err(error) = spawned {
+            inner.say(&format!("no thread for a question, {error}"));
         }
-    }
+    };
+    let trouble = |error: &io::Error| inner.say(&format!("cannot accept a question: {error}"));
+    listen::serve(listener, door, stop, start, |_, _| {}, trouble);
 }
 
-fn answer(mut stream: UnixStream, vaults: &Vaults) -> io::Result<()> {
-    let wait = Some(Duration::from_secs(5));
-    stream.set_read_timeout(wait)?;
-    stream.set_write_timeout(wait)?;
+fn answer(mut stream: UnixStream, pass: &Pass, vaults: &Vaults) -> io::Result<()> {
+    stream.set_read_timeout(Some(WAIT))?;
+    stream.set_write_timeout(Some(WAIT))?;
     let mut question = Vec::new();
     BufReader::new((&stream).take(LONGEST)).read_until(b'\n', &mut question)?;
+    // From here on it is not closed for another; a promotion takes its time.
+    if !pass.prove(&std::os::fd::AsRawFd::as_raw_fd(&stream).to_ne_bytes()) {
+        return stream.write_all(b"error too many questions at once\n");
+    }
     let answer = match act(question.trim_ascii_end(), vaults) {
         Ok(lines) => format!("{lines}ok\n"),
         Err(error) => format!("error {}\n", crate::explain(&error).replace('\n', " ")),

@@ -81,5 +81,8 @@ pub(crate) fn write(backend: &dyn Backend, epoch: u64, fenced: u64) -> Result<()
         backend.rename(temporary, FILE)?;
         backend.sync_names()
     };
-    replace().map_err(|error| io_error("write", FILE, error))
+    replace().map_err(|error| {
+        let _leftover = backend.remove(temporary);
+        io_error("write", FILE, error)
+    })
 }

@@ -17,6 +17,9 @@ pub(crate) fn private_directory(path: &Path) -> io::Result<()> {
 }
 
 /// Replaces a file, mode 0600, durably and as a whole.
+///
+/// # Errors
+/// It is as it was; or as it shall be, and perhaps not after a crash.
 pub(crate) fn replace(path: &Path, text: &str) -> io::Result<()> {
     let mut temporary = path.as_os_str().to_owned();
     temporary.push(".tmp");
@@ -26,14 +29,20 @@ pub(crate) fn replace(path: &Path, text: &str) -> io::Result<()> {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         _ => {}
     }
-    let mut file = OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(0o600)
-        .open(temporary)?;
-    file.write_all(text.as_bytes())?;
-    file.sync_all()?;
-    fs::rename(temporary, path)?;
+    let written = || {
+        let mut file = OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .mode(0o600)
+            .open(temporary)?;
+        file.write_all(text.as_bytes())?;
+        file.sync_all()?;
+        fs::rename(temporary, path)
+    };
+    if let Err(error) = written() {
+        let _leftover = fs::remove_file(temporary);
+        return Err(error);
+    }
     match path.parent() {
         Some(parent) => sync_directory(parent),
         None => Ok(()),

@@ -186,9 +186,7 @@ fn disk(error: &io::Error) -> Refusal {
 pub(crate) fn refuse(error: &StoreError) -> Refusal {
     let reason = match error {
         StoreError::Full { .. } => Reason::Full,
-        StoreError::Damaged(_) | StoreError::Future { .. } | StoreError::Poisoned => {
-            Reason::Damaged
-        }
+        StoreError::Damaged(_) | StoreError::Future { .. } => Reason::Damaged,
         StoreError::Shape { .. } => Reason::Mismatch,
         _ => Reason::Unavailable,
     };

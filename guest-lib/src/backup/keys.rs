@@ -55,6 +55,10 @@ pub fn add_key(directory: &Path, name: &str) -> Result<Key, BackupError> {
         return Err(BackupError::TooMany(MOST));
     }
     let random = |error| BackupError::io("make a key in", directory, error);
+    // The key file names it: it must not be one which a crash takes away.
+    let path = directory.join("server.key");
+    files::replace(&path, &server.to_server_file())
+        .map_err(|error| BackupError::io("write", &path, error))?;
     let secret = Secret::generate().map_err(random)?;
     let public = secret.public_key();
     let path = directory.join(name);

@@ -26,9 +26,13 @@ const BULK_PAGES_A_SECOND: u64 = 1024;
 /// Why a connection ended.
 #[derive(Debug, thiserror::Error)]
 enum Ended {
-    #[error("cannot reach the backup")]
-    Connect(#[from] hvckpt_proto::Error),
-    #[error("connection to the backup")]
+    #[error("cannot reach the backup at {0}: {1}; is `hvckpt backup serve` running there?")]
+    Connect(String, String),
+    #[error(
+        "the server at {0} is not the backup this key belongs to; check the address, or get a new key file"
+    )]
+    NotAuthentic(String, #[source] hvckpt_proto::Error),
+    #[error("the connection to the backup broke")]
     Link(#[from] io::Error),
     #[error("the backup refuses")]
     Refused(Refusal),
@@ -38,6 +42,17 @@ enum Ended {
     Store(#[from] StoreError),
 }
 
+/// The protocol's words, which do not know whose server it is, are left out
+/// where the kernel's say enough.
+fn cause(error: &hvckpt_proto::Error) -> String {
+    use hvckpt_proto::Error::{Closed, Connect, Timeout};
+    match error {
+        Connect(error) | Closed(error) => error.to_string(),
+        Timeout => "no answer in time".to_owned(),
+        other => other.to_string(),
+    }
+}
+
 /// Sends until the store is dropped.
 pub(crate) fn replicate(shared: &Shared) {
     let Some(replica) = &shared.replica else {
@@ -45,9 +60,10 @@ pub(crate) fn replicate(shared: &Shared) {
     };
     let mut retry = RETRY_FIRST;
     let mut base = false;
+    let mut written = false;
     loop {
-        let before = replica.status().connections;
-        let ended = match Sender::connect(shared, replica, base) {
+        let before = replica.status();
+        let ended = match Sender::connect(shared, replica, base, &mut written) {
             Ok(mut sender) => {
                 base = false;
                 sender.run()
@@ -74,7 +90,10 @@ pub(crate) fn replicate(shared: &Shared) {
             other => explain(other),
         };
         replica.down(trouble, refusal);
-        let fresh = replica.status().connections > before;
+        // A backup which lets in and then refuses is not asked more often.
+        let after = replica.status();
+        let fresh = after.connections > before.connections
+            && (refusal.is_none() || after.acknowledged > before.acknowledged);
         retry = if fresh { RETRY_FIRST } else { retry * 2 };
         retry = retry.min(RETRY_MOST);
         if !replica.pause(retry) {
@@ -95,13 +114,28 @@ struct Sender<'s> {
 }
 
 impl<'s> Sender<'s> {
-    fn connect(shared: &'s Shared, replica: &'s Replica, base: bool) -> Result<Self, Ended> {
+    /// `written`: this process wrote down the epoch which was granted.
+    fn connect(
+        shared: &'s Shared,
+        replica: &'s Replica,
+        base: bool,
+        written: &mut bool,
+    ) -> Result<Self, Ended> {
         let options = &replica.options;
-        let channel = Channel::connect(&*options.address, &options.key, ALPN, options.timeout)?;
+        let channel = Channel::connect(&*options.address, &options.key, ALPN, options.timeout)
+            .map_err(|error| {
+                let address = options.address.clone();
+                match error {
+                    hvckpt_proto::Error::ServerNotAuthentic(_) => {
+                        Ended::NotAuthentic(address, error)
+                    }
+                    _ => Ended::Connect(address, cause(&error)),
+                }
+            })?;
         let mut link = Conversation::new(channel, options.timeout);
         let epoch = replica.status().epoch;
         link.put(&Message::Hello {
-            store: shared.id(),
+            store: shared.id,
             epoch,
             newest: shared.newest(),
         })?;
@@ -114,8 +148,10 @@ impl<'s> Sender<'s> {
         if granted < epoch || granted == 0 {
             return Err(Ended::Protocol("an epoch which is over"));
         }
-        if granted != epoch {
+        // What an earlier process wrote may not have reached the disk.
+        if granted != epoch || !*written {
             fence::write(shared.backend(), granted, 0)?;
+            *written = true;
         }
         let newest = shared.newest();
         let mut sender = Self {
@@ -202,7 +238,7 @@ impl<'s> Sender<'s> {
     /// Sends what the backup misses, as one version.
     fn catch_up(&mut self) -> Result<(), Ended> {
         // Under `Require::Backup` the disk may be behind.
-        self.shared.lead(None)?;
+        self.shared.lead()?;
         let since = Some(self.sent).filter(|&sent| sent > 0 && !self.base);
         let delta = self.shared.delta(since)?;
         let version = delta.version;

@@ -3,14 +3,15 @@
 use std::fmt;
 use std::fs;
 use std::io;
-use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use hvckpt_proto::Secret;
+use hvckpt_proto::listen::{self, Door, Limits, Stop, Stopper, Visit, stopper};
 use hvckpt_proto::server::{Acceptor, ServerError};
 
 use super::control;
@@ -20,9 +21,6 @@ use super::vault::Vaults;
 use super::wire::ALPN;
 use crate::lock_file::LockFile;
 use crate::store::{StoreError, StoreOptions};
-
-/// Where a new connection is not accepted at once, the next attempt is.
-const ACCEPT_AGAIN: Duration = Duration::from_millis(50);
 
 /// What may go wrong with a backup as a whole.
 #[derive(Debug, thiserror::Error)]
@@ -40,11 +38,16 @@ pub enum BackupError {
         source: io::Error,
     },
     /// The address cannot be listened on.
-    #[error("cannot listen on {0}")]
+    #[error("cannot listen on {0}; choose another --listen address, or end who has it")]
     Listen(String, #[source] io::Error),
     /// Another backup runs in the directory.
-    #[error("another backup runs in {}", .0.display())]
-    Running(PathBuf),
+    #[error("another backup runs in {}: {holder}; end that first, or choose another directory", .directory.display())]
+    Running {
+        /// The directory.
+        directory: PathBuf,
+        /// Who has it, as far as the system tells.
+        holder: String,
+    },
     /// A file is not what was written there.
     #[error("{} is damaged; bring it back from a copy, or take it away by hand", .0.display())]
     State(PathBuf),
@@ -52,7 +55,7 @@ pub enum BackupError {
     #[error("{} must be accessible to its owner only (chmod 700)", .0.display())]
     Open(PathBuf),
     /// The server's key cannot be used.
-    #[error("the server's key, {}", .0.display())]
+    #[error("cannot use the server's key, {}; bring it back from a copy, or remove it and make all keys anew", .0.display())]
     Key(PathBuf, #[source] hvckpt_proto::KeyError),
     /// TLS cannot be set up.
     #[error("cannot set up TLS")]
@@ -64,13 +67,17 @@ pub enum BackupError {
     #[error("{0:?} cannot name a primary: 1 to 64 of A-Z a-z 0-9 . _ -, a letter or digit first")]
     Name(String),
     /// No more primaries fit.
-    #[error("there are {0} primaries already")]
+    #[error(
+        "there are {0} primaries already, and no more fit; remove one (hvckpt backup key remove)"
+    )]
     TooMany(usize),
     /// Nothing was ever received, or it was promoted and moved away.
-    #[error("nothing of {0:?} is kept here")]
+    #[error(
+        "nothing of {0:?} is kept here: nothing was received yet, or it was promoted and moved away; see hvckpt backup status"
+    )]
     Nothing(String),
     /// The place to move to is taken.
-    #[error("{} exists", .0.display())]
+    #[error("{} exists; name a directory which does not", .0.display())]
     Exists(PathBuf),
     /// A store.
     #[error(transparent)]
@@ -100,10 +107,11 @@ pub struct ServerOptions {
     pub listen: String,
     /// How stores are kept.
     pub store: StoreOptions,
-    /// Connections at once; further ones are closed.
+    /// Connections of primaries at once. There are 32 places more for those
+    /// who have not proven a known key yet.
     pub connections: usize,
-    /// Connections at once from one address, so that a stranger cannot take
-    /// all of them.
+    /// Connections at once from one address which have proven no known key;
+    /// further ones take turns with them, and keep no primary out.
     pub per_address: usize,
     /// Time for a connection to prove its key and greet.
     pub handshake: Duration,
@@ -131,7 +139,7 @@ impl ServerOptions {
             listen: listen.into(),
             store: StoreOptions::default(),
             connections: 64,
-            per_address: 16,
+            per_address: 32,
             handshake: Duration::from_secs(10),
             idle: Duration::from_secs(15),
             log: Arc::new(|_| {}),
@@ -143,34 +151,13 @@ impl ServerOptions {
 pub(crate) struct Inner {
     pub(crate) options: ServerOptions,
     pub(crate) vaults: Vaults,
-    stop: AtomicBool,
-    live: AtomicUsize,
+    door: Door,
     sessions: AtomicU64,
-    /// To end connections when the server ends.
-    handles: Mutex<Vec<(u64, IpAddr, TcpStream)>>,
 }
 
 impl Inner {
     pub(crate) fn say(&self, line: &str) {
         (self.options.log)(line);
-    }
-
-    /// Counts a connection; `None` if there are too many.
-    fn admit(&self, tcp: &TcpStream, from: IpAddr) -> Option<u64> {
-        let handle = tcp.try_clone().ok()?;
-        let mut handles = self.handles();
-        let same = handles.iter().filter(|(_, ip, _)| *ip == from).count();
-        if handles.len() >= self.options.connections || same >= self.options.per_address {
-            return None;
-        }
-        let session = self.sessions.fetch_add(1, Ordering::Relaxed) + 1;
-        self.live.fetch_add(1, Ordering::AcqRel);
-        handles.push((session, from, handle));
-        Some(session)
-    }
-
-    fn handles(&self) -> std::sync::MutexGuard<'_, Vec<(u64, IpAddr, TcpStream)>> {
-        self.handles.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -195,6 +182,13 @@ pub(crate) fn identity(directory: &Path) -> Result<Secret, BackupError> {
     Ok(secret)
 }
 
+fn running(directory: &Path) -> BackupError {
+    BackupError::Running {
+        directory: directory.to_owned(),
+        holder: crate::lock_file::holder(&directory.join("lock")),
+    }
+}
+
 /// Keeps other backups out of the directory; `None` if one is there.
 pub(crate) fn lock(directory: &Path) -> Result<Option<LockFile>, BackupError> {
     let path = directory.join("lock");
@@ -206,6 +200,7 @@ pub(crate) fn lock(directory: &Path) -> Result<Option<LockFile>, BackupError> {
 pub struct Server {
     inner: Arc<Inner>,
     address: SocketAddr,
+    stopper: Stopper,
     threads: Vec<JoinHandle<()>>,
     _lock: LockFile,
 }
@@ -218,23 +213,31 @@ impl Server {
     pub fn start(options: ServerOptions) -> Result<Self, BackupError> {
         let directory = options.directory.clone();
         let secret = identity(&directory)?;
-        let lock = lock(&directory)?.ok_or_else(|| BackupError::Running(directory.clone()))?;
+        let lock = lock(&directory)?.ok_or_else(|| running(&directory))?;
         let acceptor = Acceptor::speaking(&secret, ALPN).map_err(BackupError::Tls)?;
         let listen = |error| BackupError::Listen(options.listen.clone(), error);
         let listener = TcpListener::bind(&*options.listen).map_err(listen)?;
         let address = listener.local_addr().map_err(listen)?;
         let control = control::bind(&directory)?;
+        let descriptor = |error| BackupError::io("open a socket pair for", &directory, error);
+        let (stopper, stop) = stopper().map_err(descriptor)?;
+        let stop_control = stop.another().map_err(descriptor)?;
+        let control_door = Door::new(control::LIMITS).map_err(descriptor)?;
+        let limits = Limits {
+            connections: options.connections,
+            per_peer: options.per_address,
+            deadline: options.handshake,
+        };
         let inner = Arc::new(Inner {
             vaults: Vaults::new(&directory, options.store.key.clone()),
             options,
-            stop: AtomicBool::new(false),
-            live: AtomicUsize::new(0),
+            door: Door::new(limits).map_err(descriptor)?,
             sessions: AtomicU64::new(0),
-            handles: Mutex::default(),
         });
         let mut server = Self {
             inner: inner.clone(),
             address,
+            stopper,
             threads: Vec::new(),
             _lock: lock,
         };
@@ -242,11 +245,11 @@ impl Server {
         let network = inner.clone();
         let spawned = std::thread::Builder::new()
             .name("hvckpt-backup".to_owned())
-            .spawn(move || accept(&network, &listener, &acceptor));
+            .spawn(move || accept(&network, &listener, &acceptor, &stop));
         server.threads.push(spawned.map_err(thread)?);
         let spawned = std::thread::Builder::new()
             .name("hvckpt-control".to_owned())
-            .spawn(move || control::serve(&control, &inner.vaults, &inner.stop));
+            .spawn(move || control::serve(&control, &inner, &control_door, &stop_control));
         server.threads.push(spawned.map_err(thread)?);
         Ok(server)
     }
@@ -267,70 +270,39 @@ impl Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
-        self.inner.stop.store(true, Ordering::Release);
-        // Both wait for somebody to come.
-        let _accepted = TcpStream::connect_timeout(&self.address, Duration::from_secs(1));
-        control::poke(&self.inner.options.directory);
-        for (_, _, handle) in self.inner.handles().drain(..) {
-            let _closed = handle.shutdown(std::net::Shutdown::Both);
-        }
+        self.stopper.stop();
         for thread in self.threads.drain(..) {
             let _panicked = thread.join();
         }
+        self.inner.door.close_all();
         let deadline = Instant::now() + Duration::from_secs(5);
-        while self.inner.live.load(Ordering::Acquire) > 0 && Instant::now() < deadline {
+        while self.inner.door.count() > 0 && Instant::now() < deadline {
             std::thread::sleep(Duration::from_millis(5));
         }
     }
 }
 
-fn accept(inner: &Arc<Inner>, listener: &TcpListener, acceptor: &Acceptor) {
-    while !inner.stop.load(Ordering::Acquire) {
-        let (tcp, peer) = match listener.accept() {
-            Ok(accepted) => accepted,
-            Err(_) => {
-                // Out of descriptors, or the peer went again.
-                std::thread::sleep(ACCEPT_AGAIN);
-                continue;
-            }
-        };
-        if inner.stop.load(Ordering::Acquire) {
-            return;
-        }
-        let Some(session) = inner.admit(&tcp, peer.ip()) else {
-            continue;
-        };
-        let guest = Guest {
-            inner: inner.clone(),
-            session,
-        };
-        let acceptor = acceptor.clone();
+fn accept(inner: &Arc<Inner>, listener: &TcpListener, acceptor: &Acceptor, stop: &Stop) {
+    let start = |visit: Visit<TcpStream>| {
+        let (guest, acceptor) = (inner.clone(), acceptor.clone());
+        let session = inner.sessions.fetch_add(1, Ordering::Relaxed) + 1;
+        let unnamed = SocketAddr::from(([0; 4], 0));
+        let peer = visit.peer.unwrap_or(unnamed);
         let spawned = std::thread::Builder::new()
             .name(format!("hvckpt-peer-{session}"))
             .spawn(move || {
-                let deadline = Instant::now() + guest.inner.options.handshake;
+                // The place is kept as long as this lives, panic or not.
+                let pass = visit.pass;
+                let deadline = visit.since + guest.options.handshake;
                 // Strangers are not worth a line.
-                if let Ok(channel) = acceptor.channel(tcp, deadline) {
-                    session::serve(&guest.inner, channel, peer, session);
+                if let Ok(channel) = acceptor.channel(visit.stream, deadline) {
+                    session::serve(&guest, channel, &pass, peer, session);
                 }
             });
         if let Err(error) = spawned {
             inner.say(&format!("{peer}: no thread for it, {error}"));
         }
-    }
-}
-
-/// Counts a connection as long as it lives, also when its thread panics.
-struct Guest {
-    inner: Arc<Inner>,
-    session: u64,
-}
-
-impl Drop for Guest {
-    fn drop(&mut self) {
-        self.inner
-            .handles()
-            .retain(|(session, ..)| *session != self.session);
-        self.inner.live.fetch_sub(1, Ordering::AcqRel);
-    }
+    };
+    let trouble = |error: &io::Error| inner.say(&format!("cannot accept a connection: {error}"));
+    listen::serve(listener, &inner.door, stop, start, |_, _| {}, trouble);
 }

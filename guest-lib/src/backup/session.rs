@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use hvckpt_proto::Channel;
+use hvckpt_proto::listen::Pass;
 
 use super::incoming::Incoming;
 use super::link::Conversation;
@@ -43,7 +44,7 @@ impl From<Refusal> for Ended {
 }
 
 /// Serves until the primary goes, or is refused.
-pub(crate) fn serve(inner: &Inner, channel: Channel, peer: SocketAddr, session: u64) {
+pub(crate) fn serve(inner: &Inner, channel: Channel, pass: &Pass, peer: SocketAddr, session: u64) {
     let key = channel.peer_key();
     let mut link = Conversation::new(channel, inner.options.handshake);
     let vault = match inner.vaults.by_key(key) {
@@ -59,6 +60,10 @@ pub(crate) fn serve(inner: &Inner, channel: Channel, peer: SocketAddr, session: 
         }
     };
     let name = &vault.name;
+    if !pass.prove(&key.0) {
+        let text = "as many primaries as --max-connections allows are connected";
+        return link.end(&Message::Refusal(Refusal::new(Reason::Unavailable, text)));
+    }
     let ended = converse(inner, &vault, &mut link, peer, session);
     vault.detach(session);
     match ended {

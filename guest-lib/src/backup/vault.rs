@@ -25,11 +25,14 @@ use super::state::{Hello, State, admit, stale};
 use super::wire::{Reason, Refusal};
 use crate::store::backend::{Directory, rename_new};
 use crate::store::ship::AreaShape;
-use crate::store::{Shared, Store, StoreKey, StoreOptions};
+use crate::store::{Shared, Store, StoreError, StoreKey, StoreOptions};
 
 #[derive(Debug, Default)]
 struct Inner {
     state: State,
+    /// This process wrote it.  What an earlier one wrote may be in the memory
+    /// of the kernel only.
+    proven: bool,
     store: Option<Store>,
     /// Number of the connection which may write; zero for none.
     session: u64,
@@ -77,6 +80,15 @@ impl Vault {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Writes down what is remembered of the primary.
+    fn remember(&self, inner: &mut Inner, state: State) -> Result<(), BackupError> {
+        inner.proven = false;
+        state.write(&self.path.join("state"))?;
+        inner.state = state;
+        inner.proven = true;
+        Ok(())
+    }
+
     fn directory(&self) -> PathBuf {
         self.path.join("store")
     }
@@ -95,10 +107,9 @@ impl Vault {
             let opened = Store::open(self.directory(), options.clone());
             inner.store = Some(opened.map_err(|error| refuse(&error))?);
         }
-        if state != before {
-            let written = state.write(&self.path.join("state"));
+        if state != before || !inner.proven {
+            let written = self.remember(&mut inner, state);
             written.map_err(|error| Refusal::new(Reason::Unavailable, crate::explain(&error)))?;
-            inner.state = state;
         }
         if let Some(old) = inner.handle.take() {
             // It may have noticed by itself.
@@ -167,7 +178,10 @@ impl Vault {
         let applied = shared.adopt(shape, &group.batches);
         applied.map_err(|error| {
             let refusal = refuse(&error);
-            if matches!(error, crate::store::StoreError::Poisoned) {
+            if matches!(
+                error,
+                StoreError::Unsettled { .. } | StoreError::Poisoned { .. }
+            ) {
                 // Opened again, it is known what is there.
                 inner.store = None;
                 inner.session = 0;
@@ -217,6 +231,21 @@ impl Vault {
         Ok((recovery.version, recovery.problems.len() as u64))
     }
 
+    /// Makes what is to be handed out as safe as opening it for writing does;
+    /// where the disk does not allow that, that it can be read must do.
+    fn prove(&self) -> Result<(), BackupError> {
+        let options = StoreOptions {
+            create: false,
+            auto_compact: false,
+            key: self.key.clone(),
+            ..StoreOptions::default()
+        };
+        if Store::open(self.directory(), options).is_ok() {
+            return Ok(());
+        }
+        self.version().map(|_| ())
+    }
+
     /// Takes the right to be acknowledged from the primary, and hands the
     /// state out: in place, or moved to another directory.
     pub(crate) fn promote(&self, to: Option<&Path>) -> Result<Promoted, BackupError> {
@@ -228,8 +257,7 @@ impl Vault {
             // A crash came between moving it and writing that down.
             let mut state = inner.state;
             (state.store, state.promoted) = (None, false);
-            state.write(&self.path.join("state"))?;
-            inner.state = state;
+            self.remember(&mut inner, state)?;
             return Err(BackupError::Nothing(self.name.clone()));
         }
         if let Some(to) = to
@@ -246,11 +274,12 @@ impl Vault {
         let mut state = inner.state;
         if !state.promoted {
             // That it can be read comes before anybody loses anything.
-            self.version()?;
+            self.prove()?;
             state.epoch += 1;
             state.promoted = true;
-            state.write(&self.path.join("state"))?;
-            inner.state = state;
+        }
+        if state != inner.state || !inner.proven {
+            self.remember(&mut inner, state)?;
         }
         let mut path = self.directory();
         let backend = Directory::new(&path);
@@ -272,8 +301,7 @@ impl Vault {
             // The place is free for the primary of the new epoch.
             state.store = None;
             state.promoted = false;
-            state.write(&self.path.join("state"))?;
-            inner.state = state;
+            self.remember(&mut inner, state)?;
         }
         Ok(Promoted {
             name: self.name.clone(),

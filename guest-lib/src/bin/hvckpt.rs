@@ -5,11 +5,11 @@ mod backup;
 #[path = "hvckpt/store.rs"]
 mod store;
 
+use std::io::{self, Write};
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use hvckpt::doctor::{self, Report};
-use hvckpt::explain;
 use serde_json::{Value, json};
 
 /// Application checkpointing with critical data areas.
@@ -52,6 +52,10 @@ fn as_json(report: &Report) -> Value {
                 "remote_writes": format!("{:?}", limits.remote_writes).to_lowercase(),
                 "forced_writes": format!("{:?}", limits.forced_writes).to_lowercase(),
                 "mapped_anew": format!("{:?}", limits.mapped_anew).to_lowercase(),
+                "forced_into_readonly":
+                    format!("{:?}", limits.forced_into_readonly).to_lowercase(),
+                "pinned_before": format!("{:?}", limits.pinned_before).to_lowercase(),
+                "other_mappings": format!("{:?}", limits.other_mappings).to_lowercase(),
             })
         })
         .collect();
@@ -118,7 +122,7 @@ fn main() -> ExitCode {
                 as_text(&report)
             };
             if let Err(error) = print(&text) {
-                eprintln!("{}", explain(&error));
+                complain(&format!("cannot print: {error}"));
                 return ExitCode::from(2);
             }
             let works = |(kind, result): &(hvckpt::TrackerKind, Result<(), String>)| {
@@ -133,7 +137,15 @@ fn main() -> ExitCode {
     }
 }
 
-fn print(text: &str) -> std::io::Result<()> {
-    use std::io::Write;
-    writeln!(std::io::stdout().lock(), "{text}")
+/// A reader who has gone (`| head`) has what it wanted: no error.
+fn print(text: &str) -> io::Result<()> {
+    match writeln!(io::stdout().lock(), "{text}") {
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        other => other,
+    }
+}
+
+/// Says what went wrong; that nobody hears it does not change the exit status.
+fn complain(text: &str) {
+    let _unheard = writeln!(io::stderr(), "hvckpt: {text}");
 }

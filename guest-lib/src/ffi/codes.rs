@@ -40,7 +40,7 @@ codes! {
 
     NOT_XEN = -10, c"not a Xen guest";
     GUEST_TYPE = -11, c"this type of guest has no gate";
-    NO_GATE = -12, c"this Xen lacks the patch, or was booted with cda=off";
+    NO_GATE = -12, c"this Xen lacks the patch or was booted with cda=off, or this domain has had no token yet";
     ABI_VERSION = -13, c"the hypervisor speaks another version of the ABI";
     NO_CAPABILITY = -14, c"the hypervisor does not offer this tracker";
     UNSUPPORTED = -15, c"the hypervisor refuses this process or, now, this domain";
@@ -82,6 +82,7 @@ codes! {
     NOT_OPEN = -61, c"no transaction is open on this region";
     IN_USE = -62, c"another thread begins or ends a transaction on this region";
     LOG_FAULT = -63, c"the log cannot be written; count every page as dirty";
+    TAKEN_BACK = -64, c"a version was refused, and later ones with it";
 
     STORE_IO = -70, c"a file of the store cannot be read or written";
     STORE_FULL = -71, c"no space is left for the store";
@@ -90,7 +91,7 @@ codes! {
     NOT_A_STORE = -74, c"there is no store in the directory";
     STORE_FUTURE = -75, c"the store was made by a newer version of the library";
     STORE_DAMAGED = -76, c"bytes of the store are not what was written";
-    STORE_POISONED = -77, c"a sync failed; open the store again";
+    STORE_POISONED = -77, c"a commit could not be taken back; try again, or open the store again";
     STORE_EXHAUSTED = -78, c"a number of the store's format is used up";
     NO_VERSION = -79, c"the version is not kept";
     NO_AREA = -80, c"the store has no such area";
@@ -133,7 +134,7 @@ fn region(error: &RegionError) -> i32 {
         RegionError::NoChoice => NO_CHOICE,
         RegionError::Memory(error) => memory(error),
         RegionError::Session(error) => session(error),
-        RegionError::Tracker { source, .. } => track(source),
+        RegionError::Tracker { source, .. } | RegionError::Default { source } => track(source),
         RegionError::NoTracker(_) => NO_TRACKER,
     }
 }
@@ -158,6 +159,7 @@ pub(super) fn track(error: &TrackError) -> i32 {
 fn memory(error: &MemoryError) -> i32 {
     match error {
         MemoryError::Os { .. } => OS,
+        MemoryError::TooMuch { .. } => TOO_LARGE,
         MemoryError::LockLimit { .. } => LOCK_LIMIT,
     }
 }
@@ -168,7 +170,7 @@ fn attach(error: &AttachError) -> i32 {
         AttachError::NoKey => NO_KEY,
         AttachError::NoPolicy => NO_POLICY,
         AttachError::KeyUnreadable { .. } => KEY_UNREADABLE,
-        AttachError::KeyInvalid { .. } => KEY_INVALID,
+        AttachError::KeyInvalid { .. } | AttachError::KeyOpen { .. } => KEY_INVALID,
         AttachError::Unreachable { .. } => UNREACHABLE,
         AttachError::NotAuthentic { .. } => NOT_AUTHENTIC,
         AttachError::Protocol { .. } => PROTOCOL,
@@ -224,7 +226,7 @@ fn store(error: &StoreError) -> i32 {
         StoreError::Io { .. } => STORE_IO,
         StoreError::Full { .. } => STORE_FULL,
         StoreError::ReadOnlyDisk { .. } | StoreError::ReadOnly => STORE_READ_ONLY,
-        StoreError::Locked => STORE_LOCKED,
+        StoreError::Locked { .. } => STORE_LOCKED,
         StoreError::LockLost(_) => STORE_LOCK_LOST,
         StoreError::NotAStore(_) => NOT_A_STORE,
         StoreError::Future { .. } | StoreError::Features { .. } => STORE_FUTURE,
@@ -237,7 +239,7 @@ fn store(error: &StoreError) -> i32 {
         StoreError::NoArea(_) => NO_AREA,
         StoreError::Shape { .. } => AREA_SHAPE,
         StoreError::NoPage { .. } => INVALID,
-        StoreError::Poisoned => STORE_POISONED,
+        StoreError::Unsettled { .. } | StoreError::Poisoned { .. } => STORE_POISONED,
         StoreError::Exhausted(_) => STORE_EXHAUSTED,
         StoreError::ForkChild => FORK_CHILD,
         StoreError::Thread(_) => OS,
@@ -259,6 +261,7 @@ fn durable(error: &DurableError) -> i32 {
         DurableError::NoSize(_) => EMPTY,
         DurableError::OtherAddress { .. } => OTHER_ADDRESS,
         DurableError::InUse(_) => AREA_IN_USE,
+        DurableError::TakenBack { .. } => TAKEN_BACK,
     }
 }
 

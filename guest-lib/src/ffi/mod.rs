@@ -475,6 +475,9 @@ pub unsafe extern "C" fn hvckpt_get_limits(tracker: c_int, out: *mut CLimits) ->
             remote_writes: types::coverage(limits.remote_writes),
             forced_writes: types::coverage(limits.forced_writes),
             mapped_anew: types::coverage(limits.mapped_anew),
+            forced_into_readonly: types::coverage(limits.forced_into_readonly),
+            pinned_before: types::coverage(limits.pinned_before),
+            other_mappings: types::coverage(limits.other_mappings),
         };
         Ok(0)
     })

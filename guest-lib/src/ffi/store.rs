@@ -242,6 +242,19 @@ pub unsafe extern "C" fn hvckpt_store_flush(store: *mut CStore) -> c_int {
 /// # Safety
 /// `store` lives, or is NULL.
 #[unsafe(no_mangle)]
+pub unsafe extern "C" fn hvckpt_store_wait(store: *mut CStore, version: u64) -> c_int {
+    guarded(|| {
+        // SAFETY: the caller vouches.
+        unsafe { known(store) }?.wait(version)?;
+        Ok(0)
+    })
+}
+
+/// See `hvckpt.h`.
+///
+/// # Safety
+/// `store` lives, or is NULL.
+#[unsafe(no_mangle)]
 pub unsafe extern "C" fn hvckpt_store_compact(store: *mut CStore) -> c_int {
     guarded(|| {
         // SAFETY: the caller vouches.

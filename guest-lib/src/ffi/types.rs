@@ -55,6 +55,9 @@ pub struct CLimits {
     pub(super) remote_writes: c_int,
     pub(super) forced_writes: c_int,
     pub(super) mapped_anew: c_int,
+    pub(super) forced_into_readonly: c_int,
+    pub(super) pinned_before: c_int,
+    pub(super) other_mappings: c_int,
 }
 
 const TRACKERS: [(TrackerKind, c_int, &core::ffi::CStr); 10] = [

@@ -1,16 +1,22 @@
-//! An endpoint which Prometheus reads: `GET /metrics` and nothing else, one
-//! request at a time.
+//! An endpoint which Prometheus reads: `GET /metrics` and nothing else.
 
 use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use hvckpt_proto::listen::{self, Door, Limits, Pass, Stop, Stopper, Visit, stopper};
+
 use super::Registry;
 
-/// How long a client may take in all.
+/// Clients at once. Who sends nothing makes room for who does.
+const LIMITS: Limits = Limits {
+    connections: 4,
+    per_peer: 8,
+    deadline: PATIENCE,
+};
+/// How long a client may take to ask, and then to listen.
 const PATIENCE: Duration = Duration::from_secs(2);
 /// The longest request, in bytes.
 const REQUEST: usize = 8 << 10;
@@ -19,7 +25,8 @@ const REQUEST: usize = 8 << 10;
 #[derive(Debug)]
 pub struct Endpoint {
     address: SocketAddr,
-    stop: Arc<AtomicBool>,
+    stopper: Stopper,
+    door: Door,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -40,26 +47,16 @@ impl Endpoint {
     pub fn listen(address: SocketAddr, registry: Arc<Registry>) -> io::Result<Self> {
         let listener = TcpListener::bind(address)?;
         let address = listener.local_addr()?;
-        let stop = Arc::new(AtomicBool::new(false));
-        let stopped = stop.clone();
+        let (stopper, stop) = stopper()?;
+        let door = Door::new(LIMITS)?;
+        let served = door.clone();
         let thread = std::thread::Builder::new().name("hvckpt-metrics".into());
-        let thread = thread.spawn(move || {
-            for client in listener.incoming() {
-                if stopped.load(Ordering::Acquire) {
-                    return;
-                }
-                match client {
-                    // Who hangs up, or sends nonsense, has no answer.
-                    Ok(client) => drop(answer(client, &registry)),
-                    // Out of descriptors, perhaps: not in a tight loop.
-                    Err(_) => std::thread::sleep(Duration::from_millis(100)),
-                }
-            }
-        })?;
+        let thread = thread.spawn(move || serve(&listener, &registry, &served, &stop))?;
         let thread = Some(thread);
         Ok(Self {
             address,
-            stop,
+            stopper,
+            door,
             thread,
         })
     }
@@ -73,21 +70,27 @@ impl Endpoint {
 
 impl Drop for Endpoint {
     fn drop(&mut self) {
-        self.stop.store(true, Ordering::Release);
-        let mut to = self.address;
-        if to.ip().is_unspecified() {
-            to.set_ip(Ipv4Addr::LOCALHOST.into());
-        }
-        // Wakes the thread; if that fails it is left alone, not waited for.
-        if TcpStream::connect_timeout(&to, PATIENCE).is_ok()
-            && let Some(thread) = self.thread.take()
-        {
+        self.stopper.stop();
+        if let Some(thread) = self.thread.take() {
             let _panicked = thread.join();
         }
+        self.door.close_all();
     }
 }
 
-fn answer(mut client: TcpStream, registry: &Registry) -> io::Result<()> {
+fn serve(listener: &TcpListener, registry: &Arc<Registry>, door: &Door, stop: &Stop) {
+    let start = |visit: Visit<TcpStream>| {
+        let registry = registry.clone();
+        let thread = std::thread::Builder::new().name("hvckpt-scrape".into());
+        // Who hangs up, or sends nonsense, has no answer; so if there is no
+        // thread.
+        drop(thread.spawn(move || drop(answer(visit.stream, &visit.pass, &registry))));
+    };
+    // Out of descriptors, perhaps: it tries again.
+    listen::serve(listener, door, stop, start, |_, _| {}, |_| {});
+}
+
+fn answer(mut client: TcpStream, pass: &Pass, registry: &Registry) -> io::Result<()> {
     let until = Instant::now() + PATIENCE;
     client.set_write_timeout(Some(PATIENCE))?;
     let mut request = Vec::new();
@@ -102,6 +105,10 @@ fn answer(mut client: TcpStream, registry: &Registry) -> io::Result<()> {
             0 => return Ok(()),
             got => request.extend(&part[..got]),
         }
+    }
+    // An answer under way is cut for another one only when many do not listen.
+    if !pass.prove(b"") {
+        return Ok(());
     }
     let line = request.split(|&byte| byte == b'\r').next();
     let mut words = line.unwrap_or_default().split(|&byte| byte == b' ');
@@ -160,5 +167,50 @@ mod tests {
         assert!(text.starts_with("HTTP/1.1 200") && text.ends_with("x{source=\"one\"} 5\n"));
         drop(endpoint);
         assert!(TcpStream::connect(address).is_err());
+    }
+
+    /// Connections which say nothing, or a byte now and then, or ask and do
+    /// not listen, delay nobody by more than their turns.
+    #[test]
+    fn others_get_their_answers_beside_a_crowd() {
+        let endpoint = Endpoint::loopback(0, Arc::new(Registry::new())).unwrap();
+        let address = endpoint.address();
+        let manners: [&[u8]; 3] = [b"", b"G", b"GET /metrics HTTP/1.1\r\n\r\n"];
+        for manner in manners {
+            let member = || {
+                let mut client = TcpStream::connect(address).ok()?;
+                client.write_all(manner).ok()?;
+                client.set_nonblocking(true).ok()?;
+                Some(client)
+            };
+            let mut crowd: Vec<_> = (0..60).map(|_| member()).collect();
+            let mut answers = 0;
+            // Anew at once, as they are closed.
+            for _ in 0..60 {
+                for one in &mut crowd {
+                    let read = |client: &mut TcpStream| client.read(&mut [0; 1]);
+                    let closed = |got: io::Result<usize>| {
+                        got.is_err_and(|error| error.kind() != io::ErrorKind::WouldBlock)
+                    };
+                    if one.as_mut().is_none_or(|client| closed(read(client))) {
+                        *one = member();
+                    }
+                }
+                let mut client = TcpStream::connect(address).unwrap();
+                let mut text = String::new();
+                let asked = client.write_all(b"GET /metrics HTTP/1.1\r\n\r\n");
+                if asked.is_ok()
+                    && client.read_to_string(&mut text).is_ok()
+                    && text.starts_with("HTTP/1.1 200")
+                {
+                    answers += 1;
+                }
+                assert!(endpoint.door.count() <= LIMITS.threads());
+                if answers == 5 {
+                    break;
+                }
+            }
+            assert_eq!(answers, 5, "{manner:?}");
+        }
     }
 }

@@ -59,16 +59,14 @@ pub(crate) fn compact(
 ) -> Result<Option<Compacted>, StoreError> {
     let _one = shared.maintenance();
     let start = Instant::now();
-    shared.lead(None)?;
+    shared.lead()?;
     let images = shared.images.again();
     let (old, kept, newest, store, base, before) = {
         let mut writer = shared.writer();
         if writer.last == 0 {
             return Ok(None);
         }
-        if writer.poisoned {
-            return Err(StoreError::Poisoned);
-        }
+        writer.settle()?;
         let mut kept: Vec<Version> = writer.kept().copied().collect();
         kept.reverse();
         let newest = kept.last().map(|newest| writer.link(newest));
@@ -112,10 +110,11 @@ pub(crate) fn compact(
         let _leftover = backend.remove(&name);
         return Err(error);
     }
-    let out = publish(&shared.images, copy.out)?;
+    let out = publish(&shared.images, copy.out).map_err(|(error, _)| error)?;
     let mut writer = shared.writer();
     writer.alone()?;
     writer.switch(&old, &copy.areas, &copy.copies, &out);
+    shared.catalog().follow(&mut writer);
     let after = writer.sizes.values().sum();
     shared.metrics.compactions.observe(start.elapsed());
     Ok(Some(Compacted {

@@ -1,9 +1,10 @@
 //! Regions which survive.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use super::commit::Ticket;
 use super::error::StoreError;
 use super::format::size;
 use super::frame::{Before, Change};
@@ -36,16 +37,18 @@ pub enum DurableError {
     #[error(transparent)]
     Cycle(#[from] CycleError),
     /// A transaction is open on the region, in this or another thread.
-    #[error("a transaction is open on this region")]
+    #[error("a transaction is open on this region, in this or another thread; end it first")]
     AlreadyOpen,
     /// No transaction is open.
-    #[error("no transaction is open on this region")]
+    #[error("no transaction is open on this region; begin one first")]
     NotOpen,
     /// No size was given, and the store does not have the area yet.
     #[error("area {0:?} is new: a number of pages is needed")]
     NoSize(String),
     /// The area is kept at another address.
-    #[error("area {name:?} belongs at {kept:#x}, not at {asked:#x}")]
+    #[error(
+        "area {name:?} is kept at address {kept:#x}, not at {asked:#x}; do not ask for an address"
+    )]
     OtherAddress {
         /// Name of the area.
         name: String,
@@ -55,8 +58,16 @@ pub enum DurableError {
         kept: u64,
     },
     /// The area is open already, here or in another part of the process.
-    #[error("area {0:?} is open already")]
+    #[error("area {0:?} is open already in this process; use that region, or drop it first")]
     InUse(String),
+    /// A thread's commit was refused, and took later ones of other threads with
+    /// it which had been acknowledged in memory: they were built on it.  The
+    /// region is as it was before.  Told once; the next begin goes on.
+    #[error("version {version} was refused, and later asynchronous ones with it")]
+    TakenBack {
+        /// The version which was refused.
+        version: u64,
+    },
 }
 
 /// Describes a durable region to be.
@@ -150,6 +161,8 @@ impl DurableBuilder {
             .claim(&self.name)
             .ok_or_else(|| DurableError::InUse(self.name.clone()))?;
         let (area, mapping, pages) = self.place(store)?;
+        // A region of this name which was closed meanwhile cannot go back.
+        store.shared().mended(area);
         let start = mapping.address();
         let mut region = crate::register_cda()
             .adopt(mapping.pages())
@@ -183,6 +196,8 @@ impl DurableBuilder {
                 shadow,
                 unwritten: HashSet::new(),
                 version,
+                flights: VecDeque::new(),
+                taken_back: None,
                 open: false,
                 suspect: false,
                 restored: Vec::new(),
@@ -233,6 +248,10 @@ struct State {
     /// Pages committed in memory only.
     unwritten: HashSet<usize>,
     version: u64,
+    /// Versions which may be refused yet, oldest first.
+    flights: VecDeque<Flight>,
+    /// See [`DurableError::TakenBack`].
+    taken_back: Option<u64>,
     open: bool,
     /// The tracker lost its cycle: every page may differ from the shadow.
     suspect: bool,
@@ -253,6 +272,90 @@ impl State {
             self.shadow[size(change.page)] = Some(change.new.clone());
         }
     }
+
+    /// Takes pages over which are committed in memory only.
+    fn keep_in_memory(&mut self, changes: &[Change], durable: u64) {
+        self.landed(durable);
+        if let Some(flight) = self.flights.back_mut() {
+            // If that goes back, so does what was built on it.
+            flight.stays = true;
+            for change in changes {
+                let page = size(change.page);
+                let old = || self.shadow[page].clone();
+                flight.pages.entry(page).or_insert_with(old);
+            }
+        }
+        self.keep(changes);
+        let pages = changes.iter().map(|change| size(change.page));
+        self.unwritten.extend(pages);
+    }
+
+    /// Takes pages over which are in the store's queue.
+    fn keep_version(&mut self, changes: &[Change], ticket: &Ticket) {
+        self.landed(ticket.durable);
+        let old = |change: &Change| {
+            let page = size(change.page);
+            (page, self.shadow[page].clone())
+        };
+        self.flights.push_back(Flight {
+            version: ticket.version,
+            before: self.version,
+            pages: changes.iter().map(old).collect(),
+            unwritten: core::mem::take(&mut self.unwritten),
+            stays: ticket.stays(),
+        });
+        self.version = ticket.version;
+        self.keep(changes);
+    }
+
+    /// Versions up to this one cannot be refused any more.
+    fn landed(&mut self, durable: u64) {
+        let landed = |flight: &Flight| flight.version <= durable;
+        while self.flights.front().is_some_and(landed) {
+            self.flights.pop_front();
+        }
+    }
+
+    /// Goes back to before a version; the pages which it takes.
+    fn take_back(&mut self, from: u64) -> Vec<usize> {
+        let mut pages = Vec::new();
+        while let Some(flight) = self.flights.pop_back() {
+            if flight.version < from {
+                self.flights.push_back(flight);
+                break;
+            }
+            for (page, old) in flight.pages {
+                self.shadow[page] = old;
+                pages.push(page);
+            }
+            self.unwritten = flight.unwritten;
+            self.version = flight.before;
+            if flight.stays {
+                self.taken_back = Some(from);
+            }
+        }
+        pages
+    }
+}
+
+/// A version on its way to the disk, and what was before it.
+#[derive(Debug)]
+struct Flight {
+    version: u64,
+    /// The region's version before.
+    before: u64,
+    pages: HashMap<usize, Option<Words>>,
+    unwritten: HashSet<usize>,
+    /// Acknowledged, in whole or in part, before it is durable.
+    stays: bool,
+}
+
+/// A commit which others see, and which may not be safe yet.
+#[derive(Debug)]
+#[must_use = "it may not be safe yet"]
+pub(crate) struct Published {
+    version: u64,
+    ticket: Option<Ticket>,
 }
 
 /// What is known of the pages of a list.
@@ -329,8 +432,9 @@ impl Durable {
         self.store.recovery()
     }
 
-    /// The version which the last commit made, or which was recovered.  A
-    /// commit in memory only makes none.
+    /// The version which the last commit made, or which was recovered; it may
+    /// not be durable yet, see [`Store::durable`] and [`Store::wait`].  A commit
+    /// in memory only makes none.
     #[must_use]
     pub fn version(&self) -> u64 {
         self.state().version
@@ -367,15 +471,20 @@ impl Durable {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Opens a transaction.  Threads may all write inside it.
+    /// Opens a transaction.  Threads may all write inside it.  It may begin
+    /// while the commit before waits for the disk or for the backup.
     ///
     /// # Errors
-    /// [`DurableError::AlreadyOpen`]; or the tracker lost its session and does
-    /// not begin anew.
+    /// [`DurableError::AlreadyOpen`]; [`DurableError::TakenBack`]; or the
+    /// tracker lost its session and does not begin anew.
     pub fn begin(&self) -> Result<DurableTransaction<'_>, DurableError> {
         let mut state = self.state();
         if state.open {
             return Err(DurableError::AlreadyOpen);
+        }
+        self.mend(&mut state);
+        if let Some(version) = state.taken_back.take() {
+            return Err(DurableError::TakenBack { version });
         }
         if state.suspect {
             self.region.begin_cycle()?;
@@ -436,12 +545,36 @@ impl Durable {
     }
 
     fn commit(&self, durability: Durability) -> Result<u64, DurableError> {
+        if let Err(error) = self.admit(durability) {
+            self.abort();
+            return Err(error);
+        }
+        let published = self.publish(durability)?;
+        self.wait(&published).inspect_err(|_| self.settle())
+    }
+
+    /// Makes room for a commit, as long as that may take.
+    pub(crate) fn admit(&self, durability: Durability) -> Result<(), DurableError> {
+        match durability {
+            Durability::Memory => Ok(()),
+            _ => Ok(self.store.shared().admit()?),
+        }
+    }
+
+    /// Commits in memory, for everybody to see, and waits for nothing.
+    pub(crate) fn publish(&self, durability: Durability) -> Result<Published, DurableError> {
         let mut state = self.state();
         let state = &mut *state;
         if !core::mem::take(&mut state.open) {
             return Err(DurableError::NotOpen);
         }
         let (mut pages, list, cycle) = self.dirty(state);
+        if let Some((_, error)) = self.store.shared().broken(self.area) {
+            // What this one was built on was refused.
+            self.mend(state);
+            self.restore(state, &pages);
+            return Err(error.into());
+        }
         if durability != Durability::Memory {
             pages.extend(&state.unwritten);
         }
@@ -460,28 +593,20 @@ impl Durable {
         self.store
             .metrics()
             .copied(changes.len() as u64 * PAGE_SIZE as u64);
+        let mut ticket = None;
         if durability == Durability::Memory {
-            state.keep(&changes);
-            state
-                .unwritten
-                .extend(changes.iter().map(|change| size(change.page)));
+            state.keep_in_memory(&changes, self.store.durable());
         } else {
             let changes = Arc::new(changes);
-            match self.store.commit_changes(changes.clone(), durability) {
-                Ok(version) => {
-                    state.version = version;
-                    state.unwritten.clear();
-                    state.keep(&changes);
+            let shared = self.store.shared();
+            match shared.publish(changes.clone(), durability, Some(self.area)) {
+                Ok(published) => {
+                    state.keep_version(&changes, &published);
+                    ticket = Some(published);
                 }
                 Err(error) => {
-                    if let StoreError::Unreplicated { version, .. } = error {
-                        // It is this store's newest version all the same.
-                        state.version = version;
-                        state.unwritten.clear();
-                        state.keep(&changes);
-                    } else {
-                        self.restore(state, &pages);
-                    }
+                    self.mend(state);
+                    self.restore(state, &pages);
                     return Err(error.into());
                 }
             }
@@ -489,7 +614,40 @@ impl Durable {
         // Every page was compared if the tracker failed: the commit is
         // complete.  The next begin starts it again, or tells.
         drop(cycle);
-        Ok(state.version)
+        Ok(Published {
+            version: state.version,
+            ticket,
+        })
+    }
+
+    /// Waits until a commit is as safe as was asked for.  If it fails, the
+    /// region goes back with [`Self::settle`].
+    pub(crate) fn wait(&self, published: &Published) -> Result<u64, DurableError> {
+        Ok(match &published.ticket {
+            Some(ticket) => self.store.shared().finish(ticket)?,
+            None => published.version,
+        })
+    }
+
+    /// Goes back if a version was refused; while a transaction is open its end
+    /// does that.
+    pub(crate) fn settle(&self) {
+        if self.store.shared().broken(self.area).is_some() {
+            let mut state = self.state();
+            if !state.open {
+                self.mend(&mut state);
+            }
+        }
+    }
+
+    /// Goes back if a version was refused.
+    fn mend(&self, state: &mut State) {
+        let shared = self.store.shared();
+        if let Some((from, _)) = shared.broken(self.area) {
+            let pages = state.take_back(from);
+            self.restore(state, &pages);
+            shared.mended(self.area);
+        }
     }
 
     fn restore(&self, state: &mut State, pages: &[usize]) {
@@ -509,6 +667,7 @@ impl Durable {
             return;
         }
         let (pages, _, _compared) = self.dirty(state);
+        self.mend(state);
         self.restore(state, &pages);
     }
 }
@@ -539,13 +698,24 @@ impl<'d> DurableTransaction<'d> {
     /// before; the number of the version.  A write which races with this call
     /// belongs to this transaction or to the next.
     ///
+    /// Other threads may see what was committed, and begin the next
+    /// transaction, while this call waits for the disk or for the backup.
+    ///
     /// # Errors
     /// See [`StoreError`].  The transaction was aborted, but for
     /// [`StoreError::Unreplicated`]: then memory and store have it, and whether
-    /// the backup has is not known.
+    /// the backup has is not known.  With an aborted transaction go those of
+    /// other threads which were built on it; the memory is as it was before
+    /// once none of them is open.
     pub fn commit(mut self, durability: Durability) -> Result<u64, DurableError> {
         self.open = false;
         self.durable.commit(durability)
+    }
+
+    /// Commits in memory, and waits for nothing.
+    pub(crate) fn publish(mut self, durability: Durability) -> Result<Published, DurableError> {
+        self.open = false;
+        self.durable.publish(durability)
     }
 
     /// Brings back exactly the bytes which were committed last.

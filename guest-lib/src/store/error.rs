@@ -20,8 +20,9 @@ pub enum StoreError {
         #[source]
         source: io::Error,
     },
-    /// No space is left (or the quota is used up).  What was committed before
-    /// is safe; the commit which failed left nothing behind.
+    /// No space is left (or the quota is used up), for a write or for a sync.
+    /// What was committed before is safe; the commit which failed left nothing
+    /// behind.
     #[error("no space is left for {name}")]
     Full {
         /// File, within the store's directory.
@@ -31,7 +32,9 @@ pub enum StoreError {
         source: io::Error,
     },
     /// The directory cannot be written.
-    #[error("{name} is read-only")]
+    #[error(
+        "cannot write {name}: mount the disk writable, or give this user the right; or open the store for reading only"
+    )]
     ReadOnlyDisk {
         /// File, within the store's directory.
         name: String,
@@ -40,21 +43,30 @@ pub enum StoreError {
         source: io::Error,
     },
     /// The store was opened for reading only.
-    #[error("the store was opened for reading only")]
+    #[error("the store was opened for reading only; open it without read_only to write")]
     ReadOnly,
     /// Another process, or another part of this one, writes to the store.
-    #[error("the store is in use by another writer")]
-    Locked,
+    #[error(
+        "the store in {directory} is in use by {holder}; end that first, or open it for reading only"
+    )]
+    Locked {
+        /// The store's directory.
+        directory: String,
+        /// Who has it, as far as the system tells.
+        holder: String,
+    },
     /// The directory was taken over by another writer, or moved and replaced:
     /// nothing is acknowledged any more.
     #[error("the lock of {0} is lost: another writer may have taken over; open the store again")]
     LockLost(String),
     /// There is no store in the directory.
-    #[error("there is no store in {0}")]
+    #[error(
+        "there is no store in {0}; check the directory, or let it be made (StoreOptions::create)"
+    )]
     NotAStore(String),
     /// Written by a newer version of the library.
     #[error(
-        "{name} has format {format}; this library reads up to {}",
+        "{name} has format {format}; this library reads up to {}, update it",
         super::format::FORMAT
     )]
     Future {
@@ -64,7 +76,9 @@ pub enum StoreError {
         format: u32,
     },
     /// Made with a feature which this library does not have.
-    #[error("{name} needs features {features:#x}, which this library does not have")]
+    #[error(
+        "{name} was made by a newer library, with features ({features:#x}) which this one does not have: update it"
+    )]
     Features {
         /// File, within the store's directory.
         name: String,
@@ -72,7 +86,9 @@ pub enum StoreError {
         features: u64,
     },
     /// The store is encrypted, and no key was given.
-    #[error("{name} is encrypted with key {id}, and no key was given")]
+    #[error(
+        "{name} is encrypted with key {id}, and no key was given (StoreOptions::key; commands: --key FILE or HVCKPT_STORE_KEY)"
+    )]
     KeyNeeded {
         /// File, within the store's directory.
         name: String,
@@ -80,7 +96,7 @@ pub enum StoreError {
         id: KeyId,
     },
     /// The store is encrypted with another key.
-    #[error("{name} is encrypted with key {id}, not with {given}")]
+    #[error("{name} is encrypted with key {id}, not with {given}; give the file of that key")]
     WrongKey {
         /// File, within the store's directory.
         name: String,
@@ -91,7 +107,9 @@ pub enum StoreError {
     },
     /// A key was given, and an image is not encrypted: the store never was, or
     /// the image is somebody else's.
-    #[error("{0} is not encrypted, and a key was given")]
+    #[error(
+        "{0} is not encrypted, and a key was given: leave the key out, or check that the file belongs to this store"
+    )]
     NotEncrypted(String),
     /// The key.
     #[error(transparent)]
@@ -100,13 +118,15 @@ pub enum StoreError {
     #[error(transparent)]
     Damaged(#[from] Damage),
     /// The version is not kept, or never was.
-    #[error("version {version} is not kept")]
+    #[error(
+        "version {version} is not kept; `hvckpt inspect` lists those which are, StoreOptions::keep says how many"
+    )]
     NoVersion {
         /// The version asked for.
         version: u64,
     },
     /// No area of the name.
-    #[error("the store has no area {0:?}")]
+    #[error("the store has no area {0:?}; `hvckpt inspect` lists those it has")]
     NoArea(String),
     /// Name or size of an area is not possible, or it would shrink.
     #[error("area {name:?} cannot have {pages} pages: {why}")]
@@ -126,15 +146,40 @@ pub enum StoreError {
         /// Pages of the area.
         pages: u64,
     },
-    /// A sync failed earlier, so nobody knows what is on the disk.  Drop the
-    /// store and open it again.
-    #[error("an earlier write could not be made safe; open the store again")]
-    Poisoned,
+    /// A sync failed, and what it was for could not be taken back: after a
+    /// crash that commit may be there, or not.  All before it is safe.  The
+    /// next commit tries again to take it back, and so does opening the store.
+    #[error(
+        "the disk refused {name}, and what was written could not be taken back: whether the commit \
+         is there is not known until the next one succeeds or the store was opened again"
+    )]
+    Unsettled {
+        /// File, within the store's directory.
+        name: String,
+        /// The kernel's answer to the sync.
+        #[source]
+        source: io::Error,
+    },
+    /// What an earlier commit left could still not be taken back, so this one
+    /// was not tried; see [`Self::Unsettled`].
+    #[error(
+        "nothing is written while an earlier commit cannot be taken back from {name}; make the \
+         disk work and commit again, or open the store again"
+    )]
+    Poisoned {
+        /// File, within the store's directory.
+        name: String,
+        /// The kernel's answer.
+        #[source]
+        source: io::Error,
+    },
     /// A number of the format is used up.
-    #[error("the store has no {0} left")]
+    #[error("the store has no {0} left; restore its areas into a new one")]
     Exhausted(&'static str),
     /// This process is a fork child of the one which opened the store.
-    #[error("the store belongs to the process which forked this one")]
+    #[error(
+        "the store belongs to the process which forked this one; exec, or leave it to the parent"
+    )]
     ForkChild,
     /// The version is on the local disk, or on its way there, and in the
     /// memory of the program; whether the backup has it is not known.
@@ -149,7 +194,9 @@ pub enum StoreError {
     /// A backup of this store was promoted: another instance goes on in its
     /// place.  To use this copy on its own all the same, remove the file
     /// `replica` from the directory.
-    #[error("another instance took over in epoch {epoch}; this one must not go on")]
+    #[error(
+        "another instance took over in epoch {epoch}; this one must not go on, its clients go to the other (to use this copy on its own all the same, remove the file `replica` from its directory)"
+    )]
     Fenced {
         /// The epoch of the other one.
         epoch: u64,
@@ -160,6 +207,45 @@ pub enum StoreError {
 }
 
 impl StoreError {
+    /// The same once more, for another commit which shared its fate.
+    pub(crate) fn again(&self) -> Self {
+        let copy = |error: &io::Error| match error.raw_os_error() {
+            Some(code) => io::Error::from_raw_os_error(code),
+            None => io::Error::new(error.kind(), error.to_string()),
+        };
+        match self {
+            Self::Io { what, name, source } => Self::Io {
+                what,
+                name: name.clone(),
+                source: copy(source),
+            },
+            Self::Full { name, source } => Self::Full {
+                name: name.clone(),
+                source: copy(source),
+            },
+            Self::ReadOnlyDisk { name, source } => Self::ReadOnlyDisk {
+                name: name.clone(),
+                source: copy(source),
+            },
+            Self::Damaged(damage) => Self::Damaged(damage.clone()),
+            Self::Exhausted(what) => Self::Exhausted(what),
+            Self::Unsettled { name, source } => Self::Unsettled {
+                name: name.clone(),
+                source: copy(source),
+            },
+            Self::Poisoned { name, source } => Self::Poisoned {
+                name: name.clone(),
+                source: copy(source),
+            },
+            // Others do not come from writing.
+            other => Self::Io {
+                what: "write to",
+                name: "the store".to_owned(),
+                source: io::Error::other(crate::explain(other)),
+            },
+        }
+    }
+
     /// Whether another instance took over: nothing will be acknowledged here
     /// any more.
     #[must_use]

@@ -196,18 +196,22 @@ impl Out {
         }
     }
 
-    /// Forgets what was written behind a position, where the chain was this.
+    /// Forgets what was written behind a position.  What is appended after that
+    /// needs [`Self::resume`].
     ///
     /// # Errors
     /// It may come back after a crash.
-    pub(crate) fn cut(&mut self, position: u64, chain: Chain) -> Result<(), StoreError> {
-        self.chain = chain;
+    pub(crate) fn cut(&mut self, position: u64) -> std::io::Result<()> {
         self.buffer.clear();
         self.depths.clear();
         self.node_depths.clear();
         self.at = position;
-        let cut = self.file.truncate(position).and_then(|()| self.file.sync());
-        cut.map_err(|error| io("cut", &self.name, error))
+        self.file.truncate(position).and_then(|()| self.file.sync())
+    }
+
+    /// Goes on where the chain was this.
+    pub(crate) fn resume(&mut self, chain: Chain) {
+        self.chain = chain;
     }
 
     /// Appends a version: records, nodes, areas, and the header in front.
@@ -293,6 +297,7 @@ impl Out {
             floor: meta.floor,
             areas: table,
             chain: self.chain,
+            synced: meta.synced,
         })
     }
 

@@ -6,7 +6,7 @@ use super::images::ImageFile;
 use super::scan::{Opened, Version};
 
 /// Bytes which are read at a time.
-const CHUNK: usize = 1 << 20;
+pub(crate) const CHUNK: usize = 1 << 20;
 
 fn read_header(
     image: &ImageFile,
@@ -61,6 +61,7 @@ pub(crate) fn hop(image: &Opened) -> Result<Vec<Version>, StoreError> {
             floor: header.floor,
             areas: header.areas,
             chain,
+            synced: header.synced,
         });
         offset += bytes;
     }
@@ -74,12 +75,8 @@ pub(crate) fn intact(
     mut found: Vec<Version>,
     acknowledged: u64,
 ) -> Result<Vec<Version>, StoreError> {
-    let mut safe = acknowledged;
-    for version in &found {
-        if let Some((header, _)) = read_header(&image.file, &image.name, version.offset)? {
-            safe = safe.max(header.synced);
-        }
-    }
+    let synced = found.iter().map(|version| version.synced).max();
+    let safe = acknowledged.max(synced.unwrap_or(0));
     let newest = found.last().map_or(0, |last| last.number);
     for at in 0..found.len() {
         // The newest in any case: who opens wants that one.

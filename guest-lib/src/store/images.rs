@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use super::backend::{Backend, File};
 use super::error::{DamageKind, StoreError, damage, io};
@@ -67,6 +67,9 @@ pub(crate) struct Images {
     files: RwLock<BTreeMap<u64, ImageFile>>,
     /// How the images hang together which were there at opening.
     lineage: Option<Arc<Lineage>>,
+    /// Held from a rename until the directory is synced: a sync which fails
+    /// leaves out what others renamed as well, and only one of them is told.
+    pub(crate) naming: Mutex<()>,
 }
 
 impl Images {
@@ -76,6 +79,7 @@ impl Images {
             key,
             files: RwLock::default(),
             lineage: None,
+            naming: Mutex::default(),
         }
     }
 

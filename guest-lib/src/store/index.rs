@@ -19,6 +19,8 @@ pub(crate) struct AreaIndex {
     pub(crate) address: u64,
     pub(crate) pages: u64,
     root: Place,
+    /// Pages which are not zero.
+    count: u64,
     /// Nodes by level and number; level 0 holds the places of pages.  What is
     /// not there is all zero.
     nodes: Vec<HashMap<u64, Node>>,
@@ -64,6 +66,7 @@ impl AreaIndex {
             address,
             pages,
             root: Place::ZERO,
+            count: 0,
             nodes: vec![HashMap::new(); levels],
             dirty: vec![BTreeMap::new(); levels],
         }
@@ -88,6 +91,7 @@ impl AreaIndex {
             }
             above = below;
         }
+        index.recount();
         Ok(index)
     }
 
@@ -112,7 +116,22 @@ impl AreaIndex {
         let node = self.nodes[level]
             .entry(node)
             .or_insert_with(|| Box::new([Place::ZERO; FANOUT]));
-        core::mem::replace(&mut node[slot], place)
+        let old = core::mem::replace(&mut node[slot], place);
+        if level == 0 {
+            self.count += u64::from(!place.is_zero());
+            self.count -= u64::from(!old.is_zero());
+        }
+        old
+    }
+
+    fn recount(&mut self) {
+        let places = self.nodes[0].values().flat_map(|node| node.iter());
+        self.count = places.filter(|place| !place.is_zero()).count() as u64;
+    }
+
+    /// How many pages are not zero.
+    pub(crate) fn count(&self) -> u64 {
+        self.count
     }
 
     /// Where a page is.
@@ -252,6 +271,7 @@ impl AreaIndex {
                 }
             }
         }
+        self.recount();
         let top = old.nodes.len() - 1;
         if self.nodes.len() == old.nodes.len() {
             if self.root == old.root {

@@ -62,9 +62,15 @@ fn cut(
     group: u64,
 ) -> Result<(), StoreError> {
     let base = image.header.kind == ImageKind::Base;
+    let ours = scan.lineage.group(number) == group;
     let most = limit.unwrap_or(image.bytes).min(image.bytes);
     let inside = |version: &&Version| version.offset + version.bytes <= most;
     let mut found: Vec<Version> = found.iter().take_while(inside).copied().collect();
+    if ours {
+        let synced = found.iter().map(|version| version.synced).max();
+        scan.proven = scan.proven.max(synced.unwrap_or(0));
+        scan.parents.insert(number, image.header.parent);
+    }
     if limit.is_none() && !base {
         found = intact(image, found, scan.acknowledged.unwrap_or(0))?;
     }
@@ -79,7 +85,7 @@ fn cut(
     if end < expected {
         scan.problems
             .push(Damage::new(&image.name, end, DamageKind::FrameHeader));
-    } else if limit.is_none() && scan.lineage.group(number) == group {
+    } else if limit.is_none() && ours {
         scan.torn = image.bytes - end.min(image.bytes);
     }
     scan.found.insert(number, found);
@@ -167,6 +173,7 @@ fn lost(scan: &mut Scan, images: &Found, group: u64) {
         .unwrap_or(0);
     let acknowledged = scan.acknowledged.unwrap_or(0).max(claimed);
     scan.acknowledged = scan.acknowledged.map(|_| acknowledged);
+    scan.proven = scan.proven.max(acknowledged);
     if found < acknowledged {
         let last = scan.images.values().next_back();
         let (file, offset) =

@@ -41,7 +41,9 @@ fn used(address: u64) {
 pub enum MapError {
     /// Something else is there.  Pointers inside the region would be wrong
     /// anywhere else.
-    #[error("the region belongs at {address:#x} ({bytes} bytes), where something else is mapped")]
+    #[error(
+        "the region belongs at {address:#x} ({bytes} bytes), where something else is mapped; open it earlier in the program, before libraries and large allocations"
+    )]
     Taken {
         /// Address in bytes.
         address: u64,

@@ -53,6 +53,12 @@ impl StoreMetrics {
         self.commits[level(durability)].read()
     }
 
+    /// How long the disk took to make commits durable.
+    #[must_use]
+    pub fn syncs(&self) -> Distribution {
+        self.syncs.read()
+    }
+
     /// Bytes written to images.
     #[must_use]
     pub fn bytes(&self) -> u64 {

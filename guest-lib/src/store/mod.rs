@@ -36,13 +36,15 @@
 //! # What is promised
 //! A commit which returned under [`Durability::Sync`] or
 //! [`Durability::Group`] is there after any crash; one which failed is not,
-//! unless the error was [`StoreError::Poisoned`] or a failed sync, after which
-//! nobody knows.  Asynchronous commits are lost newest first, if at all.  What
+//! unless the error was [`StoreError::Unsettled`], after which nobody knows
+//! until the store was opened again.  Asynchronous commits are lost newest first, if at all.  What
 //! was open is never there.  Bytes which are not what was written are found
 //! when they are read ([`StoreError::Damaged`]), and by [`verify`].
 
 pub mod backend;
+mod catalog;
 mod claim;
+mod commit;
 mod compact;
 mod copy;
 mod durable;
@@ -61,6 +63,8 @@ mod opening;
 mod options;
 mod page;
 mod pipeline;
+mod prove;
+mod queue;
 mod scan;
 mod seal;
 pub(crate) mod ship;
@@ -76,7 +80,7 @@ use std::thread::JoinHandle;
 use backend::{Backend, Directory};
 pub(crate) use error::io as io_error;
 use images::Images;
-use opening::{Made, store_id, tidy};
+use opening::{Made, store_id};
 use writer::Writer;
 
 use crate::backup::{self, Replica, ReplicaStatus, ReplicationError};
@@ -208,7 +212,10 @@ impl Store {
                 std::io::ErrorKind::NotFound => StoreError::NotAStore(backend.describe()),
                 _ => io_error("lock", &backend.describe(), error),
             })?;
-            made.lock = Some(lock.ok_or(StoreError::Locked)?);
+            made.lock = Some(lock.ok_or_else(|| StoreError::Locked {
+                directory: backend.describe(),
+                holder: backend.holder(),
+            })?);
         }
         let lock = made.lock.clone();
         let epoch = match &lock {
@@ -235,12 +242,15 @@ impl Store {
         } else if let Some(error) = scan.refusal() {
             return Err(scan.with_way_out(&images, error));
         }
+        let scan = match &lock {
+            Some(_) => prove::prove(scan, &images, options.accept_loss)?,
+            None => scan,
+        };
         let writer = Writer::new(images.clone(), &scan, &options);
         let mut writer = writer.map_err(|error| scan.with_way_out(&images, error))?;
         if lock.is_some() {
-            tidy(&scan, &images)?;
             writer.hold.clone_from(&lock);
-            writer.open_ack()?;
+            writer.open_ack(scan.acknowledged)?;
         }
         let recovery = Recovery {
             created: made.store,
@@ -253,7 +263,7 @@ impl Store {
             },
         };
         let at = options.at;
-        let acknowledged = scan.acknowledged.unwrap_or(0);
+        let acknowledged = scan.acknowledged.unwrap_or(0).max(scan.used);
         let shared = Shared::new(writer, options, acknowledged, lock, epoch);
         let claims = claim::Claims::default();
         let mut store = Self {
@@ -362,7 +372,7 @@ impl Store {
     /// Versions which can be viewed, oldest first.
     #[must_use]
     pub fn versions(&self) -> Vec<Version> {
-        self.shared.writer().versions.values().copied().collect()
+        self.shared.catalog().versions.values().copied().collect()
     }
 
     /// The number of an area, which is made or grows as needed.
@@ -383,20 +393,10 @@ impl Store {
     /// An area as it is now, by name.
     #[must_use]
     pub fn find_area(&self, name: &str) -> Option<(u32, Area)> {
-        let writer = self.shared.writer();
-        let mut areas = (0..).zip(&writer.areas);
+        let catalog = self.shared.catalog();
+        let mut areas = (0..).zip(&catalog.areas);
         let (number, area) = areas.find(|(_, area)| area.name == name)?;
-        let (address, pages) = (area.address, area.pages);
-        let present = area.present().len() as u64;
-        Some((
-            number,
-            Area {
-                name: name.to_owned(),
-                address,
-                pages,
-                present,
-            },
-        ))
+        Some((number, area.clone()))
     }
 
     /// Commits pages as one version; its number.
@@ -412,9 +412,9 @@ impl Store {
         durability: Durability,
     ) -> Result<u64, StoreError> {
         let changes = {
-            let writer = self.shared.writer();
+            let catalog = self.shared.catalog();
             let change = |write: &PageWrite<'_>| {
-                let area = writer.areas.get(write.area as usize);
+                let area = catalog.areas.get(write.area as usize);
                 let area = area.ok_or_else(|| StoreError::NoArea(write.area.to_string()))?;
                 if write.page >= area.pages {
                     return Err(StoreError::NoPage {
@@ -444,15 +444,18 @@ impl Store {
 
     /// A number which other stores do not have.
     pub(crate) fn seed(&self) -> u64 {
-        format::u64_at(&self.shared.writer().store, 0)
+        format::u64_at(&self.shared.id, 0)
     }
 
-    pub(crate) fn commit_changes(
-        &self,
-        changes: Arc<Vec<frame::Change>>,
-        durability: Durability,
-    ) -> Result<u64, StoreError> {
-        self.shared.commit(changes, durability)
+    /// Waits until a version is on stable storage, and on the backup if commits
+    /// wait for one.  Threads which wait at the same time share a sync.
+    ///
+    /// # Errors
+    /// [`StoreError::NoVersion`] if there is no such version, or it was taken
+    /// back; others: the version stays committed in memory, to be written
+    /// later.
+    pub fn wait(&self, version: u64) -> Result<(), StoreError> {
+        self.shared.wait(version)
     }
 
     /// Makes every commit durable.
@@ -463,7 +466,7 @@ impl Store {
         if self.shared.lock.is_none() || fork::is_child() {
             Ok(())
         } else {
-            self.shared.lead(None)
+            self.shared.lead()
         }
     }
 

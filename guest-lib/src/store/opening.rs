@@ -3,46 +3,9 @@
 use std::sync::Arc;
 
 use super::backend::{Backend, Hold};
-use super::error::{StoreError, io};
+use super::error::StoreError;
 use super::format;
-use super::images::Images;
 use super::key::StoreKeyError;
-use super::scan::Scan;
-
-/// Makes what a crash left as safe as a commit would be, before anything
-/// counts on it, and removes what was never finished.
-pub(crate) fn tidy(scan: &Scan, images: &Images) -> Result<(), StoreError> {
-    let backend = images.backend();
-    for name in &scan.temporary {
-        backend
-            .remove(name)
-            .map_err(|error| io("remove", name, error))?;
-    }
-    for &image in &scan.strays {
-        let name = format::image_name(image);
-        backend
-            .publish(&name, &format!("{name}.stray"))
-            .map_err(|error| io("put aside", &name, error))?;
-    }
-    let ours = |image: &u64| !scan.strays.contains(image);
-    let newest = scan.images.keys().rev().copied().find(ours);
-    let holds = scan
-        .versions
-        .values()
-        .next_back()
-        .map(|version| version.image);
-    for image in newest.into_iter().chain(holds) {
-        let name = format::image_name(image);
-        images
-            .file(image)?
-            .file
-            .sync()
-            .map_err(|error| io("sync", &name, error))?;
-    }
-    backend
-        .sync_names()
-        .map_err(|error| io("sync", &backend.describe(), error))
-}
 
 /// What opening a store made so far.
 pub(crate) struct Made {

@@ -16,11 +16,12 @@ pub enum Durability {
     /// [`StoreOptions::interval`] or so.  A crash may lose the last ones, as a
     /// whole and newest first.
     Async,
-    /// On stable storage when the commit returns.  It waits
-    /// [`StoreOptions::group_delay`] for the commits of other threads, and
-    /// shares their sync.
+    /// On stable storage when the commit returns.  It waits for the commits of
+    /// other threads, up to [`StoreOptions::group_delay`] if some are likely to
+    /// come, and shares their sync.
     Group,
-    /// On stable storage when the commit returns.
+    /// On stable storage when the commit returns.  It shares the sync of those
+    /// which wait already, but waits for no others.
     #[default]
     Sync,
 }
@@ -42,7 +43,8 @@ pub struct StoreOptions {
     pub queue_bytes: usize,
     /// How long asynchronous commits wait.
     pub interval: Duration,
-    /// How long group commits wait.
+    /// How long group commits wait for others at most; not at all unless
+    /// others committed at the same time before.
     pub group_delay: Duration,
     /// Compact in the background, once increments take more than
     /// [`Self::compact_bytes`] and than the base image.

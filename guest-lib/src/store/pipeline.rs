@@ -1,50 +1,42 @@
-//! From a commit to the disk.
-//!
-//! Commits queue up.  Whoever needs one to be durable takes the writer and
-//! writes all that wait with one sync, so threads which commit at the same
-//! time share it; a thread of the store does so for those who do not wait.
+//! What the threads of a program and those of a store share.
 
-use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::backend::Hold;
+use super::catalog::Catalog;
 use super::compact::compact;
 use super::error::StoreError;
-use super::frame::{Change, now};
 use super::images::Images;
-use super::metrics::{StoreMetrics, add, set};
-use super::options::{Durability, StoreOptions};
-use super::writer::{Batch, Writer};
+use super::metrics::{StoreMetrics, set};
+use super::options::StoreOptions;
+use super::queue::Queue;
+use super::writer::Writer;
 use crate::backup::Replica;
-use crate::sys::fork;
 
 /// How long the store's thread waits after a failure.
 const RETRY: Duration = Duration::from_millis(100);
 
-#[derive(Debug, Default)]
-struct Queue {
-    pending: VecDeque<Arc<Batch>>,
-    bytes: usize,
-    /// Number of the next version.
-    next: u64,
-    /// Newest version on stable storage.
-    durable: u64,
-    /// The thread of the store could not write.
-    failed: bool,
-}
-
 pub(crate) struct Shared {
+    /// The store's id.
+    pub(crate) id: [u8; 16],
     pub(crate) images: Arc<Images>,
     pub(crate) options: StoreOptions,
     pub(crate) metrics: Arc<StoreMetrics>,
-    queue: Mutex<Queue>,
-    wake: Condvar,
+    pub(super) queue: Mutex<Queue>,
+    pub(super) wake: Condvar,
     quit: Condvar,
+    /// More versions are waited for: the leader may.
+    pub(super) gathered: Condvar,
+    /// There are outcomes, or nobody leads any more.
+    pub(super) outcomes: Condvar,
+    /// A region must go back; a hint, see [`Queue::broken`].
+    pub(super) broken: AtomicBool,
+    catalog: Mutex<Catalog>,
     writer: Mutex<Writer>,
     maintenance: Mutex<()>,
-    compact: Condvar,
+    pub(super) compact: Condvar,
     pub(crate) stop: AtomicBool,
     /// Keeps other writers out; `None` if this one only reads.
     pub(crate) lock: Option<Arc<dyn Hold>>,
@@ -61,13 +53,13 @@ impl core::fmt::Debug for Shared {
 }
 
 /// A panic elsewhere leaves these consistent: they change at the end only.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Shared {
     pub(crate) fn new(
-        writer: Writer,
+        mut writer: Writer,
         options: StoreOptions,
         acknowledged: u64,
         lock: Option<Arc<dyn Hold>>,
@@ -76,18 +68,21 @@ impl Shared {
         let durable = writer.last;
         let replication = options.replication.clone().filter(|_| lock.is_some());
         let replica = replication.map(|options| Replica::new(options, durable, epoch));
-        let queue = Queue {
-            next: durable.max(acknowledged).saturating_add(1),
-            durable,
-            ..Queue::default()
-        };
+        let queue = Queue::new(durable, durable.max(acknowledged).saturating_add(1));
+        let mut catalog = Catalog::default();
+        catalog.follow(&mut writer);
         Self {
+            id: writer.store,
             images: writer.images.clone(),
             metrics: writer.metrics.clone(),
             options,
             queue: Mutex::new(queue),
             wake: Condvar::new(),
             quit: Condvar::new(),
+            gathered: Condvar::new(),
+            outcomes: Condvar::new(),
+            broken: AtomicBool::new(false),
+            catalog: Mutex::new(catalog),
             writer: Mutex::new(writer),
             maintenance: Mutex::new(()),
             compact: Condvar::new(),
@@ -97,8 +92,15 @@ impl Shared {
         }
     }
 
+    /// The one who writes.  Held while the disk works: readers use the
+    /// catalog.
     pub(crate) fn writer(&self) -> MutexGuard<'_, Writer> {
         lock(&self.writer)
+    }
+
+    /// What there is to read.  Never held for long.
+    pub(crate) fn catalog(&self) -> MutexGuard<'_, Catalog> {
+        lock(&self.catalog)
     }
 
     pub(crate) fn maintenance(&self) -> MutexGuard<'_, ()> {
@@ -121,100 +123,26 @@ impl Shared {
         queue
             .pending
             .back()
-            .map_or(queue.durable, |batch| batch.version)
-    }
-
-    /// Commits; the number of the version.
-    ///
-    /// # Errors
-    /// Nothing was committed.
-    pub(crate) fn commit(
-        &self,
-        changes: Arc<Vec<Change>>,
-        durability: Durability,
-    ) -> Result<u64, StoreError> {
-        let start = Instant::now();
-        let result = self.enqueue(changes, durability);
-        match result {
-            Ok(_) => self.metrics.committed(durability, start.elapsed()),
-            Err(_) => add(&self.metrics.failed, 1),
-        }
-        result
+            .map_or(queue.durable, |entry| entry.batch.version)
     }
 
     /// Tells how much waits.
-    fn measure(&self, queue: &Queue) {
+    pub(super) fn measure(&self, queue: &Queue) {
         set(&self.metrics.queue_bytes, queue.bytes as u64);
         set(&self.metrics.queue_versions, queue.pending.len() as u64);
     }
 
-    fn enqueue(
-        &self,
-        changes: Arc<Vec<Change>>,
-        durability: Durability,
-    ) -> Result<u64, StoreError> {
-        if self.lock.is_none() {
-            return Err(StoreError::ReadOnly);
-        }
-        if fork::is_child() {
-            return Err(StoreError::ForkChild);
-        }
-        if let Some(epoch) = self.replica.as_ref().and_then(Replica::fenced) {
-            return Err(StoreError::Fenced { epoch });
-        }
-        let first = self.replica.as_ref().is_some_and(Replica::first);
-        if first && self.crowded() {
-            // What went to the backup cannot be taken back afterwards.
-            self.lead(None)?;
-        }
-        let (version, lead) = {
-            let mut queue = lock(&self.queue);
-            let version = queue.next;
-            let batch = Arc::new(Batch::new(version, now(), changes));
-            queue.next = version
-                .checked_add(1)
-                .ok_or(StoreError::Exhausted("versions"))?;
-            queue.bytes += batch.bytes();
-            queue.pending.push_back(batch.clone());
-            self.measure(&queue);
-            if let Some(replica) = self.replica.as_ref().filter(|_| first) {
-                replica.offer(&[batch]);
-            }
-            (version, !first && self.full(&queue))
-        };
-        match durability {
-            Durability::Memory | Durability::Async if !lead => {
-                self.wake.notify_one();
-                return Ok(version);
-            }
-            Durability::Memory | Durability::Async => add(&self.metrics.backpressure, 1),
-            Durability::Group => std::thread::sleep(self.options.group_delay),
-            Durability::Sync => {}
-        }
-        if first {
-            self.wake.notify_one();
-        } else {
-            self.lead(Some(version))?;
-        }
-        if matches!(durability, Durability::Group | Durability::Sync)
-            && let Some(replica) = self.replica.as_ref().filter(|replica| replica.required())
-        {
-            let waited = replica.wait(version);
-            waited.map_err(|source| StoreError::Unreplicated { version, source })?;
-        }
-        Ok(version)
-    }
-
-    fn full(&self, queue: &Queue) -> bool {
+    pub(super) fn full(&self, queue: &Queue) -> bool {
         queue.failed || queue.bytes > self.options.queue_bytes
     }
 
-    fn crowded(&self) -> bool {
+    pub(super) fn crowded(&self) -> bool {
         self.full(&lock(&self.queue))
     }
 
     /// After the writer did something by itself.
-    pub(crate) fn settle(&self, writer: &Writer) {
+    pub(crate) fn settle(&self, writer: &mut Writer) {
+        self.catalog().follow(writer);
         let mut queue = lock(&self.queue);
         queue.durable = writer.last;
         queue.next = queue.next.max(writer.last.saturating_add(1));
@@ -222,46 +150,6 @@ impl Shared {
         if self.wants_compaction(writer) {
             self.compact.notify_one();
         }
-    }
-
-    /// Writes all that waits.  If it fails, the version leaves the queue; the
-    /// others stay.
-    pub(crate) fn lead(&self, version: Option<u64>) -> Result<(), StoreError> {
-        let mut writer = self.writer();
-        let batches: Vec<_> = {
-            let queue = lock(&self.queue);
-            if version.is_some_and(|version| version <= queue.durable) {
-                return Ok(());
-            }
-            queue.pending.iter().cloned().collect()
-        };
-        let result = writer.write(&batches);
-        if let Some(replica) = self.replica.as_ref().filter(|replica| !replica.first())
-            && result.is_ok()
-        {
-            replica.offer(&batches);
-        }
-        let mut queue = lock(&self.queue);
-        match &result {
-            Ok(()) => {
-                let done: usize = batches.iter().map(|batch| batch.bytes()).sum();
-                queue.pending.drain(..batches.len());
-                queue.bytes -= done;
-                queue.durable = writer.last;
-                queue.failed = false;
-            }
-            Err(_) => {
-                queue.pending.retain(|batch| Some(batch.version) != version);
-                queue.bytes = queue.pending.iter().map(|batch| batch.bytes()).sum();
-                queue.failed = true;
-            }
-        }
-        self.measure(&queue);
-        drop(queue);
-        if self.wants_compaction(&writer) {
-            self.compact.notify_one();
-        }
-        result
     }
 
     /// Does something with the writer as a version of its own, after all that
@@ -273,7 +161,7 @@ impl Shared {
         if self.lock.is_none() {
             return Err(StoreError::ReadOnly);
         }
-        self.lead(None)?;
+        self.lead()?;
         let mut writer = self.writer();
         let (version, batches) = {
             let mut queue = lock(&self.queue);
@@ -281,7 +169,7 @@ impl Shared {
             queue.next = version
                 .checked_add(1)
                 .ok_or(StoreError::Exhausted("versions"))?;
-            (version, queue.pending.iter().cloned().collect::<Vec<_>>())
+            (version, queue.batches())
         };
         writer.write(&batches)?;
         let result = act(&mut writer, version);
@@ -289,15 +177,15 @@ impl Shared {
             // Areas may differ, or everything: it is read from the store.
             replica.skip_to(writer.last);
         }
+        self.catalog().follow(&mut writer);
         let mut queue = lock(&self.queue);
-        queue.pending.drain(..batches.len());
-        queue.bytes = queue.pending.iter().map(|batch| batch.bytes()).sum();
-        queue.durable = writer.last;
+        queue.written(batches.len(), writer.last);
         self.measure(&queue);
+        self.outcomes.notify_all();
         result
     }
 
-    fn wants_compaction(&self, writer: &Writer) -> bool {
+    pub(super) fn wants_compaction(&self, writer: &Writer) -> bool {
         let base = writer
             .versions
             .values()
@@ -307,7 +195,7 @@ impl Shared {
         });
         let all: u64 = writer.sizes.values().sum();
         self.options.auto_compact
-            && !writer.poisoned
+            && !writer.unsettled()
             && all - base.min(all) > self.options.compact_bytes.max(base)
     }
 
@@ -315,7 +203,8 @@ impl Shared {
     pub(crate) fn write_behind(&self) {
         let mut queue = lock(&self.queue);
         while !self.stop.load(Ordering::Acquire) {
-            if queue.pending.is_empty() {
+            // Who waits writes for himself.
+            if queue.waited == queue.pending.len() {
                 queue = self
                     .wake
                     .wait(queue)
@@ -324,7 +213,7 @@ impl Shared {
             }
             // Lets some more gather.
             drop(self.pause(queue, self.options.interval));
-            let failed = self.lead(None).is_err();
+            let failed = self.lead().is_err();
             queue = lock(&self.queue);
             if failed {
                 // Who commits next hears of it.

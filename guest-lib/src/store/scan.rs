@@ -43,6 +43,8 @@ pub struct Version {
     pub(crate) areas: u64,
     /// What the history is behind it.
     pub(crate) chain: Chain,
+    /// The newest version which it says was durable.
+    pub(crate) synced: u64,
 }
 
 /// An image of a store.
@@ -75,6 +77,14 @@ pub(crate) struct Scan {
     pub(crate) versions: BTreeMap<u64, Version>,
     /// Newest version known to be durable.
     pub(crate) acknowledged: Option<u64>,
+    /// Newest version of which any file says that it was on the disk.  What is
+    /// newer may be in the memory of the kernel only, where a sync that failed
+    /// left it.
+    pub(crate) proven: u64,
+    /// Which image each one continues; zero for none.
+    pub(crate) parents: BTreeMap<u64, u64>,
+    /// What older images have of the versions of a base, if that is all.
+    pub(crate) originals: BTreeMap<u64, Vec<Version>>,
     pub(crate) problems: Vec<Damage>,
     /// Bytes behind the last version, never committed.
     pub(crate) torn: u64,
@@ -90,6 +100,8 @@ pub(crate) struct Scan {
     refused: Option<StoreError>,
     /// Versions of each image.
     pub(crate) found: BTreeMap<u64, Vec<Version>>,
+    /// The highest number of a version which is not used again.
+    pub(crate) used: u64,
     /// Images of other histories.
     pub(crate) strays: Vec<u64>,
 }
@@ -152,8 +164,8 @@ impl Scan {
 
     /// Makes the newest version whose index is whole the newest there is.
     pub(crate) fn fall_back(&mut self, images: &Images) {
-        let newest = self.found.values().flatten().map(|version| version.number);
-        self.acknowledged = self.acknowledged.max(newest.max());
+        let numbers = self.found.values().flatten().map(|version| version.number);
+        self.used = numbers.max().unwrap_or(0);
         let Some(whole) = self.newest_whole(images) else {
             return;
         };
@@ -178,10 +190,16 @@ impl Scan {
     /// Takes the versions of one history.
     pub(crate) fn choose(&mut self, group: u64) {
         self.versions.clear();
+        self.originals.clear();
         for (image, found) in &self.found {
-            if self.lineage.group(*image) == group {
-                self.versions
-                    .extend(found.iter().map(|version| (version.number, *version)));
+            if self.lineage.group(*image) != group {
+                continue;
+            }
+            let insert = |version: &Version| self.versions.insert(version.number, *version);
+            let older: Vec<Version> = found.iter().filter_map(insert).collect();
+            let base = self.images.get(image).is_some_and(|image| image.base);
+            if base && older.len() == found.len() {
+                self.originals.insert(*image, older);
             }
         }
     }
@@ -242,6 +260,9 @@ fn attempt(backend: &dyn Backend, key: Option<&StoreKey>) -> Result<Option<Scan>
         images: BTreeMap::new(),
         versions: BTreeMap::new(),
         acknowledged: None,
+        proven: 0,
+        parents: BTreeMap::new(),
+        originals: BTreeMap::new(),
         problems: Vec::new(),
         torn: 0,
         highest: numbers.last().copied().unwrap_or(0),
@@ -254,6 +275,7 @@ fn attempt(backend: &dyn Backend, key: Option<&StoreKey>) -> Result<Option<Scan>
         lineage: Arc::default(),
         refused: None,
         found: BTreeMap::new(),
+        used: 0,
         strays: Vec::new(),
     };
     if numbers.is_empty() {

@@ -179,16 +179,20 @@ impl Delta {
 impl Shared {
     /// A version to read; the newest durable one unless told.
     pub(crate) fn view(&self, version: Option<u64>) -> Result<View, StoreError> {
-        let (version, images) = {
-            let writer = self.writer();
-            let number = version.unwrap_or(writer.last);
-            let found = writer.versions.get(&number).copied();
-            (
-                found.ok_or(StoreError::NoVersion { version: number })?,
-                writer.images.clone(),
-            )
-        };
-        View::new(&images, version)
+        loop {
+            let (number, found) = {
+                let catalog = self.catalog();
+                let number = version.unwrap_or(catalog.last);
+                (number, catalog.versions.get(&number).copied())
+            };
+            let found = found.ok_or(StoreError::NoVersion { version: number })?;
+            let view = View::new(&self.images, found);
+            let now = self.catalog().versions.get(&number).copied();
+            if view.is_ok() || now == Some(found) {
+                return view;
+            }
+            // Its images went meanwhile: there are copies, or newer ones.
+        }
     }
 
     /// The newest durable version as the difference to another, or to nothing
@@ -200,13 +204,8 @@ impl Shared {
 
     /// When a version was committed, if it is kept.
     pub(crate) fn time_of(&self, version: u64) -> Option<u64> {
-        let writer = self.writer();
-        writer.versions.get(&version).map(|version| version.time)
-    }
-
-    /// The store's id.
-    pub(crate) fn id(&self) -> [u8; 16] {
-        self.writer().store
+        let catalog = self.catalog();
+        catalog.versions.get(&version).map(|version| version.time)
     }
 
     /// Takes over versions which another store made, with their numbers, and
@@ -219,7 +218,7 @@ impl Shared {
     ) -> Result<u64, StoreError> {
         let mut writer = self.writer();
         let result = adopt(&mut writer, shape, batches);
-        self.settle(&writer);
+        self.settle(&mut writer);
         result.map(|()| writer.last)
     }
 

@@ -27,6 +27,9 @@ pub struct Examined {
     pub areas: Vec<Area>,
     /// The newest version known to be durable, if that is known.
     pub acknowledged: Option<u64>,
+    /// The newest version of which the store itself says that it was on the
+    /// disk; see [`Self::unproven`].
+    pub proven: u64,
     /// Bytes which were never committed, and are ignored.
     pub torn_bytes: u64,
     /// Pages which the kept versions wrote most often: area, page, times;
@@ -63,6 +66,7 @@ fn start(
         versions: scan.available().into_values().collect(),
         areas,
         acknowledged: scan.acknowledged,
+        proven: scan.proven,
         torn_bytes: scan.torn,
         hot: Vec::new(),
         pages: 0,
@@ -206,6 +210,15 @@ impl Examined {
     #[must_use]
     pub fn bytes(&self) -> u64 {
         self.images.iter().map(|image| image.bytes).sum()
+    }
+
+    /// The newest version, if it may be in the memory of the kernel only: its
+    /// commit did not return, and perhaps a sync failed.  Opening for writing
+    /// makes it safe.
+    #[must_use]
+    pub fn unproven(&self) -> Option<u64> {
+        let newest = self.versions.last()?.number;
+        (newest > self.proven).then_some(newest)
     }
 
     /// The id in hexadecimal.

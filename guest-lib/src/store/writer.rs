@@ -3,18 +3,18 @@
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::ErrorKind;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 use std::time::Instant;
 
 use super::backend::{File, Held, Hold};
 use super::error::{StoreError, io};
 use super::format::{
-    ACK_FILE, IMAGE_HEADER, ImageHeader, ImageKind, Link, MAX_AREAS, MAX_PAGES, encode_ack,
+    ACK_FILE, Chain, IMAGE_HEADER, ImageHeader, ImageKind, Link, MAX_AREAS, MAX_PAGES, encode_ack,
     image_name, image_number, name_fault, temporary,
 };
 use super::frame::{Change, Meta, Out, now};
 use super::images::Images;
-use super::index::AreaIndex;
+use super::index::{AreaIndex, Undo};
 use super::metrics::{StoreMetrics, add, set};
 use super::options::StoreOptions;
 use super::page::Encoder;
@@ -74,6 +74,8 @@ pub(crate) struct Writer {
     also: Link,
     /// Keeps other writers out; `None` if this one only reads.
     pub(crate) hold: Option<Arc<dyn Hold>>,
+    /// That was so once.
+    lost: bool,
     /// The newest one; zero for none.
     pub(crate) last: u64,
     out: Option<Out>,
@@ -83,7 +85,11 @@ pub(crate) struct Writer {
     acknowledged: Option<Arc<dyn File>>,
     image_bytes: u64,
     keep: usize,
-    pub(crate) poisoned: bool,
+    /// An image, and from where on it must be cut before anything else is
+    /// written: a commit was refused which may be on the disk.
+    refused: Option<(Out, u64)>,
+    /// Versions are not where they were.
+    pub(crate) moved: bool,
     pub(crate) metrics: Arc<StoreMetrics>,
 }
 
@@ -119,6 +125,7 @@ impl Writer {
                 .collect(),
             also: Link::default(),
             hold: None,
+            lost: false,
             last: newest.map_or(0, |newest| newest.number),
             out: None,
             next_image: scan.highest + 1,
@@ -126,7 +133,8 @@ impl Writer {
             acknowledged: None,
             image_bytes: options.image_bytes,
             keep: options.keep.max(1),
-            poisoned: false,
+            refused: None,
+            moved: false,
             metrics: Arc::default(),
         };
         if let Some(newest) = newest {
@@ -140,26 +148,33 @@ impl Writer {
     /// Makes a store out of nothing: an empty image.
     pub(crate) fn found(images: &Images, store: [u8; 16]) -> Result<(), StoreError> {
         let header = ImageHeader::fresh(ImageKind::Increment, store, 1, now(), images.key())?;
-        publish(
-            images,
-            Out::create(&**images.backend(), temporary(&image_name(1)), &header)?,
-        )?;
+        let out = Out::create(&**images.backend(), temporary(&image_name(1)), &header)?;
+        publish(images, out).map_err(|(error, _)| error)?;
         Ok(())
     }
 
-    /// Opens the file of acknowledgements, or makes one.
-    pub(crate) fn open_ack(&mut self) -> Result<(), StoreError> {
+    /// Opens the file of acknowledgements, or makes one.  `said`: what it says.
+    pub(crate) fn open_ack(&mut self, said: Option<u64>) -> Result<(), StoreError> {
         let backend = self.images.backend();
         let bytes = encode_ack(self.store, self.last);
-        let make = || {
-            let file = backend.create(ACK_FILE)?;
-            file.write_at(&bytes, 0)?;
-            file.sync()?;
-            backend.sync_names()?;
-            Ok(file)
+        let failed = |error| io("write", ACK_FILE, error);
+        let (file, fresh) = match backend.open(ACK_FILE, true) {
+            Ok(file) => (file, false),
+            Err(_) => (backend.create(ACK_FILE).map_err(failed)?, true),
         };
-        let file = backend.open(ACK_FILE, true).or_else(|_| make());
-        self.acknowledged = Some(file.map_err(|error| io("create", ACK_FILE, error))?);
+        // More than there is was lost: that is told until something is
+        // committed.
+        if fresh || said.is_none_or(|said| said < self.last) {
+            let made = file.write_at(&bytes, 0).and_then(|()| file.sync());
+            let made = made.and_then(|()| backend.sync_names());
+            if let Err(error) = made {
+                if fresh {
+                    let _leftover = backend.remove(ACK_FILE);
+                }
+                return Err(failed(error));
+            }
+        }
+        self.acknowledged = Some(file);
         Ok(())
     }
 
@@ -207,17 +222,18 @@ impl Writer {
             return Ok(());
         };
         let backend = self.images.backend();
-        let lost = match hold.check() {
-            Ok(Held::Still) => return Ok(()),
-            // Nobody may have been here meanwhile.
-            Ok(Held::Again) => backend.list().map_or(true, |names| {
-                let images = names.iter().filter_map(|name| image_number(name));
-                images.max() >= Some(self.next_image)
-            }),
-            Ok(Held::Lost) | Err(_) => true,
-        };
+        let lost = self.lost
+            || match hold.check() {
+                Ok(Held::Still) => return Ok(()),
+                // Nobody may have been here meanwhile.
+                Ok(Held::Again) => backend.list().map_or(true, |names| {
+                    let images = names.iter().filter_map(|name| image_number(name));
+                    images.max() >= Some(self.next_image)
+                }),
+                Ok(Held::Lost) | Err(_) => true,
+            };
         if lost {
-            self.poisoned = true;
+            self.lost = true;
             return Err(StoreError::LockLost(backend.describe()));
         }
         Ok(())
@@ -231,101 +247,82 @@ impl Writer {
         self.next_image - 1
     }
 
-    /// The image to append to, a new one if need be.
-    fn out(&mut self) -> Result<&mut Out, StoreError> {
-        let full = self
-            .out
-            .as_ref()
-            .is_none_or(|out| out.position() >= self.image_bytes);
-        if full {
-            let mut header = ImageHeader::fresh(
-                ImageKind::Increment,
-                self.store,
-                self.next_image,
-                now(),
-                self.images.key(),
-            )?;
-            header.parent_version = self.last;
-            header.also = self.also;
-            if let Some(parent) = self.versions.get(&self.last) {
-                header.parent = parent.image;
-                header.parent_bytes = parent.offset + parent.bytes;
-                header.parent_chain = parent.chain;
-                header
-                    .parent_id
-                    .copy_from_slice(&self.id(parent.image)[..8]);
-            }
-            let name = temporary(&image_name(header.image));
-            let out = publish(
-                &self.images,
-                Out::create(&**self.images.backend(), name, &header)?,
-            )?;
-            self.next_image += 1;
-            self.sizes.insert(out.image, IMAGE_HEADER as u64);
-            self.ids.insert(out.image, out.id);
-            self.out = Some(out);
+    /// The image to append to, and whether it is a new one, not published yet.
+    fn out(&mut self) -> Result<(Out, bool), StoreError> {
+        let room = |out: &Out| out.position() < self.image_bytes;
+        if let Some(out) = self.out.take().filter(room) {
+            return Ok((out, false));
         }
-        self.out.as_mut().ok_or(StoreError::Poisoned)
+        let mut header = ImageHeader::fresh(
+            ImageKind::Increment,
+            self.store,
+            self.next_image,
+            now(),
+            self.images.key(),
+        )?;
+        header.parent_version = self.last;
+        header.also = self.also;
+        if let Some(parent) = self.versions.get(&self.last) {
+            header.parent = parent.image;
+            header.parent_bytes = parent.offset + parent.bytes;
+            header.parent_chain = parent.chain;
+            header
+                .parent_id
+                .copy_from_slice(&self.id(parent.image)[..8]);
+        }
+        let name = temporary(&image_name(header.image));
+        Out::create(&**self.images.backend(), name, &header).map(|out| (out, true))
+    }
+
+    /// Whether a commit was refused which may be on the disk.
+    pub(crate) fn unsettled(&self) -> bool {
+        self.refused.is_some()
+    }
+
+    /// Takes back what was refused, before anything else is written.
+    pub(crate) fn settle(&mut self) -> Result<(), StoreError> {
+        let Some((mut out, from)) = self.refused.take() else {
+            return Ok(());
+        };
+        match out.cut(from) {
+            Ok(()) => {
+                withdrawn(&self.images, &out, from);
+                Ok(())
+            }
+            Err(source) => {
+                let name = out.name.clone();
+                self.refused = Some((out, from));
+                Err(StoreError::Poisoned { name, source })
+            }
+        }
     }
 
     /// Writes versions and makes them durable, or none of them.
     ///
     /// # Errors
-    /// Nothing was committed; after [`StoreError::Poisoned`] or a failed sync
-    /// nobody knows, and nothing more is written.
+    /// Nothing was committed, nor will be found after a crash; but for
+    /// [`StoreError::Unsettled`], after which that is not known.
     pub(crate) fn write(&mut self, batches: &[Arc<Batch>]) -> Result<(), StoreError> {
-        if self.poisoned {
-            return Err(StoreError::Poisoned);
-        }
+        self.alone()?;
+        self.settle()?;
         if batches.is_empty() {
             return Ok(());
         }
-        self.alone()?;
-        self.out()?;
-        let Some(mut out) = self.out.take() else {
-            return Err(StoreError::Poisoned);
-        };
+        let (mut out, fresh) = self.out()?;
         let (start, chain) = (out.position(), out.chain());
         let mut undo = Vec::new();
-        let mut versions: Vec<Version> = Vec::new();
-        let mut append = || -> Result<(), StoreError> {
-            let mut previous = self.last;
-            for batch in batches {
-                let meta = Meta {
-                    version: batch.version,
-                    previous,
-                    synced: self.last,
-                    floor: self.floor.unwrap_or(out.image),
-                    time: batch.time,
-                };
-                let areas = &mut self.areas;
-                versions.push(out.frame(&mut self.encoder, areas, batch.all(), meta, &mut undo)?);
-                previous = batch.version;
-            }
-            out.flush()
+        let appended = self.append(&mut out, batches, &mut undo);
+        let made = match appended {
+            Ok(versions) => self.secure(out, start, fresh).map(|out| (out, versions)),
+            Err(error) => Err(self.take_back(out, (start, chain), fresh, error)),
         };
-        let appended = append();
-        if let Err(error) = appended {
+        // Nobody is told of what another writer may not know.
+        let made = made.and_then(|made| self.alone().map(|()| made));
+        let (out, versions) = made.inspect_err(|_| {
             while let Some((area, undo)) = undo.pop() {
                 self.areas[area].undo(undo);
             }
-            // A frame which stayed could be taken for a commit later.
-            self.poisoned = out.cut(start, chain).is_err();
-            // Under one key nothing else is ever written at the same place.
-            self.out = (self.poisoned || self.images.key().is_none()).then_some(out);
-            return Err(if self.poisoned {
-                StoreError::Poisoned
-            } else {
-                error
-            });
-        }
-        let before = Instant::now();
-        if let Err(error) = out.file().sync() {
-            self.poisoned = true;
-            return Err(io("sync", &out.name, error));
-        }
-        self.metrics.syncs.observe(before.elapsed());
-        self.alone()?;
+        })?;
         add(&self.metrics.bytes, out.position() - start);
         let pages = versions.iter().map(|version| u64::from(version.records));
         add(&self.metrics.pages, pages.sum());
@@ -338,11 +335,81 @@ impl Writer {
                 .map(|version| (version.number, version)),
         );
         self.sizes.insert(out.image, out.position());
+        self.ids.insert(out.image, out.id);
         self.out = Some(out);
         self.acknowledge();
         self.forget();
         self.measure();
         Ok(())
+    }
+
+    fn append(
+        &mut self,
+        out: &mut Out,
+        batches: &[Arc<Batch>],
+        undo: &mut Vec<(usize, Undo)>,
+    ) -> Result<Vec<Version>, StoreError> {
+        let mut versions = Vec::new();
+        let mut previous = self.last;
+        for batch in batches {
+            let meta = Meta {
+                version: batch.version,
+                previous,
+                synced: self.last,
+                floor: self.floor.unwrap_or(out.image),
+                time: batch.time,
+            };
+            let areas = &mut self.areas;
+            versions.push(out.frame(&mut self.encoder, areas, batch.all(), meta, undo)?);
+            previous = batch.version;
+        }
+        out.flush().map(|()| versions)
+    }
+
+    /// Makes what was appended durable, in a new image under its name.
+    fn secure(&mut self, mut out: Out, start: u64, fresh: bool) -> Result<Out, StoreError> {
+        let before = Instant::now();
+        if fresh {
+            out = publish(&self.images, out).map_err(|(error, refused)| {
+                self.refused = refused.map(|out| (out, IMAGE_HEADER as u64));
+                error
+            })?;
+            self.next_image += 1;
+        } else if let Err(source) = out.file().sync() {
+            let name = out.name.clone();
+            if out.cut(start).is_ok() {
+                // The next commit goes to a new image: the kernel shows of this
+                // one what the disk may not have.
+                return Err(io("sync", &name, source));
+            }
+            self.refused = Some((out, start));
+            return Err(StoreError::Unsettled { name, source });
+        }
+        self.metrics.syncs.observe(before.elapsed());
+        Ok(out)
+    }
+
+    /// After a write which failed.
+    fn take_back(
+        &mut self,
+        mut out: Out,
+        (start, chain): (u64, Chain),
+        fresh: bool,
+        why: StoreError,
+    ) -> StoreError {
+        if fresh {
+            let _leftover = self.images.backend().remove(&out.name);
+            return why;
+        }
+        if let Err(source) = out.cut(start) {
+            let name = out.name.clone();
+            self.refused = Some((out, start));
+            return StoreError::Unsettled { name, source };
+        }
+        out.resume(chain);
+        // Under one key nothing else is ever written at the same place.
+        self.out = self.images.key().is_none().then_some(out);
+        why
     }
 
     /// Adds an area, or lets one grow, for the next version; its number.
@@ -469,6 +536,7 @@ impl Writer {
         }
         self.versions
             .extend(copies.iter().map(|version| (version.number, *version)));
+        self.moved = true;
         self.sizes.insert(base, out.position());
         self.ids.insert(base, out.id);
         if let Some(newest) = copies.last() {
@@ -483,28 +551,53 @@ impl Writer {
 }
 
 /// Makes a new image durable under its name.
-pub(crate) fn publish(images: &Images, mut out: Out) -> Result<Out, StoreError> {
+///
+/// # Errors
+/// There is nothing of it; or the image may be there after a crash, and must
+/// be cut.
+pub(crate) fn publish(images: &Images, mut out: Out) -> Result<Out, (StoreError, Option<Out>)> {
     let name = image_name(out.image);
     let backend = images.backend();
-    let result = out.flush().and_then(|()| {
-        out.file()
-            .sync()
-            .map_err(|error| io("sync", &out.name, error))?;
-        backend
-            .publish(&out.name, &name)
-            .map_err(|error| match error.kind() {
-                ErrorKind::AlreadyExists => StoreError::LockLost(backend.describe()),
-                _ => io("rename", &out.name, error),
-            })?;
-        backend
-            .sync_names()
-            .map_err(|error| io("sync the directory of", &name, error))
+    let synced = out.flush().and_then(|()| {
+        let synced = out.file().sync();
+        synced.map_err(|error| io("sync", &out.name, error))
     });
-    if let Err(error) = result {
+    let _naming = images.naming.lock().unwrap_or_else(PoisonError::into_inner);
+    let named = synced.and_then(|()| {
+        let renamed = backend.publish(&out.name, &name);
+        renamed.map_err(|error| match error.kind() {
+            // Somebody else took the number.
+            ErrorKind::AlreadyExists => StoreError::LockLost(backend.describe()),
+            _ => io("rename", &out.name, error),
+        })
+    });
+    if let Err(error) = named {
         let _leftover = backend.remove(&out.name);
-        return Err(error);
+        return Err((error, None));
+    }
+    out.name = name;
+    if let Err(source) = backend.sync_names() {
+        // The name may be on the disk, and stay there whatever is done about
+        // it: what it names goes first.
+        return Err(match out.cut(IMAGE_HEADER as u64) {
+            Ok(()) => {
+                withdrawn(images, &out, IMAGE_HEADER as u64);
+                (io("sync the directory of", &out.name, source), None)
+            }
+            Err(_) => {
+                let name = out.name.clone();
+                (StoreError::Unsettled { name, source }, Some(out))
+            }
+        });
     }
     images.put(out.image, out.opened());
-    out.name = name;
     Ok(out)
+}
+
+/// An image was cut: nothing may be left of it.
+fn withdrawn(images: &Images, out: &Out, from: u64) {
+    if from <= IMAGE_HEADER as u64 {
+        // Empty, it does no harm if it stays.
+        let _leftover = images.backend().remove(&out.name);
+    }
 }

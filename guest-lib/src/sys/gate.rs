@@ -28,8 +28,9 @@ pub trait Transport: Send + Sync + Debug {
 /// Executes `int 0x84`.
 ///
 /// # Safety
-/// As [`Transport::call`].  Without the patch the processor answers with #GP,
-/// that is SIGSEGV: ask [`capabilities`] first.
+/// As [`Transport::call`].  Without the patch, and where the domain was not
+/// admitted, the processor answers with #GP, that is SIGSEGV: ask
+/// [`capabilities`] first.
 #[inline]
 pub unsafe fn int84(op: u64, args: [u64; 5]) -> i64 {
     #[allow(clippy::cast_possible_wrap)]
@@ -72,17 +73,27 @@ impl Transport for Int84 {
 #[non_exhaustive]
 pub enum GateError {
     /// This machine is not a Xen guest.
-    #[error("no gate: this is not a Xen guest")]
+    #[error(
+        "no gate: this is not a Xen guest; use a tracker of the kernel, such as pagemap-scan or pt"
+    )]
     NotXen,
     /// The guest type has no gate yet.
-    #[error("no gate: a {0} guest has none, only PV guests do")]
+    #[error(
+        "no gate: a {0} guest has none, only PV guests do; use a tracker of the kernel, such as pagemap-scan or pt"
+    )]
     GuestType(String),
-    /// A PV guest, but the hypervisor lacks the patch or runs with `cda=off`;
-    /// a guest cannot tell these apart.
-    #[error("no gate: this Xen lacks the patch, or was booted with cda=off")]
+    /// A PV guest, but the hypervisor lacks the patch or runs with `cda=off`,
+    /// or the domain was not admitted, which its first token does; a guest
+    /// cannot tell these apart.
+    #[error(
+        "no gate: this Xen lacks the patch or was booted with cda=off, or this domain has had \
+         no token yet (with a key, name it in HVCKPT_KEY and the policy daemon in HVCKPT_POLICY)"
+    )]
     NoGate,
     /// The hypervisor speaks another version of the ABI.
-    #[error("the hypervisor speaks ABI version {found}, this library version {wanted}")]
+    #[error(
+        "the hypervisor speaks ABI version {found}, this library version {wanted}; update the older of them"
+    )]
     AbiVersion {
         /// Version of the hypervisor.
         found: u64,
@@ -90,11 +101,11 @@ pub enum GateError {
         wanted: u64,
     },
     /// The hypervisor cannot do what the tracker needs.
-    #[error("this hypervisor does not offer {0}")]
+    #[error("this hypervisor does not offer {0}; update it, or use another tracker")]
     NoCapability(&'static str),
     /// The hypervisor refuses every operation here, with this errno: a 32-bit
     /// process, or a domain in log-dirty mode.
-    #[error("the gate refuses this process (errno {0})")]
+    #[error("the gate refuses this process: {} (a 32-bit process, or a domain being migrated)", std::io::Error::from_raw_os_error(i32::try_from(*.0).unwrap_or(0)))]
     Refused(i64),
     /// The probing child could not be started.
     #[error("cannot probe for the gate")]
@@ -105,8 +116,9 @@ const UNKNOWN: u64 = 0;
 const ABSENT: u64 = 1;
 static PROBED: AtomicU64 = AtomicU64::new(UNKNOWN);
 
-/// Asks whether there is a gate, once per process, and returns what
-/// `CDA_OP_version` answers: the version in bits 0–15 and `CDA_CAP_*` bits.
+/// Asks whether there is a gate and returns what `CDA_OP_version` answers: the
+/// version in bits 0–15 and `CDA_CAP_*` bits.  The answer is remembered, but for
+/// [`GateError::NoGate`]: the domain may be admitted later.
 ///
 /// Safe on every machine and in multi-threaded programs: the first call lets
 /// a forked child try the instruction, see `probe`.
@@ -117,7 +129,10 @@ pub fn capabilities() -> Result<u64, GateError> {
     let mut answer = PROBED.load(Ordering::Acquire);
     if answer == UNKNOWN {
         answer = match probe::try_gate().map_err(GateError::Probe)? {
-            None => ABSENT,
+            None => match explain_absence() {
+                GateError::NoGate => return Err(GateError::NoGate),
+                _ => ABSENT,
+            },
             Some(value) if value < 0 => return Err(GateError::Refused(-value)),
             // Bit 63 is the sign, bits 48-62 are not defined: free for us.
             Some(value) => value.cast_unsigned() | 1 << 62,

@@ -24,9 +24,17 @@ pub enum MemoryError {
         #[source]
         source: io::Error,
     },
+    /// Every page of an area must be present, and the machine has not so much.
+    #[error("{bytes} bytes are more than the {total} bytes of memory which this machine has")]
+    TooMuch {
+        /// Size of the area in bytes.
+        bytes: usize,
+        /// Memory and swap of the machine in bytes.
+        total: u64,
+    },
     /// The pages could not be locked: RLIMIT_MEMLOCK is too small.
     #[error(
-        "cannot lock {bytes} bytes: RLIMIT_MEMLOCK is {limit}; raise it, or let pages unlocked"
+        "cannot lock {bytes} bytes: RLIMIT_MEMLOCK is {limit} (ulimit -l); raise it, or ask for LockPolicy::IfAllowed (C: HVCKPT_LOCK_IF_ALLOWED)"
     )]
     LockLimit {
         /// Size of the area in bytes.
@@ -84,6 +92,19 @@ fn os(what: &'static str, bytes: usize) -> MemoryError {
         bytes,
         source: io::Error::last_os_error(),
     }
+}
+
+/// Memory and swap of the machine in bytes; no limit if the kernel does not say.
+fn machine_memory() -> u64 {
+    // SAFETY: all zeroes is a valid value.
+    let mut info: libc::sysinfo = unsafe { core::mem::zeroed() };
+    // SAFETY: fills the structure.
+    if unsafe { libc::sysinfo(&raw mut info) } != 0 {
+        return u64::MAX;
+    }
+    info.totalram
+        .saturating_add(info.totalswap)
+        .saturating_mul(u64::from(info.mem_unit))
 }
 
 /// Whole pages at a fixed address, unmapped on drop if they are ours.
@@ -208,6 +229,11 @@ impl Mapping {
 
     /// Makes every page present, small, and absent from fork children.
     pub(crate) fn prepare(&self) -> Result<(), MemoryError> {
+        // Filling what there is would have the kernel kill somebody.
+        let (bytes, total) = (self.bytes, machine_memory());
+        if bytes as u64 > total {
+            return Err(MemoryError::TooMuch { bytes, total });
+        }
         self.prepare_at(self.start)?;
         self.alias.map_or(Ok(()), |alias| self.prepare_at(alias))
     }

@@ -19,28 +19,38 @@ const NAP: Duration = Duration::from_micros(100);
 pub enum SessionError {
     /// This is a fork child of the process which opened the session.  The
     /// session is the parent's, and the regions are not in this process.
-    #[error("this process is a fork child; session and regions are its parent's")]
+    #[error(
+        "this process is a fork child; session and regions are its parent's (exec, or leave it to the parent)"
+    )]
     ForkChild,
     /// The hypervisor knows no session of this process: the domain was
     /// resumed on another host, or somebody detached it.
-    #[error("the hypervisor knows no session of this process (resumed on another host?)")]
+    #[error(
+        "the hypervisor knows no session of this process (resumed on another host?); count every page as dirty, the next begin attaches anew"
+    )]
     NotAttached,
     /// The administrator revoked the key or ended the session.
-    #[error("the administrator ended the session")]
+    #[error(
+        "the administrator ended the session or revoked the key; ask for a new one, or use another tracker"
+    )]
     Revoked,
     /// The session belongs to other code in this process, which has attached
     /// anew since.
-    #[error("the session is not ours any more")]
+    #[error(
+        "the session is not this library's any more: other code of the process ended it; use one copy of the library"
+    )]
     Stolen,
     /// Another thread did not leave its operation for half a minute.
-    #[error("another thread keeps the session busy")]
+    #[error("another thread keeps the session busy; try again")]
     Busy,
     /// The hypervisor refuses operations from here: a 32-bit process, or a
     /// domain in log-dirty mode (being migrated).
-    #[error("the hypervisor refuses operations of this process or, now, of this domain")]
+    #[error(
+        "the hypervisor refuses operations of this process (32-bit?) or, now, of this domain (being migrated?); try again later"
+    )]
     Unsupported,
     /// Another answer, by errno.
-    #[error("the hypervisor answered errno {0}")]
+    #[error("the hypervisor refused: {}", std::io::Error::from_raw_os_error(*.0))]
     Errno(i32),
 }
 

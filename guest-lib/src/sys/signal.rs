@@ -58,7 +58,9 @@ struct Entry {
 
 /// The application put its own signal handler in place of ours.
 #[derive(Debug, thiserror::Error)]
-#[error("the SIGSEGV or SIGBUS handler was replaced after the region was registered")]
+#[error(
+    "the SIGSEGV or SIGBUS handler was replaced after the region was registered; install handlers before the first region"
+)]
 pub struct HandlerReplaced;
 
 /// What there was before us, of one signal.
@@ -173,6 +175,21 @@ fn update(edit: impl FnOnce(&mut Vec<Entry>)) {
     }
 }
 
+/// From now on `int 0x84` without a gate answers −ENOENT instead of raising
+/// SIGSEGV: the domain may be saved and restored where it was not admitted, or
+/// where Xen lacks the patch.  Does nothing if the application has put its own
+/// handler in the place of ours.
+///
+/// # Errors
+/// The handler cannot be installed.
+pub(crate) fn catch_lost_gate() -> io::Result<()> {
+    let _changing = change();
+    if SEGV.installed.load(Ordering::Relaxed) {
+        return Ok(());
+    }
+    SEGV.install()
+}
+
 fn ours() -> usize {
     let handler: extern "C" fn(c_int, *mut libc::siginfo_t, *mut c_void) = on_signal;
     handler as usize
@@ -240,6 +257,7 @@ impl Chain {
 /// The handler.  async-signal-safe.
 extern "C" fn on_signal(number: c_int, info: *mut libc::siginfo_t, context: *mut c_void) {
     const SEGV_ACCERR: c_int = 2;
+    const SI_KERNEL: c_int = 128;
     const BUS_ADRERR: c_int = 2;
     const WRITE: i64 = 2;
     const FETCH: i64 = 16;
@@ -260,11 +278,35 @@ extern "C" fn on_signal(number: c_int, info: *mut libc::siginfo_t, context: *mut
     } else {
         (Signal::Segv, SEGV_ACCERR)
     };
+    if signal == Signal::Segv && code == SI_KERNEL && error == NO_GATE {
+        // SAFETY: as above; the processor was at our instruction.
+        unsafe { answer_for_gate(machine) };
+        return;
+    }
     if code == expected && error & (WRITE | FETCH) == WRITE && serve(signal, address, machine) {
         return;
     }
     // SAFETY: the arguments come from the kernel.
     unsafe { chain(signal, info, context, code) };
+}
+
+/// What an `INT` raises which the IDT does not allow: its vector, and the bit
+/// for the IDT.  Nothing else in this process has that error code.
+const NO_GATE: i64 = (0x84 << 3) | 2;
+
+/// As if the hypervisor had said that there is no session.  async-signal-safe.
+///
+/// # Safety
+/// The context of a handler, whose instruction is `int 0x84`.
+unsafe fn answer_for_gate(machine: *mut libc::ucontext_t) {
+    #[allow(clippy::cast_sign_loss)] // indices
+    const RAX: usize = libc::REG_RAX as usize;
+    #[allow(clippy::cast_sign_loss)]
+    const RIP: usize = libc::REG_RIP as usize;
+    // SAFETY: the caller vouches.
+    let registers = unsafe { &mut (*machine).uc_mcontext.gregs };
+    registers[RAX] = -i64::from(libc::ENOENT);
+    registers[RIP] += 2;
 }
 
 /// A handler begins with the alignment checks of the thread, under which the

@@ -18,10 +18,12 @@ const BATCH: usize = 512;
 #[non_exhaustive]
 pub enum SoftDirtyError {
     /// A page which was just written is not soft-dirty.
-    #[error("this kernel has no soft-dirty bits (it was built without CONFIG_MEM_SOFT_DIRTY)")]
+    #[error(
+        "this kernel has no soft-dirty bits (it was built without CONFIG_MEM_SOFT_DIRTY); use pagemap-scan or pt"
+    )]
     Missing,
     /// A page stays soft-dirty, or a write was not seen.
-    #[error("this kernel's soft-dirty bits cannot be trusted: {0}")]
+    #[error("this kernel's soft-dirty bits cannot be trusted: {0}; use pagemap-scan or pt")]
     Unreliable(&'static str),
     /// The files of /proc cannot be used.
     #[error("cannot use {file}")]

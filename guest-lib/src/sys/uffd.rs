@@ -113,20 +113,22 @@ pub(crate) struct Userfault(OwnedFd);
 #[non_exhaustive]
 pub enum UffdError {
     /// The system call is missing, or forbidden here (seccomp).
-    #[error("userfaultfd is not permitted here")]
+    #[error(
+        "userfaultfd is not permitted here (seccomp, a container's profile, or a kernel without it); allow it, or use pt"
+    )]
     Forbidden(#[source] io::Error),
     /// The kernel lacks WP_ASYNC: Linux before 6.7, or built without it.
-    #[error("this kernel has no asynchronous write protection (Linux 6.7 has)")]
+    #[error("this kernel has no asynchronous write protection (Linux 6.7 has); use uffd-wp or pt")]
     NoWpAsync(#[source] io::Error),
     /// The kernel lacks write protection which raises SIGBUS: Linux before
     /// 5.7, or built without it.
-    #[error("this kernel has no synchronous write protection (Linux 5.7 has)")]
+    #[error("this kernel has no synchronous write protection (Linux 5.7 has); use pt")]
     NoWpSync(#[source] io::Error),
     /// The kernel lacks PAGEMAP_SCAN: Linux before 6.7.
-    #[error("this kernel has no PAGEMAP_SCAN (Linux 6.7 has)")]
+    #[error("this kernel has no PAGEMAP_SCAN (Linux 6.7 has); use uffd-wp or pt")]
     NoScan(#[source] io::Error),
     /// The memory cannot be watched.
-    #[error("userfaultfd cannot watch this memory")]
+    #[error("userfaultfd cannot watch this memory (it must be private and anonymous)")]
     Memory(#[source] io::Error),
 }
 

@@ -25,7 +25,7 @@ use core::str::FromStr;
 use std::io;
 use std::sync::Arc;
 
-use crate::abi;
+use crate::abi::{self, Mode};
 use crate::attach::{Attach, AttachError};
 use crate::sys::memory::{LockPolicy, Mapping, MemoryError};
 use crate::sys::session::SessionError;
@@ -108,6 +108,9 @@ impl TrackerKind {
                 remote_writes: Coverage::Refused,
                 forced_writes: Coverage::Missed,
                 mapped_anew: Coverage::Missed,
+                forced_into_readonly: Coverage::Missed,
+                pinned_before: Coverage::Missed,
+                other_mappings: Coverage::Missed,
             },
             // The kernel's writes through its own mapping leave D alone.
             Self::ScanXen | Self::AutoXen => Limits {
@@ -115,24 +118,56 @@ impl TrackerKind {
                 remote_writes: Coverage::Missed,
                 forced_writes: Coverage::Missed,
                 mapped_anew: Coverage::Reported,
+                forced_into_readonly: Coverage::Missed,
+                pinned_before: Coverage::Missed,
+                other_mappings: Coverage::Missed,
             },
             Self::UffdWp | Self::Emul => Limits {
                 kernel_writes: Coverage::Refused,
                 remote_writes: Coverage::Refused,
                 forced_writes: Coverage::Refused,
                 mapped_anew: Coverage::Missed,
+                forced_into_readonly: Coverage::Refused,
+                pinned_before: Coverage::Missed,
+                other_mappings: Coverage::Missed,
             },
             Self::SoftDirty => Limits {
                 kernel_writes: Coverage::Reported,
                 remote_writes: Coverage::Reported,
                 forced_writes: Coverage::Reported,
                 mapped_anew: Coverage::Missed,
+                forced_into_readonly: Coverage::Reported,
+                pinned_before: Coverage::Missed,
+                other_mappings: Coverage::Missed,
             },
-            Self::PtXen | Self::EmulXen | Self::PagemapScan | Self::Sim => Limits {
+            // The entry of such a page does not change, and nothing faults.
+            Self::PtXen | Self::EmulXen => Limits {
                 kernel_writes: Coverage::Reported,
                 remote_writes: Coverage::Reported,
                 forced_writes: Coverage::Reported,
                 mapped_anew: Coverage::Reported,
+                forced_into_readonly: Coverage::Missed,
+                pinned_before: Coverage::Missed,
+                other_mappings: Coverage::Missed,
+            },
+            Self::PagemapScan => Limits {
+                kernel_writes: Coverage::Reported,
+                remote_writes: Coverage::Reported,
+                forced_writes: Coverage::Reported,
+                mapped_anew: Coverage::Reported,
+                forced_into_readonly: Coverage::Reported,
+                pinned_before: Coverage::Missed,
+                other_mappings: Coverage::Missed,
+            },
+            // Compares what is there.
+            Self::Sim => Limits {
+                kernel_writes: Coverage::Reported,
+                remote_writes: Coverage::Reported,
+                forced_writes: Coverage::Reported,
+                mapped_anew: Coverage::Reported,
+                forced_into_readonly: Coverage::Reported,
+                pinned_before: Coverage::Reported,
+                other_mappings: Coverage::Reported,
             },
         }
     }
@@ -189,10 +224,20 @@ pub struct Limits {
     pub kernel_writes: Coverage,
     /// `process_vm_writev` of another process.
     pub remote_writes: Coverage,
-    /// Writes which ignore protection: ptrace, `/proc/pid/mem`.
+    /// Writes which ignore protection (ptrace, `/proc/pid/mem`) to a page
+    /// which the program may write to.
     pub forced_writes: Coverage,
     /// Other memory mapped at the same addresses while a cycle is open.
     pub mapped_anew: Coverage,
+    /// The same writes to a private page which the program has made read-only.
+    pub forced_into_readonly: Coverage,
+    /// Writes by the kernel or a device which had looked the page up before
+    /// the cycle began: direct I/O, registered buffers, or a system call (a
+    /// `process_vm_writev` of another process) which a commit overtook.
+    pub pinned_before: Coverage,
+    /// Writes to shared memory through another mapping, or by `write` to the
+    /// file (a memfd) that is mapped.
+    pub other_mappings: Coverage,
 }
 
 /// What may go wrong when a cycle begins or ends.
@@ -200,10 +245,10 @@ pub struct Limits {
 #[non_exhaustive]
 pub enum CycleError {
     /// A cycle is open already.
-    #[error("a transaction is open on this region")]
+    #[error("a transaction is open on this region, in this or another thread; end it first")]
     AlreadyOpen,
     /// No cycle is open.
-    #[error("no transaction is open on this region")]
+    #[error("no transaction is open on this region; begin one first")]
     NotOpen,
     /// Another thread is at this moment beginning or ending one here, or a
     /// list of dirty pages is still in use.
@@ -215,7 +260,9 @@ pub enum CycleError {
     #[error("the hypervisor cannot write the log; count every page as dirty")]
     LogFault,
     /// The hypervisor cannot track some page: granted, foreign or special.
-    #[error("the region has pages which cannot be tracked")]
+    #[error(
+        "the region has pages which the hypervisor cannot track (granted to or of another domain, or special); use other memory or another tracker"
+    )]
     Untrackable,
     /// The application replaced the SIGSEGV or SIGBUS handler.
     #[error(transparent)]
@@ -225,7 +272,7 @@ pub enum CycleError {
     Session(#[from] SessionError),
     /// The session is gone, and there is no other; the next begin tries
     /// again.
-    #[error("the session ended, and attaching anew failed")]
+    #[error("the session ended, and attaching anew failed; the next begin tries again")]
     Attach(#[source] Box<TrackError>),
     /// A system call failed.
     #[error("{what} failed")]
@@ -255,34 +302,40 @@ pub enum TrackError {
     #[error(transparent)]
     Uffd(#[from] UffdError),
     /// The signal handler cannot be installed, or was replaced.
-    #[error("the signal handler is not ours")]
+    #[error(
+        "the tracker's signal handler cannot be installed, or was replaced; install handlers before the first region"
+    )]
     Handler(#[source] io::Error),
     /// The tracker needs the memory at a second address, which adopted memory
     /// does not have.
-    #[error("this tracker needs memory which the library allocates")]
+    #[error(
+        "emul needs memory which the library allocates (not adopted memory, not a durable region); choose another tracker"
+    )]
     NoAlias,
     /// Soft-dirty bits.
     #[error(transparent)]
     SoftDirty(#[from] SoftDirtyError),
     /// The pages overlap another range or a log.
-    #[error("the region overlaps another one, or a log")]
+    #[error("the region overlaps another one, or a log of the library; use other memory")]
     Overlap,
     /// This tracker loses data of pages which are not locked in memory.
     #[error(
-        "{0} needs locked memory: raise RLIMIT_MEMLOCK and do not let pages unlocked, or use ptxen"
+        "{0} needs locked memory: raise RLIMIT_MEMLOCK (ulimit -l) and let the region be locked, or use ptxen"
     )]
     NeedsLock(TrackerKind),
     /// The key does not allow this tracker.
     #[error("the key does not allow this tracker; ask the administrator, or use another")]
     Mode,
     /// More ranges or pages than the key allows.
-    #[error("the quota of the key does not allow {pages} more pages")]
+    #[error(
+        "the quota of the key does not allow {pages} more pages, or one more range; ask the administrator for a larger one"
+    )]
     Quota {
         /// Pages asked for.
         pages: usize,
     },
     /// The hypervisor does not accept the addresses.
-    #[error("the hypervisor refuses the shape of the region")]
+    #[error("the hypervisor refuses address or size of the region; use other memory")]
     Shape,
 }
 
@@ -376,6 +429,25 @@ pub(crate) struct Request<'a> {
     pub(crate) sim: Option<SimGate>,
 }
 
+/// The hypervisor's mode of a tracker, if it is one of the hypervisor's.
+const fn mode(kind: TrackerKind) -> Option<Mode> {
+    match kind {
+        TrackerKind::PtXen => Some(Mode::PtXen),
+        TrackerKind::EmulXen => Some(Mode::EmulXen),
+        TrackerKind::ScanXen => Some(Mode::ScanXen),
+        TrackerKind::AutoXen => Some(Mode::AutoXen),
+        _ => None,
+    }
+}
+
+/// Whether this machine has the hypervisor, if the tracker needs one.
+pub(crate) fn offered(kind: TrackerKind, attach: &Attach) -> Result<(), TrackError> {
+    match mode(kind) {
+        None => Ok(()),
+        Some(mode) => Ok(attach.offers(mode)?),
+    }
+}
+
 /// Makes a tracker of the kind for the memory.
 ///
 /// The tracker must be dropped before the memory is.
@@ -383,28 +455,23 @@ pub(crate) fn create(
     kind: TrackerKind,
     request: &Request<'_>,
 ) -> Result<Box<dyn Tracker>, TrackError> {
-    let in_xen = |capability, mode| -> Result<Box<dyn Tracker>, TrackError> {
+    let in_xen = |mode| -> Result<Box<dyn Tracker>, TrackError> {
         // The kernel may drop pages which it believes clean, unless locked.
         if matches!(kind, TrackerKind::ScanXen | TrackerKind::AutoXen) && !request.memory.locked() {
             return Err(TrackError::NeedsLock(kind));
         }
-        let origin = xen::Origin::Gate(request.attach.clone(), capability);
+        let origin = xen::Origin::Gate(request.attach.clone(), mode);
         let tracker = xen::XenTracker::new(kind, mode, origin, request)?;
         Ok(Box::new(tracker))
     };
     Ok(match kind {
-        TrackerKind::PtXen => in_xen(abi::CDA_CAP_PTXEN, abi::CDA_MODE_PTXEN)?,
-        TrackerKind::EmulXen => in_xen(abi::CDA_CAP_EMULXEN, abi::CDA_MODE_EMULXEN)?,
-        TrackerKind::ScanXen => in_xen(abi::CDA_CAP_SCANXEN, abi::CDA_MODE_SCANXEN)?,
-        TrackerKind::AutoXen => in_xen(abi::CDA_CAP_AUTOXEN, abi::CDA_MODE_AUTOXEN)?,
+        TrackerKind::PtXen => in_xen(Mode::PtXen)?,
+        TrackerKind::EmulXen => in_xen(Mode::EmulXen)?,
+        TrackerKind::ScanXen => in_xen(Mode::ScanXen)?,
+        TrackerKind::AutoXen => in_xen(Mode::AutoXen)?,
         TrackerKind::Sim => {
             let origin = xen::Origin::Sim(request.sim.clone().unwrap_or_default());
-            Box::new(xen::XenTracker::new(
-                kind,
-                abi::CDA_MODE_PTXEN,
-                origin,
-                request,
-            )?)
+            Box::new(xen::XenTracker::new(kind, Mode::PtXen, origin, request)?)
         }
         TrackerKind::Pt => Box::new(pt::PtTracker::new(request)?),
         TrackerKind::UffdWp => Box::new(pt::PtTracker::with_uffd(request)?),

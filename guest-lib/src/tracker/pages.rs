@@ -22,6 +22,10 @@ const OPENER: u32 = 4;
 /// One handler between marking and having written to the page by itself.
 const WRITER: u32 = 1 << 16;
 
+/// Protecting so many clean pages costs userfaultfd about as much as a call
+/// of its own.
+const UFFD_GAP: usize = 8;
+
 /// Who protects.
 #[derive(Debug)]
 pub(super) enum Guard {
@@ -37,6 +41,18 @@ impl Guard {
         match self {
             Self::Mprotect => "mprotect",
             Self::Uffd(_) => "UFFDIO_WRITEPROTECT",
+        }
+    }
+
+    /// How far apart two dirty pages may be to be protected in one call with
+    /// the pages between.
+    fn gap(&self) -> usize {
+        match self {
+            // Clean pages are a kernel object which is read-only already: the
+            // kernel passes it by, whatever its size.
+            Self::Mprotect => usize::MAX,
+            // The kernel changes every page of the range, clean or not.
+            Self::Uffd(_) => UFFD_GAP,
         }
     }
 
@@ -74,6 +90,8 @@ pub(super) struct Pages {
     coarse: Option<Marks>,
     faults: AtomicU64,
     emulated: Option<AtomicU64>,
+    #[cfg(test)]
+    asked: tests::Asked,
 }
 
 /// async-signal-safe.
@@ -120,6 +138,8 @@ impl Pages {
             coarse: words.then(|| Marks::new(pages)),
             faults: AtomicU64::new(0),
             emulated: words.then(|| AtomicU64::new(0)),
+            #[cfg(test)]
+            asked: tests::Asked::default(),
         }
     }
 
@@ -143,6 +163,8 @@ impl Pages {
 
     /// Protects or opens pages; returns 0 or −errno.  async-signal-safe.
     pub(super) fn protect(&self, first: usize, pages: usize, writable: bool) -> i64 {
+        #[cfg(test)]
+        self.asked.add(pages, writable);
         // SAFETY: pages of our region.
         unsafe {
             self.guard
@@ -221,25 +243,42 @@ impl Pages {
             #[allow(clippy::cast_possible_truncation)] // made from usize
             lists.into_iter().flatten().map(|&page| page as usize)
         };
-        let mut span: Option<(usize, usize)> = None;
-        for page in pages() {
-            if self.state[page].load(Ordering::SeqCst) & DIRTY != 0 {
-                closing(&self.state[page]);
-                let (first, last) = span.unwrap_or((page, page));
-                span = Some((first.min(page), last.max(page)));
-            }
-        }
+        let gap = self.guard.gap();
         let mut result = 0;
-        if let Some((first, last)) = span {
-            // Clean pages between are read-only already and cost nothing.
-            result = self.protect(first, last + 1 - first, false);
-            if result != 0 {
-                // Too many runs; all of them in one has none to split.
-                result = self.protect(0, self.pages, false);
+        let mut run: Option<(usize, usize)> = None;
+        for page in pages() {
+            if self.state[page].load(Ordering::SeqCst) & DIRTY == 0 {
+                continue;
             }
+            closing(&self.state[page]);
+            run = Some(match run {
+                Some((first, last))
+                    if first.saturating_sub(page) <= gap && page.saturating_sub(last) <= gap =>
+                {
+                    (first.min(page), last.max(page))
+                }
+                Some(done) => {
+                    result = result.min(self.close(done));
+                    (page, page)
+                }
+                None => (page, page),
+            });
+        }
+        if let Some(last) = run {
+            result = result.min(self.close(last));
+        }
+        if result != 0 {
+            // Too many runs; all of them in one has none to split.
+            result = self.protect(0, self.pages, false);
         }
         self.finish(pages());
         self.check(result)
+    }
+
+    /// Write-protects from the first to the last of these pages; what lies
+    /// between is clean, or was opened since and faults once more.
+    fn close(&self, (first, last): (usize, usize)) -> i64 {
+        self.protect(first, last + 1 - first, false)
     }
 
     /// Write-protects everything after `whole` was set.
@@ -297,5 +336,107 @@ impl Count for Pages {
     fn open(&self, page: usize) -> bool {
         // Where writes are performed one by one, none opens the page.
         self.coarse.is_some() && self.open_page(page)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sys::memory::Mapping;
+
+    /// What the kernel was asked to protect: calls, and pages in them.
+    #[derive(Debug, Default)]
+    pub(super) struct Asked(AtomicU64, AtomicU64);
+
+    impl Asked {
+        pub(super) fn add(&self, pages: usize, writable: bool) {
+            if !writable {
+                self.0.fetch_add(1, Ordering::Relaxed);
+                self.1.fetch_add(pages as u64, Ordering::Relaxed);
+            }
+        }
+
+        fn take(&self) -> (u64, u64) {
+            let take = |count: &AtomicU64| count.swap(0, Ordering::Relaxed);
+            (take(&self.0), take(&self.1))
+        }
+    }
+
+    const PAGES: usize = 16_384;
+
+    /// Watched pages in memory which outlives them, all clean.
+    fn watched(guard: impl FnOnce(&Mapping) -> Option<Guard>) -> Option<(Pages, Mapping)> {
+        let memory = Mapping::new(PAGES * PAGE_SIZE).unwrap();
+        let guard = guard(&memory)?;
+        let pages = Pages::new(memory.start(), PAGES, guard, false);
+        pages.protect_whole().unwrap();
+        pages.asked.take();
+        Some((pages, memory))
+    }
+
+    fn uffd(memory: &Mapping) -> Option<Guard> {
+        let uffd = Userfault::sigbus()
+            .inspect_err(|error| eprintln!("no userfaultfd here: {error}"))
+            .ok()?;
+        uffd.register(memory.start(), memory.bytes()).unwrap();
+        Some(Guard::Uffd(uffd))
+    }
+
+    /// A cycle in which these pages were written to: what it asked for.
+    fn cycle(pages: &Pages, dirty: &[usize]) -> (u64, u64) {
+        dirty.iter().for_each(|&page| assert!(pages.fault(page)));
+        let mut list = Vec::new();
+        pages.collect(true, &mut list);
+        assert_eq!(list.len(), dirty.len());
+        pages.protect_listed([&list, &[]]).unwrap();
+        let clean = |&page: &usize| pages.state[page].load(Ordering::SeqCst) == 0;
+        assert!(dirty.iter().all(clean));
+        pages.asked.take()
+    }
+
+    #[test]
+    fn userfaultfd_protects_what_is_dirty_and_not_what_lies_between() {
+        let Some((pages, _memory)) = watched(uffd) else {
+            return;
+        };
+        assert_eq!(cycle(&pages, &[]), (0, 0));
+        assert_eq!(cycle(&pages, &[0, PAGES - 1]), (2, 2));
+        assert_eq!(cycle(&pages, &[7, 8, 9, 4000, 4001]), (2, 5));
+        // Pages near each other in one call.
+        let every_second: Vec<usize> = (0..1000).map(|page| 2 * page).collect();
+        assert_eq!(cycle(&pages, &every_second), (1, 1999));
+        // Never more than a multiple of what is dirty.
+        for distance in 1..200 {
+            let dirty: Vec<usize> = (0..80).map(|page| page * distance).collect();
+            let (calls, asked) = cycle(&pages, &dirty);
+            assert!(calls <= 80 && asked <= 80 * UFFD_GAP as u64, "{distance}");
+        }
+    }
+
+    #[test]
+    fn pages_of_two_lists_are_all_protected() {
+        let Some((pages, _memory)) = watched(uffd) else {
+            return;
+        };
+        for page in [5, 10_000, 10_001, 3, 9000] {
+            assert!(pages.fault(page));
+        }
+        let lists: [&[u64]; 2] = [&[5, 10_000, 10_001], &[3, 5, 9000]];
+        pages.protect_listed(lists).unwrap();
+        let dirty = |state: &&AtomicU32| state.load(Ordering::SeqCst) != 0;
+        assert_eq!(pages.state.iter().filter(dirty).count(), 0);
+        let (calls, asked) = pages.asked.take();
+        assert!(calls <= 5 && asked <= 7, "{calls} {asked}");
+    }
+
+    /// The kernel has one object for each run of dirty pages and one for what
+    /// lies between two; it passes by what is read-only.
+    #[test]
+    fn mprotect_is_one_call() {
+        let mprotect = |_: &Mapping| Some(Guard::Mprotect);
+        let (pages, _memory) = watched(mprotect).unwrap();
+        assert_eq!(cycle(&pages, &[]), (0, 0));
+        assert_eq!(cycle(&pages, &[0, PAGES - 1]).0, 1);
+        assert_eq!(cycle(&pages, &[7, 9, 4000]).0, 1);
     }
 }

@@ -1,8 +1,9 @@
 //! `Pt` and `UffdWp`: write-protect, and let a signal handler open pages.
 //!
 //! begin write-protects; the first write to a page faults; the handler marks
-//! the page and makes it writable.  One call over the span of all dirty pages
-//! protects them again.
+//! the page and makes it writable.  A commit protects dirty pages again: with
+//! `mprotect` by one call over all of them, which passes by what is read-only,
+//! with userfaultfd, which does not, by a call for each run.
 //!
 //! With `Pt` protection is `mprotect` and the signal SIGSEGV.  With `UffdWp`
 //! it is userfaultfd in synchronous mode and the signal SIGBUS

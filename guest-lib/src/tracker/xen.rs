@@ -9,7 +9,7 @@ use super::stores::{MAX_STORES, Stores};
 use super::{
     Count, Counters, CycleError, Log, Request, SimGate, TrackError, Tracker, TrackerKind, Written,
 };
-use crate::abi::{self, cda_log, cda_query, cda_register};
+use crate::abi::{self, Mode, cda_log, cda_query, cda_register};
 use crate::attach::{self, Attach, AttachError, SessionRef};
 use crate::sys::PAGE_SIZE;
 use crate::sys::fork;
@@ -61,8 +61,8 @@ impl Current {
 /// Where sessions come from.
 #[derive(Debug, Clone)]
 pub(super) enum Origin {
-    /// The hypervisor, with this right and this `CDA_CAP_*` bit.
-    Gate(Attach, u64),
+    /// The hypervisor, with this right, for this mode.
+    Gate(Attach, Mode),
     /// A simulated one.
     Sim(SimGate),
 }
@@ -70,14 +70,14 @@ pub(super) enum Origin {
 impl Origin {
     fn open(&self) -> Result<SessionRef, AttachError> {
         match self {
-            Self::Gate(attach, capability) => attach::current(attach, *capability),
+            Self::Gate(attach, mode) => attach::current(attach, *mode),
             Self::Sim(gate) => attach::simulated(gate.clone()),
         }
     }
 
     fn renew(&self, old: &SessionRef, ended: bool) -> Result<SessionRef, AttachError> {
         match self {
-            Self::Gate(attach, capability) => attach::renewed(attach, *capability, old, ended),
+            Self::Gate(attach, mode) => attach::renewed(attach, *mode, old, ended),
             Self::Sim(_) => self.open(),
         }
     }
@@ -96,13 +96,13 @@ fn register(session: &SessionRef, shape: &cda_register) -> Result<u64, TrackErro
 impl XenTracker {
     pub(super) fn new(
         kind: TrackerKind,
-        mode: u32,
+        mode: Mode,
         origin: Origin,
         request: &Request<'_>,
     ) -> Result<Self, TrackError> {
         let session = origin.open()?;
         let memory = request.memory;
-        let words = mode == abi::CDA_MODE_EMULXEN;
+        let words = mode == Mode::EmulXen;
         let capacity = request.log_entries + if words { 2 * MAX_STORES } else { 0 };
         let wanted = size_of::<cda_log>() + capacity * size_of::<u64>();
         let mut log = Mapping::new(wanted.next_multiple_of(PAGE_SIZE))?;
@@ -110,7 +110,7 @@ impl XenTracker {
         log.lock(request.lock)?;
         let shape = cda_register {
             size: abi::size_field::<cda_register>(),
-            mode,
+            mode: mode.number(),
             start: memory.start() as u64,
             pages: memory.pages() as u64,
             log: log.start() as u64,

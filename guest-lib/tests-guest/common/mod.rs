@@ -24,7 +24,7 @@ pub fn no(errno: i32) -> i64 {
 
 /// Ends the program (status 2) where there is no gate.
 pub fn need_gate() {
-    if let Err(error) = hvckpt::sys::gate::capabilities() {
+    if let Err(error) = hvckpt::Attach::new().gate() {
         eprintln!("{}", hvckpt::explain(&error));
         std::process::exit(2);
     }

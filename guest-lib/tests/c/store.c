@@ -68,6 +68,9 @@ static void transactions(hvckpt_store *store, hvckpt_durable *region)
         CHECK(hvckpt_durable_commit(region, level, &version) == 0);
     }
     CHECK(hvckpt_store_newest(store) == version);
+    CHECK(hvckpt_store_wait(store, version) == 0);
+    CHECK(hvckpt_store_durable(store) == version);
+    CHECK(hvckpt_store_wait(store, version + 1) == HVCKPT_E_NO_VERSION);
     CHECK(hvckpt_store_flush(store) == 0 && hvckpt_store_waiting(store) == 0);
     CHECK(hvckpt_store_versions(store, NULL, 0) >= 4);
     CHECK(hvckpt_store_versions(store, versions, 2) >= 4 && versions[1] == version);

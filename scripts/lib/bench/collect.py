@@ -80,6 +80,10 @@ def main():
     except (OSError, KeyError, ValueError, IndexError) as error:
         broken.append({"tracker": "tax", "status": "unfinished", "reason": f"{type(error).__name__}: {error}"})
     rows["trackers"] += [{"tracker": t, "status": s, "reason": r} for t, (s, r) in state.items()] + broken
+    counts = sorted({row["measured"] for row in rows["micro"] if "measured" in row})
+    if counts:
+        # What was done, whatever was asked for.
+        provenance["transactions"] = " to ".join(f"{n}" for n in dict.fromkeys((counts[0], counts[-1]))) + " of each point"
     for name in tables.FILES:
         tables.write(out, name, provenance, rows[name])
     return 1 if broken else 0

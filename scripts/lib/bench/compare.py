@@ -20,10 +20,12 @@ def main():
         return 0 if sys.argv[1:2] in (["-h"], ["--help"]) else 2
     try:
         one, two = load(sys.argv[1]), load(sys.argv[2])
+        limit = float(sys.argv[3]) if len(sys.argv) == 4 else 5.0
+        if not 0 <= limit <= 1000:
+            raise ValueError(f"PERCENT is a number from 0 to 1000, not {sys.argv[3]}")
     except (OSError, ValueError) as error:
         print(f"bench: {error}", file=sys.stderr)
         return 2
-    limit = float(sys.argv[3]) if len(sys.argv) == 4 else 5.0
     far = 0
     for key in sorted(one.keys() | two.keys()):
         if key not in one or key not in two:

@@ -9,6 +9,8 @@ import argparse
 import json
 import os
 
+import svg
+
 # Rows of the paper's Table 2.
 CASES = [(s, op) for s, ops in [
     ("aa", "id"), ("avl", "i"), ("bin", "i"), ("dsl", "i"), ("hashquad", "i"), ("hashsepchain", "i"),
@@ -103,7 +105,7 @@ def large(plan):
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("directory")
-    parser.add_argument("trackers", nargs="+")
+    parser.add_argument("trackers", nargs="+", choices=list(svg.STYLE))
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--transactions", type=int, default=100000)
     parser.add_argument("--budget", type=float, default=4.0)

@@ -2,20 +2,35 @@
 
 Times are nanoseconds of virtual time: instructions.
 """
+import math
+
 import tables
 import tax
 
 PAGES, MIB, GIB = 1024, 256, 262144
 PAPER_TRANSACTIONS = 100_000
+EMULATION = ("emul", "emulxen")
+# Part of a cost by which it differs between experiments that are the same to it.
+REPEATED = 0.005
+IDENTITY = ("tracker", "structure", "op", "opt", "pages", "ppt", "wpp", "pattern", "part", "operations")
 
 
 class Results:
     def __init__(self, directory):
         self.rows = {}
         self.provenance = {}
+        # Rows with what is no measurement: named, and left out.
+        self.strange = []
         for name in tables.FILES:
             provenance, self.rows[name] = tables.read(directory, name)
             self.provenance.update(provenance)
+            for row in list(self.rows[name]):
+                odd = [f"{key} is {value:g}" for key, value in row.items()
+                       if isinstance(value, (int, float)) and not 0 <= value < math.inf]
+                if odd:
+                    what = " ".join(str(row[k]) for k in IDENTITY if k in row)
+                    self.strange.append(f"{name}.csv, {what}: {', '.join(odd)}")
+                    self.rows[name].remove(row)
 
     def good(self, name):
         return [row for row in self.rows[name] if row.get("status") == "ok"]
@@ -34,6 +49,11 @@ class Results:
         """Median of a transaction, or None."""
         row = self.micro(*point, **more)
         return row and row["median_ns"]
+
+    def costs(self, tracker, xs, point):
+        """[(x, cost)] of what was measured; point(x) are the parameters."""
+        found = [(x, self.cost(tracker, *point(x))) for x in xs]
+        return [(x, cost) for x, cost in found if cost is not None]
 
     def workload(self, tracker, structure, op, opt):
         for row in self.good("workload"):
@@ -66,10 +86,33 @@ def mean(values):
     return sum(values) / len(values) if values else None
 
 
+class Difference(float):
+    """Of two measurements; what is not above `noise` says no more than that."""
+
+    def __new__(cls, value, noise):
+        made = super().__new__(cls, value)
+        made.noise = noise
+        return made
+
+    def __format__(self, spec):
+        if abs(self) <= self.noise:
+            return f"< {max(math.ceil(self.noise), 1):,}"
+        return super().__format__(spec)
+
+
+def difference(more, less, key, among=1):
+    """What `more` costs more than `less`, for each of `among`."""
+    def unsure(row):
+        spread = row.get(key.replace("_ns", "_spread_ns"), 0)
+        return spread / math.sqrt(max(row["measured"], 1))
+    noise = max(math.hypot(unsure(more), unsure(less)), REPEATED * max(more[key], less[key]))
+    return Difference((more[key] - less[key]) / among, noise / among)
+
+
 def per_write(results, tracker, ppt=4):
     """Cost of one more write to a page which is written to anyway."""
-    low, high = results.cost(tracker, ppt, 4), results.cost(tracker, ppt, 16)
-    return None if low is None or high is None else (high - low) / (12 * ppt)
+    low, high = results.micro(tracker, ppt, 4), results.micro(tracker, ppt, 16)
+    return None if low is None or high is None else difference(high, low, "median_ns", 12 * ppt)
 
 
 def parts(results, tracker):
@@ -80,10 +123,10 @@ def parts(results, tracker):
     if None in (none, one, some, many):
         return None
     alone = none["write_ns"] + none["commit_ns"]
-    return {"alone": alone, "write_1": one["write_ns"] - none["write_ns"],
-            "commit_1": one["commit_ns"] - none["commit_ns"],
-            "write_n": (many["write_ns"] - some["write_ns"]) / 192,
-            "commit_n": (many["commit_ns"] - some["commit_ns"]) / 192}
+    return {"alone": alone, "write_1": difference(one, none, "write_ns"),
+            "commit_1": difference(one, none, "commit_ns"),
+            "write_n": difference(many, some, "write_ns", 192),
+            "commit_n": difference(many, some, "commit_ns", 192)}
 
 
 def break_even(results, emulation, paging, ppt=4):

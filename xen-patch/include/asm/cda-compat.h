@@ -8,17 +8,6 @@
 
 #define CDA_XEN (XEN_VERSION * 100 + XEN_SUBVERSION)
 
-#if CDA_XEN >= 420
-#include <xen/xvmalloc.h>
-#else
-/* Physically contiguous instead: tens of KiB at most, for a range of GiBs. */
-#include <xen/xmalloc.h>
-#define xvzalloc             xzalloc
-#define xvzalloc_array       xzalloc_array
-#define xvzalloc_flex_struct xzalloc_flex_struct
-#define xvfree               xfree
-#endif
-
 #ifndef asmlinkage
 #define asmlinkage
 #endif

@@ -1,2 +1,2 @@
 # an unfinished detach leaves chunks to be walked anew
-s/            if \( !mark \)\n                ACCESS_ONCE\(r->want\[j\]\) = WANT_TOUCHED;//
+s/            if \( !mark \)\n                ACCESS_ONCE\(\*want_at\(r, j\)\) = WANT_TOUCHED;//

@@ -1,2 +1,2 @@
 # unregister takes back
-s/        take_back_chunk\(d, &r->chunk\[i\], 0\);/        (void)0;/
+s/        take_back_chunk\(d, chunk_at\(r, i\), 0\);/        (void)0;/

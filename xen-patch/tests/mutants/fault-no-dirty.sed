@@ -1,2 +1,2 @@
 # the fault handler marks the page
-s/        set_bit\(slot, c->dirty\);\n        set_bit\(__builtin_ctzl\(WANT_TOUCHED\), &r/        set_bit(__builtin_ctzl(WANT_TOUCHED), \&r/
+s/        set_bit\(slot, c->dirty\);\n        set_bit\(__builtin_ctzl\(WANT_TOUCHED\), want_at/        set_bit(__builtin_ctzl(WANT_TOUCHED), want_at/

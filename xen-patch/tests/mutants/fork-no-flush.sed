@@ -1,2 +1,2 @@
 # take_back() flushes TLBs
-s/if \( n \)\n        flush\(s, d\);/(void)n;/
+s/if \( took \)\n        flush\(s, d\);/(void)took;/

@@ -1,2 +1,2 @@
 # take_back() remembers where it was
-s/va = back->for_what == for_what \? back->va : 0;/va = back->va;/
+s/    if \( back->for_what == for_what \)\n    \{\n        va = back->va;/    va = back->va;\n    if ( back->for_what == for_what )\n    {/

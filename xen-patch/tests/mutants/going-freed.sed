@@ -1,2 +1,2 @@
 # freed memory does not count any more
-s/    atomic_sub\(r->kib, &s->going\);/    (void)0;/
+s/    atomic_sub\(kib, &s->going\);/    (void)0;/

@@ -1,2 +1,2 @@
 # register waits for the memory of former ranges
-s/    if \( atomic_read\(&s->going\) > MAX_GOING \)/    if ( 0 )/
+s/    if \( atomic_read\(&s->going\) > MAX_GOING \|\|/    if (/

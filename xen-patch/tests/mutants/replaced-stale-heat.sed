@@ -1,2 +1,2 @@
 # sync_replaced() forgets what was hot
-s/    if \( r->heat \)\n        memset\(&r->heat\[n\], 0, sizeof\(\*r->heat\)\);\n//
+s/    if \( c->heat \)\n        memset\(c->heat, 0, sizeof\(\*c->heat\)\);\n//

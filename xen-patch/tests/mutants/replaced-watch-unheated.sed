@@ -1,2 +1,2 @@
 # sync_replaced() notes which pages it left writable
-s/            __set_bit\(i, r->heat\[n\]\.hot\);\n            watched = true;/            watched = true;/
+s/            __set_bit\(i, c->heat->hot\);\n            watched = true;/            watched = true;/

@@ -1,2 +1,2 @@
 # an unwritable log of stores loses the list
-s/nr \* sizeof\(\*from\)\) \)\n        r->lost = true;/nr * sizeof(*from)) )\n        (void)0;/
+s/part \* sizeof\(\*\*from\)\) \)\n            r->lost = true;/part * sizeof(**from)) )\n            (void)0;/

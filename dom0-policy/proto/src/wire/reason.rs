@@ -132,12 +132,22 @@ pub struct Refusal {
     pub text: String,
 }
 
+/// The text, or its beginning of at most so many octets.
+#[must_use]
+pub fn cut(text: &str, octets: usize) -> &str {
+    let mut end = octets.min(text.len());
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    &text[..end]
+}
+
 impl Refusal {
     /// A refusal; `text` is cut to [`TEXT_MAX`] octets.
     #[must_use]
     pub fn new(reason: Reason, text: &str) -> Self {
         let mut text: String = text.chars().filter(|c| !c.is_control()).collect();
-        text.truncate(text.floor_char_boundary(TEXT_MAX));
+        text.truncate(cut(&text, TEXT_MAX).len());
         Self {
             reason,
             retry_after: Duration::ZERO,

@@ -17,13 +17,13 @@ fn read(bytes: &[u8]) -> Result<Frame, WireError> {
 #[test]
 fn octets_of_a_request() {
     let request = Request {
-        modes: Modes::PTXEN,
+        modes: ModeSet::PTXEN,
         max_pages: 0x1122,
         max_ranges: 3,
     };
     let expected = [
         24, 0, 0, 0, 1, 0, 1, 0, // length, version, type
-        0, 0, 0, 0, 1, 0, 0, 0, // flags, modes
+        0, 0, 0, 0, 2, 0, 0, 0, // flags, modes
         0x22, 0x11, 0, 0, 0, 0, 0, 0, // pages
         3, 0, 0, 0, 0, 0, 0, 0, // ranges, reserved
     ];
@@ -68,11 +68,17 @@ fn every_reason_has_its_code() {
 
 #[test]
 fn modes_as_text() {
-    assert_eq!(Modes::parse("ptxen,scanxen"), Some(Modes(5)));
-    assert_eq!(Modes::parse("all"), Some(Modes::ALL));
-    assert_eq!(Modes::parse("ptxen,"), None);
-    assert_eq!(Modes(5).to_string(), "ptxen,scanxen");
-    assert_eq!(Modes(0).to_string(), "none");
+    assert_eq!(
+        ModeSet::parse("ptxen,scanxen"),
+        Some(ModeSet::PTXEN | ModeSet::SCANXEN)
+    );
+    assert_eq!(ModeSet::parse("all"), Some(ModeSet::all()));
+    assert_eq!(ModeSet::parse("ptxen,"), None);
+    assert_eq!(
+        (ModeSet::PTXEN | ModeSet::SCANXEN).to_string(),
+        "ptxen,scanxen"
+    );
+    assert_eq!(ModeSet::empty().to_string(), "none");
 }
 
 proptest! {
@@ -98,7 +104,7 @@ proptest! {
 
     #[test]
     fn requests_round_trip(modes: u32, max_pages: u64, max_ranges: u32) {
-        let request = Request { modes: Modes(modes), max_pages, max_ranges };
+        let request = Request { modes: ModeSet::from_bits_retain(modes), max_pages, max_ranges };
         prop_assert_eq!(Request::decode(&read(&request.encode()).unwrap()), Ok(request));
     }
 
@@ -109,7 +115,7 @@ proptest! {
     ) {
         let mut grant = Grant::new(token, Duration::from_millis(life.into()), domid, tag);
         (grant.max_ranges, grant.max_pages, grant.max_sessions) = (ranges, pages, sessions);
-        (grant.modes, grant.expires) = (Modes(modes), expires);
+        (grant.modes, grant.expires) = (ModeSet::from_bits_retain(modes), expires);
         let answer = Answer::Grant(grant);
         prop_assert_eq!(Answer::decode(&read(&answer.encode()).unwrap()), Ok(answer));
     }

@@ -1,5 +1,6 @@
 mod time;
 
+use hvckpt_proto::ModeSet;
 use std::io;
 use std::path::Path;
 
@@ -44,7 +45,7 @@ fn spec(n: u8) -> KeySpec {
         sessions: 0,
         pages: 0,
         ranges: 0,
-        modes: Modes::ALL,
+        modes: ModeSet::all(),
         expires_in: 0,
     }
 }
@@ -93,7 +94,7 @@ fn grant_reaches_the_hypervisor_and_the_log() {
         Request {
             max_pages: 50,
             max_ranges: 9,
-            modes: Modes::PTXEN,
+            modes: ModeSet::PTXEN,
         },
     );
     let grant = grant.unwrap();
@@ -104,7 +105,7 @@ fn grant_reaches_the_hypervisor_and_the_log() {
     );
     assert_eq!(
         grant.modes,
-        Modes::PTXEN,
+        ModeSet::PTXEN,
         "what key and hypervisor both have"
     );
     {
@@ -143,7 +144,7 @@ fn every_refusal_has_its_reason() {
         ..spec(1)
     });
     let wants = Request {
-        modes: Modes::EMULXEN,
+        modes: ModeSet::EMULXEN,
         ..Request::default()
     };
     assert_eq!(lab.ask_for(1, wants), Err(Reason::ModeNotAllowed));

@@ -122,14 +122,16 @@ pub struct Serve {
     /// Versions of each primary which are kept at least.
     #[arg(long, default_value_t = 16, value_parser = clap::value_parser!(u32).range(1..))]
     keep: u32,
-    /// Connections at once; further ones are closed.
+    /// Primaries connected at once; there are 32 places more for connections
+    /// which have not proven a known key yet.
     #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..))]
     max_connections: u32,
-    /// Connections at once from one address.
-    #[arg(long, default_value_t = 16, value_parser = clap::value_parser!(u32).range(1..))]
+    /// Connections at once from one address which have proven no known key;
+    /// further ones take turns with them.
+    #[arg(long, default_value_t = 32, value_parser = clap::value_parser!(u32).range(1..))]
     max_connections_per_peer: u32,
     /// Seconds after which a silent connection is closed.
-    #[arg(long, default_value_t = 15, value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, default_value_t = 15, value_parser = clap::value_parser!(u64).range(1..=86_400))]
     idle_timeout: u64,
 }
 
@@ -172,7 +174,7 @@ pub fn run(command: Command) -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("hvckpt: {}", explain(&error));
+            crate::complain(&explain(&error));
             ExitCode::from(FAILED)
         }
     }

@@ -133,7 +133,7 @@ enum Failure {
     Store(#[from] StoreError),
     #[error("cannot write {0}")]
     Output(PathBuf, #[source] io::Error),
-    #[error("there are several areas, choose one: {0}")]
+    #[error("there are several areas, choose one with --area: {0}")]
     Ambiguous(String),
     #[error(transparent)]
     Key(#[from] StoreKeyError),
@@ -163,7 +163,7 @@ impl Meter {
             } else {
                 "\n"
             };
-            eprint!("{}: {}{end}", self.what, text());
+            let _unheard = write!(io::stderr(), "{}: {}{end}", self.what, text());
         }
     }
 
@@ -180,7 +180,7 @@ impl Meter {
 }
 
 fn print(text: &str) -> Result<(), Failure> {
-    writeln!(io::stdout().lock(), "{text}").map_err(Failure::Print)
+    crate::print(text).map_err(Failure::Print)
 }
 
 pub fn run(command: Command) -> ExitCode {
@@ -193,7 +193,7 @@ pub fn run(command: Command) -> ExitCode {
         Command::Keygen { file } => keygen(&file),
     };
     result.unwrap_or_else(|error| {
-        eprintln!("hvckpt: {}", explain(&error));
+        crate::complain(&explain(&error));
         let damaged = matches!(error, Failure::Store(StoreError::Damaged(_)));
         ExitCode::from(if damaged { DAMAGED } else { FAILED })
     })
@@ -235,6 +235,7 @@ fn as_json(found: &Examined) -> Value {
         "sound": found.sound(),
         "bytes": found.bytes(),
         "acknowledged": found.acknowledged,
+        "proven": found.proven,
         "torn_bytes": found.torn_bytes,
         "pages_read": found.pages,
         "whole": found.whole,
@@ -291,6 +292,12 @@ fn verdict(found: &Examined) -> String {
     }
     if !found.sound() {
         lines.push(way_out(found));
+    }
+    if let Some(version) = found.unproven() {
+        lines.push(format!(
+            "unproven    version {version} was not acknowledged, and may not be on the disk; opening \
+              the store for writing makes it safe"
+        ));
     }
     let word = if found.sound() { "sound" } else { "DAMAGED" };
     let newest = found.versions.last().map_or(0, |version| version.number);

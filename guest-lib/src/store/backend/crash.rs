@@ -3,6 +3,10 @@
 //! Until a sync returns, the disk may have any of the 512-byte sectors of any
 //! write, in any order, and anything in between them; and any of the changes
 //! of names.
+//!
+//! A sync which fails does what Linux does: what it was for counts as written
+//! from then on, though the disk has some of it at most.  Programs go on seeing
+//! it until the power fails, and later syncs, which succeed, leave it out.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -38,7 +42,8 @@ impl Change {
 #[derive(Debug, Clone)]
 enum Name {
     Create(String, usize),
-    Rename(String, String),
+    /// From, to, and the file.
+    Rename(String, String, usize),
     Remove(String),
 }
 
@@ -48,10 +53,9 @@ impl Name {
             Self::Create(name, node) => {
                 names.insert(name.clone(), *node);
             }
-            Self::Rename(from, to) => {
-                if let Some(node) = names.remove(from) {
-                    names.insert(to.clone(), node);
-                }
+            Self::Rename(from, to, node) => {
+                names.remove(from);
+                names.insert(to.clone(), *node);
             }
             Self::Remove(name) => {
                 names.remove(name);
@@ -81,8 +85,17 @@ struct State {
     /// Bytes until the disk is full.
     space: Option<u64>,
     read_only: bool,
-    sync_fails: bool,
+    refusal: Option<Refusal>,
     operations: u64,
+}
+
+/// Syncs which fail.
+#[derive(Debug)]
+struct Refusal {
+    errno: i32,
+    /// One in so many does.
+    one_in: u64,
+    seed: u64,
 }
 
 /// xorshift64*: repeatable.
@@ -120,6 +133,17 @@ impl State {
             .ok_or_else(|| error(libc::ENOENT))
     }
 
+    /// The answer to a sync which fails, and how much of it reaches the disk
+    /// all the same, of 100.
+    fn refuse(&mut self) -> Option<(i32, u64, &mut u64)> {
+        let refusal = self.refusal.as_mut()?;
+        if !random(&mut refusal.seed).is_multiple_of(refusal.one_in) {
+            return None;
+        }
+        let luck = random(&mut refusal.seed) % 101;
+        Some((refusal.errno, luck, &mut refusal.seed))
+    }
+
     fn name(&mut self, change: Name) {
         change.apply(&mut self.names);
         self.unsynced_names.push(change);
@@ -148,6 +172,12 @@ impl CrashDisk {
         self.state().left = Some(operations);
     }
 
+    /// Whether the power did not fail yet.
+    #[must_use]
+    pub fn powered(&self) -> bool {
+        self.state().left != Some(0)
+    }
+
     /// Lets the disk be full after so many more bytes; `None`: never.
     pub fn space(&self, bytes: Option<u64>) {
         self.state().space = bytes;
@@ -158,9 +188,19 @@ impl CrashDisk {
         self.state().read_only = yes;
     }
 
+    /// Lets one sync in `one_in` fail, with the number of an error, repeatably;
+    /// `None`: no more.
+    pub fn fail_syncs(&self, errno: Option<i32>, one_in: u64, seed: u64) {
+        self.state().refusal = errno.map(|errno| Refusal {
+            errno,
+            one_in: one_in.max(1),
+            seed: seed | 1,
+        });
+    }
+
     /// Lets every sync fail.
     pub fn fail_sync(&self, yes: bool) {
-        self.state().sync_fails = yes;
+        self.fail_syncs(yes.then_some(libc::EIO), 1, 1);
     }
 
     /// Bytes of a file as they are now.
@@ -293,8 +333,8 @@ impl Backend for CrashDisk {
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {
         let mut state = self.state();
         state.step()?;
-        state.node(from)?;
-        state.name(Name::Rename(from.to_owned(), to.to_owned()));
+        let node = state.node(from)?;
+        state.name(Name::Rename(from.to_owned(), to.to_owned(), node));
         Ok(())
     }
 
@@ -309,12 +349,18 @@ impl Backend for CrashDisk {
     fn sync_names(&self) -> io::Result<()> {
         let mut state = self.state();
         state.step()?;
-        if state.sync_fails {
-            return Err(error(libc::EIO));
+        let changes = core::mem::take(&mut state.unsynced_names);
+        let mut names = core::mem::take(&mut state.durable_names);
+        let refused = state.refuse().map(|(errno, luck, seed)| {
+            let some = changes.iter().filter(|_| random(seed) % 100 < luck);
+            some.for_each(|change| change.apply(&mut names));
+            errno
+        });
+        if refused.is_none() {
+            changes.iter().for_each(|change| change.apply(&mut names));
         }
-        state.durable_names = state.names.clone();
-        state.unsynced_names.clear();
-        Ok(())
+        state.durable_names = names;
+        refused.map_or(Ok(()), |errno| Err(error(errno)))
     }
 
     fn lock(&self) -> io::Result<Option<Arc<dyn Hold>>> {
@@ -408,12 +454,29 @@ impl File for Opened {
     fn sync(&self) -> io::Result<()> {
         let mut state = self.disk.state();
         state.step()?;
-        if state.sync_fails {
-            return Err(error(libc::EIO));
+        let node = &mut state.nodes[self.node];
+        let changes = core::mem::take(&mut node.unsynced);
+        let mut durable = core::mem::take(&mut node.durable);
+        let refused = state.refuse().map(|(errno, luck, seed)| {
+            for change in &changes {
+                tear(change, &mut durable, luck, seed);
+            }
+            // Where blocks are found late, what has none is not there any more.
+            (
+                errno,
+                errno == libc::ENOSPC && random(seed).is_multiple_of(2),
+            )
+        });
+        if refused.is_none() {
+            changes.iter().for_each(|change| change.apply(&mut durable));
         }
         let node = &mut state.nodes[self.node];
-        node.durable = node.now.clone();
-        node.unsynced.clear();
-        Ok(())
+        if let Some((_, true)) = refused {
+            let size = node.now.len();
+            node.now.clone_from(&durable);
+            node.now.resize(size, 0);
+        }
+        node.durable = durable;
+        refused.map_or(Ok(()), |(errno, _)| Err(error(errno)))
     }
 }

@@ -11,7 +11,7 @@ use rustix::fs::{CWD, RenameFlags, renameat_with};
 use rustix::io::Errno;
 
 use super::{Backend, File, Held, Hold};
-use crate::lock_file::{LockFile, same};
+use crate::lock_file::{self, LockFile, same};
 use crate::store::format::ACK_FILE;
 
 /// Name of the file which writers lock.
@@ -116,6 +116,10 @@ impl Backend for Directory {
             locks: Mutex::new((lock, second)),
             fresh,
         })))
+    }
+
+    fn holder(&self) -> String {
+        lock_file::holder(&self.at(LOCK))
     }
 
     fn discard(&self) {

@@ -70,6 +70,11 @@ pub trait Backend: Send + Sync + fmt::Debug {
     /// See [`Self::list`].
     fn lock(&self) -> io::Result<Option<Arc<dyn Hold>>>;
 
+    /// Who keeps other writers out, for messages.
+    fn holder(&self) -> String {
+        "another writer".to_owned()
+    }
+
     /// Removes what was made to get here, if nothing is in it.
     fn discard(&self) {}
 }

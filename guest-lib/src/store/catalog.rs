@@ -1,0 +1,47 @@
+//! What there is to read, for those who must not wait for the one who writes.
+
+use std::collections::BTreeMap;
+
+use super::scan::Version;
+use super::view::Area;
+use super::writer::Writer;
+
+/// The versions and areas of a store, as they are on stable storage.
+#[derive(Debug, Default)]
+pub(crate) struct Catalog {
+    pub(crate) versions: BTreeMap<u64, Version>,
+    pub(crate) areas: Vec<Area>,
+    /// The newest version; zero for none.
+    pub(crate) last: u64,
+}
+
+impl Catalog {
+    /// Takes over what the writer did.
+    pub(crate) fn follow(&mut self, writer: &mut Writer) {
+        let new = writer.versions.range(self.last.saturating_add(1)..);
+        self.versions
+            .extend(new.map(|(number, version)| (*number, *version)));
+        let moved = core::mem::take(&mut writer.moved);
+        if moved || self.versions.len() != writer.versions.len() {
+            self.versions.clone_from(&writer.versions);
+        }
+        self.last = writer.last;
+        let same = self.areas.len() == writer.areas.len()
+            && self.areas.iter().zip(&writer.areas).all(|(known, now)| {
+                known.name == now.name && (known.address, known.pages) == (now.address, now.pages)
+            });
+        if same {
+            for (known, now) in self.areas.iter_mut().zip(&writer.areas) {
+                known.present = now.count();
+            }
+            return;
+        }
+        let area = |now: &super::index::AreaIndex| Area {
+            name: now.name.clone(),
+            address: now.address,
+            pages: now.pages,
+            present: now.count(),
+        };
+        self.areas = writer.areas.iter().map(area).collect();
+    }
+}

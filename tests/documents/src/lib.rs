@@ -1,0 +1,1 @@
+//! Nothing: the code and the commands in README and docs are tested here.

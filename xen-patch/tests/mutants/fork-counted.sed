@@ -1,0 +1,2 @@
+# a fork that is interrupted counts once
+s/back->counted = counted;/back->counted = false;/

@@ -1,0 +1,2 @@
+# when in doubt it is a fork
+s/\|\| !get_page\(pg, d\) \)\n            return true;/|| !get_page(pg, d) )\n            return false;/

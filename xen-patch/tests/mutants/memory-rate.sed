@@ -1,0 +1,2 @@
+# registering has a rate
+s/ \|\| s->paid > now \+ MAX_AHEAD//
