@@ -48,7 +48,7 @@ fn the_other_process() {
         let n = line.unwrap().parse().unwrap();
         match commit(&store, n) {
             Ok(_) => writeln!(out, "answer ok").unwrap(),
-            Err(error) => writeln!(out, "answer {error}").unwrap(),
+            Err(error) => writeln!(out, "answer {}", hvckpt::explain(&error)).unwrap(),
         }
     }
 }
@@ -139,11 +139,17 @@ fn who_removes_the_lock_does_not_get_in() {
         if replace {
             fs::write(scratch.path().join("lock"), b"").unwrap();
         }
-        assert!(matches!(open(scratch.path()), Err(StoreError::Locked)));
+        assert!(matches!(
+            open(scratch.path()),
+            Err(StoreError::Locked { .. })
+        ));
         for n in 6..=8 {
             assert_eq!(first.commit(n), "ok");
             told.push(n);
-            assert!(matches!(open(scratch.path()), Err(StoreError::Locked)));
+            assert!(matches!(
+                open(scratch.path()),
+                Err(StoreError::Locked { .. })
+            ));
         }
         first.kill();
         let second = open(scratch.path()).unwrap();
@@ -173,7 +179,8 @@ fn who_lost_the_lock_acknowledges_nothing_more() {
             commit(&second, 6).unwrap();
             told.push(6);
         }
-        assert!(first.commit(7).contains("lock"), "it was lost");
+        let refused = first.commit(7);
+        assert!(refused.contains("the lock of"), "{refused}");
         assert_ne!(first.commit(8), "ok", "for ever");
         for n in 9..=12 {
             commit(&second, n).unwrap();
