@@ -344,11 +344,9 @@ static unsigned long *want_of(const struct cda_chunk *c)
     return want_at(c->range, c->n);
 }
 
-/*
- * See cda_guest_update().  Nothing changes for the guest; only the chunk
- * learns that the entry's bits will be gone.
- */
-void cda_entry_update(struct domain *d, mfn_t l1mfn, const void *pl1e)
+/* The chunk learns that the page is to be listed; @guest: who changes it. */
+static void note_entry(struct domain *d, mfn_t l1mfn, const void *pl1e,
+                       bool guest)
 {
     struct cda_domain *cda = d->arch.pv.cda;
     unsigned long l1e = *(const volatile unsigned long *)pl1e;
@@ -364,9 +362,19 @@ void cda_entry_update(struct domain *d, mfn_t l1mfn, const void *pl1e)
         {
             set_bit(slot, c->dirty);
             set_bit(__builtin_ctzl(WANT_TOUCHED), want_of(c));
-            COUNT(c->range->session, guest_updates);
+            if ( guest )
+                COUNT(c->range->session, guest_updates);
         }
     spin_unlock(&cda->hash_lock);
+}
+
+/*
+ * See cda_guest_update().  Nothing changes for the guest; only the chunk
+ * learns that the entry's bits will be gone.
+ */
+void cda_entry_update(struct domain *d, mfn_t l1mfn, const void *pl1e)
+{
+    note_entry(d, l1mfn, pl1e, true);
 }
 
 /* Table @l1mfn stops being one: what it held under our eyes is unknown. */
@@ -603,10 +611,12 @@ enum protect { PROTECTED, WATCHED, UNKNOWN, REFUSED };
 /*
  * From now on a change to this page is noticed.  An entry with RW which still
  * carries a bit of ours was looked at before.  With @watch a page which the
- * guest may write stays so, and D tells.
+ * guest may write stays so, and D tells.  @bound: the table was bound before,
+ * so that authority in it is ours.
  */
 static always_inline enum protect protect_entry(const struct domain *d,
-                                                l1_pgentry_t *pl1e, bool watch)
+                                                l1_pgentry_t *pl1e, bool watch,
+                                                bool bound)
 {
     unsigned long *p = &l1e_get_intpte(*pl1e), old = ACCESS_ONCE(*p), new;
     struct page_info *pg;
@@ -617,6 +627,10 @@ static always_inline enum protect protect_entry(const struct domain *d,
 
         if ( !(old & _PAGE_PRESENT) )
             return UNKNOWN;
+
+        /* cda_entry_read() came before us. */
+        if ( bound && (old & (_PAGE_RW | CDA_L1E_RO)) == CDA_L1E_RO )
+            return PROTECTED;
 
         if ( likely(old & _PAGE_RW) &&
              likely(old & (CDA_L1E_RO | CDA_L1E_WATCH)) )
@@ -663,6 +677,22 @@ static always_inline enum protect protect_entry(const struct domain *d,
     put_writable(pg);
 
     return PROTECTED;
+}
+
+/*
+ * Protects a watched page whose entry is @old, with D clear.  False if it is
+ * not any more: a write which came in between must be found in D.
+ */
+static bool cool(l1_pgentry_t *pl1e, unsigned long old)
+{
+    unsigned long new = (old & ~(_PAGE_RW | CDA_L1E_WATCH)) | CDA_L1E_RO |
+                        _PAGE_DIRTY;
+
+    if ( cmpxchg(&l1e_get_intpte(*pl1e), old, new) != old )
+        return false;
+    put_writable(mfn_to_page(l2e_mfn(old)));
+
+    return true;
 }
 
 /*
@@ -772,29 +802,54 @@ static void evict(struct cda_domain *cda, const struct domain *d,
     }
 }
 
+static bool is_granted(unsigned long l1e)
+{
+    return (l1e & (_PAGE_PRESENT | _PAGE_RW)) == (_PAGE_PRESENT | _PAGE_RW) &&
+           (l1e & (CDA_L1E_RO | CDA_L1E_WATCH));
+}
+
+/*
+ * Withholds RW before the cycle ends.  Nothing is lost: what was written is
+ * listed, and the next write grants again.
+ */
+static void withhold(struct domain *d, mfn_t l1mfn, l1_pgentry_t *pl1e)
+{
+    unsigned long l1e;
+
+    while ( is_granted(l1e = ACCESS_ONCE(l1e_get_intpte(*pl1e))) )
+    {
+        /* A watched page which nobody wrote is not listed. */
+        if ( !(l1e & (CDA_L1E_RO | _PAGE_DIRTY)) )
+            cool(pl1e, l1e);
+        else
+        {
+            note_entry(d, l1mfn, pl1e, false);
+            protect_entry(d, pl1e, false, true);
+        }
+    }
+}
+
 /*
  * See cda_guest_read().  Linux takes an entry away by xchg, when it moves a page
  * to another frame for instance, and later puts back whether it was writable.
  * It does so without the lock that a fork holds: RW which Xen granted must not
  * get into its hands, as cda_table_new() would not find it there.
+ *
+ * Nor may a CPU write through an entry which the guest reads as read-only.  A
+ * flush for each would be dear where it goes on to the next entry, as fork and
+ * munmap do: so RW of the whole table is withheld with this one.
  */
 void cda_entry_read(struct domain *d, mfn_t l1mfn, unsigned long offset)
 {
     l1_pgentry_t *pl1e = map_table(l1mfn);
     l1_pgentry_t *entry = &pl1e[offset / sizeof(*pl1e)];
-    unsigned long l1e = ACCESS_ONCE(l1e_get_intpte(*entry));
+    unsigned int i;
 
-    if ( unlikely((l1e & (_PAGE_PRESENT | _PAGE_RW)) ==
-                  (_PAGE_PRESENT | _PAGE_RW)) &&
-         unlikely(l1e & (CDA_L1E_RO | CDA_L1E_WATCH)) )
+    if ( unlikely(is_granted(ACCESS_ONCE(l1e_get_intpte(*entry)))) )
     {
-        /* Listed before it changes hands. */
-        cda_entry_update(d, l1mfn, entry);
-        /*
-         * What is cached may be written to until the guest, the end of a fork
-         * or the next commit flushes, which lists the page.
-         */
-        take_back_entry(d, entry, false, 0);
+        for ( i = 0; i < CHUNK_PAGES; ++i )
+            withhold(d, l1mfn, &pl1e[i]);
+        flush_tlb_mask(d->dirty_cpumask);
     }
     unmap_table(pl1e);
 }
@@ -913,6 +968,7 @@ static bool take_back(struct cda_session *s, struct domain *d,
                 back->va = max(va, at);
                 back->counted = counted;
                 spin_unlock(&s->back_lock);
+                /* Nobody may come back for the rest. */
                 if ( took )
                     flush(s, d);
                 return false;
@@ -1117,8 +1173,13 @@ static void cf_check free_session_rcu(struct rcu_head *head)
     put_session(s);
 }
 
-/* Makes @s unreachable; its memory goes when no CPU can see it any more. */
-static void unlink_session(struct cda_domain *cda, struct cda_session *s)
+/*
+ * Makes @s unreachable; its memory goes when no CPU can see it any more.  Who
+ * may: a thread of its own address space, in the gate under s->lock; others
+ * when the address space is @gone, and no thread of it can be there.
+ */
+static void unlink_session(struct cda_domain *cda, struct cda_session *s,
+                           bool gone)
 {
     struct cda_session **pp = &cda->session[hash_mfn(s->l4)];
     const uint64_t *from = (const uint64_t *)&s->cnt;
@@ -1126,6 +1187,10 @@ static void unlink_session(struct cda_domain *cda, struct cda_session *s)
     unsigned int i, j;
 
     ASSERT(spin_is_locked(&cda->lock));
+    ASSERT(!s->dead);
+    ASSERT(gone ||
+           (spin_is_locked(&s->lock) &&
+            mfn_eq(s->l4, pagetable_get_mfn(current->arch.guest_table_user))));
 
     while ( *pp != s )
         pp = &(*pp)->hnext;
@@ -1167,10 +1232,12 @@ void cda_forget_table(struct domain *d, struct page_info *pg,
         break;
 
     case PGT_l4_page_table:
+        /* No vCPU has it loaded. */
+        ASSERT(!(pg->u.inuse.type_info & PGT_validated));
         spin_lock(&cda->lock);
         s = find_session(cda, mfn);
         if ( s )
-            unlink_session(cda, s);
+            unlink_session(cda, s, true);
         spin_unlock(&cda->lock);
         break;
     }
@@ -1718,7 +1785,8 @@ static bool sync_replaced(struct cda_session *s, struct domain *d,
 {
     struct cda_domain *cda = d->arch.pv.cda;
     struct cda_chunk *c = chunk_at(r, n);
-    bool unknown = false, watched = false, flushed;
+    bool unknown = false, watched = false;
+    bool flushed = !mfn_eq(c->l1, INVALID_MFN);
     l1_pgentry_t *pl1e;
     unsigned int i;
 
@@ -1728,7 +1796,7 @@ static bool sync_replaced(struct cda_session *s, struct domain *d,
 
     /* Grants of ours in the old table must not outlive our memory of them. */
     take_back_chunk(d, c, 0);
-    flushed = !mfn_eq(unbind(cda, c), INVALID_MFN);
+    unbind(cda, c);
 
     if ( !l2e_leads(l2e) || !mfn_valid(l2e_mfn(l2e)) ||
          (pl1e = lock_l1(d, l2e_mfn(l2e))) == NULL )
@@ -1748,7 +1816,8 @@ static bool sync_replaced(struct cda_session *s, struct domain *d,
     bind(cda, c, l2e_mfn(l2e));
     evict(cda, d, c, pl1e, l2e_mfn(l2e));
     for ( i = c->lo; i < c->hi; ++i )
-        switch ( protect_entry(d, &pl1e[i], r->mode == CDA_MODE_SCANXEN) )
+        switch ( protect_entry(d, &pl1e[i], r->mode == CDA_MODE_SCANXEN,
+                               false) )
         {
         case WATCHED:
             __set_bit(i, c->heat->hot);
@@ -1790,22 +1859,6 @@ static bool runs_hot(const struct cda_range *r, struct cda_heat *h,
     if ( h->streak[slot] < HOT_AFTER )
         return false;
     h->streak[slot] = 0;
-
-    return true;
-}
-
-/*
- * Protects a watched page whose entry is @old, with D clear.  False if it is
- * not any more: a write which came in between must be found in D.
- */
-static bool cool(l1_pgentry_t *pl1e, unsigned long old)
-{
-    unsigned long new = (old & ~(_PAGE_RW | CDA_L1E_WATCH)) | CDA_L1E_RO |
-                        _PAGE_DIRTY;
-
-    if ( cmpxchg(&l1e_get_intpte(*pl1e), old, new) != old )
-        return false;
-    put_writable(mfn_to_page(l2e_mfn(old)));
 
     return true;
 }
@@ -1898,7 +1951,7 @@ static bool sync_touched(struct cda_session *s, struct domain *d,
             unsigned int slot = w * BITS_PER_LONG + b;
             bool watch = h && runs_hot(r, h, slot);
 
-            switch ( protect_entry(d, &pl1e[slot], watch) )
+            switch ( protect_entry(d, &pl1e[slot], watch, true) )
             {
             case PROTECTED:
                 protected++;
@@ -2088,7 +2141,10 @@ static int do_cycle(struct cda_session *s, struct domain *d,
         }
         r->active = op != CDA_OP_end;
 
-        if ( copy_to_guest_pv((void __user *)r->log, &h, sizeof(h)) )
+        /* The epoch last: who reads the new one there reads all of it. */
+        if ( copy_to_guest_pv((void __user *)(r->log + sizeof(h.epoch)),
+                              &h.count, sizeof(h) - sizeof(h.epoch)) ||
+             put_guest(h.epoch, (uint64_t __user *)r->log) )
         {
             r->lost = true;
             return -EFAULT;
@@ -2399,9 +2455,13 @@ static long drop_range(struct cda_session *s, struct domain *d,
         if ( hypercall_preempt_check() )
         {
             r->cursor = i + 1;
+            flush(s, d);
             return -ERESTART;
         }
     }
+
+    /* Nothing is left to grant: s->lock keeps new CDA_L1E_RO from appearing. */
+    flush(s, d);
 
     if ( tab->nr > 1 )
     {
@@ -2413,9 +2473,6 @@ static long drop_range(struct cda_session *s, struct domain *d,
             if ( tab->r[i] != r )
                 shrunk->r[j++] = tab->r[i];
     }
-
-    /* Nothing is left to grant: s->lock keeps new CDA_L1E_RO from appearing. */
-    flush(s, d);
 
     abandon_all(s);
     rcu_assign_pointer(s->ranges, shrunk);
@@ -2518,12 +2575,13 @@ static long op_attach(struct vcpu *curr, unsigned long uarg)
     struct cda_domain *cda = d->arch.pv.cda;
     mfn_t l4 = pagetable_get_mfn(curr->arch.guest_table_user);
     static const uint8_t wiped[CDA_TOKEN_BYTES];
+    void __user *to = (void __user *)uarg;
     struct cda_attach a;
     struct cda_session *s;
     struct cda_token *t;
     long rc = 0;
 
-    if ( copy_from_guest_pv(&a, (void __user *)uarg, sizeof(a)) )
+    if ( copy_from_guest_pv(&a, to, sizeof(a)) )
         return -EFAULT;
     if ( a.size != sizeof(a) || a.flags || a.reserved[0] || a.reserved[1] ||
          a.reserved[2] )
@@ -2539,6 +2597,14 @@ static long op_attach(struct vcpu *curr, unsigned long uarg)
     s->l4 = l4;
     s->born = NOW();
     s->cookie = ((uint64_t)get_random() << 32) | get_random();
+
+    /*
+     * Who finds the session from now on finds it locked, until the answer is
+     * out or the session gone.
+     */
+    rcu_read_lock(&cda_rcu);
+    if ( !spin_trylock(&s->lock) )
+        ASSERT_UNREACHABLE();
 
     spin_lock(&cda->lock);
     t = find_token(cda, a.token);
@@ -2573,26 +2639,31 @@ static long op_attach(struct vcpu *curr, unsigned long uarg)
 
     if ( rc )
     {
+        spin_unlock(&s->lock);
+        rcu_read_unlock(&cda_rcu);
         xfree(s);
         return rc;
     }
 
     /*
-     * Safe: the session cannot end before this address space does or one of
-     * its threads detaches, which takes the cookie we are about to tell.
+     * The cookie goes last, and as a whole or not at all: who reads it there
+     * knows that there is a session.
      */
     memcpy(a.token, wiped, sizeof(wiped));
-    a.cookie = s->cookie;
     a.max_pages = s->max_pages;
-    if ( copy_to_guest_pv((void __user *)uarg, &a, sizeof(a)) )
+    if ( copy_to_guest_pv(to, &a, sizeof(a)) ||
+         put_guest(s->cookie, (uint64_t __user *)
+                              (uarg + offsetof(struct cda_attach, cookie))) )
     {
         spin_lock(&cda->lock);
-        unlink_session(cda, s);
+        unlink_session(cda, s, false);
         spin_unlock(&cda->lock);
-        return -EFAULT;
+        rc = -EFAULT;
     }
+    spin_unlock(&s->lock);
+    rcu_read_unlock(&cda_rcu);
 
-    return 0;
+    return rc;
 }
 
 static long op_query(struct cda_session *s, struct domain *d,
@@ -2667,7 +2738,7 @@ static long session_op(struct vcpu *curr, struct cpu_user_regs *regs,
         if ( !rc )
         {
             spin_lock(&d->arch.pv.cda->lock);
-            unlink_session(d->arch.pv.cda, s);
+            unlink_session(d->arch.pv.cda, s, false);
             spin_unlock(&d->arch.pv.cda->lock);
         }
         return rc;
@@ -2807,7 +2878,7 @@ void cda_domain_destroy(struct domain *d)
     spin_lock(&cda->lock);
     for ( i = 0; i < ARRAY_SIZE(cda->session); ++i )
         while ( cda->session[i] )
-            unlink_session(cda, cda->session[i]);
+            unlink_session(cda, cda->session[i], true);
     spin_unlock(&cda->lock);
 
     d->arch.pv.cda = NULL;

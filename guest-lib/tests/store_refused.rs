@@ -52,7 +52,11 @@ fn keys() -> [Option<StoreKey>; 2] {
 fn what_a_failed_sync_left_in_memory_is_written_again() {
     for key in keys() {
         for seed in 0..60 {
-            let errno = [libc::EIO, libc::ENOSPC][seed as usize % 2];
+            let errno = if seed % 2 == 0 {
+                libc::EIO
+            } else {
+                libc::ENOSPC
+            };
             // In an image which is there, or in one which is made for it.
             let reopened = seed % 4 < 2;
             let disk = CrashDisk::new();

@@ -110,7 +110,7 @@ pub(crate) fn compact(
         let _leftover = backend.remove(&name);
         return Err(error);
     }
-    let out = publish(&shared.images, copy.out).map_err(|(error, _)| error)?;
+    let out = publish(&shared.images, copy.out, &mut None)?;
     let mut writer = shared.writer();
     writer.alone()?;
     writer.switch(&old, &copy.areas, &copy.copies, &out);

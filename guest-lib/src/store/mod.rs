@@ -67,6 +67,7 @@ mod prove;
 mod queue;
 mod scan;
 mod seal;
+mod secure;
 pub(crate) mod ship;
 mod verify;
 mod view;

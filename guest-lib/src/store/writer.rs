@@ -4,12 +4,11 @@ use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::ErrorKind;
 use std::sync::{Arc, PoisonError};
-use std::time::Instant;
 
 use super::backend::{File, Held, Hold};
 use super::error::{StoreError, io};
 use super::format::{
-    ACK_FILE, Chain, IMAGE_HEADER, ImageHeader, ImageKind, Link, MAX_AREAS, MAX_PAGES, encode_ack,
+    ACK_FILE, IMAGE_HEADER, ImageHeader, ImageKind, Link, MAX_AREAS, MAX_PAGES, encode_ack,
     image_name, image_number, name_fault, temporary,
 };
 use super::frame::{Change, Meta, Out, now};
@@ -19,6 +18,7 @@ use super::metrics::{StoreMetrics, add, set};
 use super::options::StoreOptions;
 use super::page::Encoder;
 use super::scan::{Scan, Version};
+use super::secure::withdrawn;
 use super::ship::{Bulk, Changes};
 use super::view::load;
 use crate::sys::PAGE_SIZE;
@@ -75,11 +75,11 @@ pub(crate) struct Writer {
     /// Keeps other writers out; `None` if this one only reads.
     pub(crate) hold: Option<Arc<dyn Hold>>,
     /// That was so once.
-    lost: bool,
+    pub(super) lost: bool,
     /// The newest one; zero for none.
     pub(crate) last: u64,
-    out: Option<Out>,
-    next_image: u64,
+    pub(super) out: Option<Out>,
+    pub(super) next_image: u64,
     /// No image below is needed by the newest version.
     pub(crate) floor: Option<u64>,
     acknowledged: Option<Arc<dyn File>>,
@@ -87,7 +87,7 @@ pub(crate) struct Writer {
     keep: usize,
     /// An image, and from where on it must be cut before anything else is
     /// written: a commit was refused which may be on the disk.
-    refused: Option<(Out, u64)>,
+    pub(super) refused: Option<(Out, u64)>,
     /// Versions are not where they were.
     pub(crate) moved: bool,
     pub(crate) metrics: Arc<StoreMetrics>,
@@ -149,7 +149,7 @@ impl Writer {
     pub(crate) fn found(images: &Images, store: [u8; 16]) -> Result<(), StoreError> {
         let header = ImageHeader::fresh(ImageKind::Increment, store, 1, now(), images.key())?;
         let out = Out::create(&**images.backend(), temporary(&image_name(1)), &header)?;
-        publish(images, out).map_err(|(error, _)| error)?;
+        publish(images, out, &mut None)?;
         Ok(())
     }
 
@@ -274,29 +274,6 @@ impl Writer {
         Out::create(&**self.images.backend(), name, &header).map(|out| (out, true))
     }
 
-    /// Whether a commit was refused which may be on the disk.
-    pub(crate) fn unsettled(&self) -> bool {
-        self.refused.is_some()
-    }
-
-    /// Takes back what was refused, before anything else is written.
-    pub(crate) fn settle(&mut self) -> Result<(), StoreError> {
-        let Some((mut out, from)) = self.refused.take() else {
-            return Ok(());
-        };
-        match out.cut(from) {
-            Ok(()) => {
-                withdrawn(&self.images, &out, from);
-                Ok(())
-            }
-            Err(source) => {
-                let name = out.name.clone();
-                self.refused = Some((out, from));
-                Err(StoreError::Poisoned { name, source })
-            }
-        }
-    }
-
     /// Writes versions and makes them durable, or none of them.
     ///
     /// # Errors
@@ -364,52 +341,6 @@ impl Writer {
             previous = batch.version;
         }
         out.flush().map(|()| versions)
-    }
-
-    /// Makes what was appended durable, in a new image under its name.
-    fn secure(&mut self, mut out: Out, start: u64, fresh: bool) -> Result<Out, StoreError> {
-        let before = Instant::now();
-        if fresh {
-            out = publish(&self.images, out).map_err(|(error, refused)| {
-                self.refused = refused.map(|out| (out, IMAGE_HEADER as u64));
-                error
-            })?;
-            self.next_image += 1;
-        } else if let Err(source) = out.file().sync() {
-            let name = out.name.clone();
-            if out.cut(start).is_ok() {
-                // The next commit goes to a new image: the kernel shows of this
-                // one what the disk may not have.
-                return Err(io("sync", &name, source));
-            }
-            self.refused = Some((out, start));
-            return Err(StoreError::Unsettled { name, source });
-        }
-        self.metrics.syncs.observe(before.elapsed());
-        Ok(out)
-    }
-
-    /// After a write which failed.
-    fn take_back(
-        &mut self,
-        mut out: Out,
-        (start, chain): (u64, Chain),
-        fresh: bool,
-        why: StoreError,
-    ) -> StoreError {
-        if fresh {
-            let _leftover = self.images.backend().remove(&out.name);
-            return why;
-        }
-        if let Err(source) = out.cut(start) {
-            let name = out.name.clone();
-            self.refused = Some((out, start));
-            return StoreError::Unsettled { name, source };
-        }
-        out.resume(chain);
-        // Under one key nothing else is ever written at the same place.
-        self.out = self.images.key().is_none().then_some(out);
-        why
     }
 
     /// Adds an area, or lets one grow, for the next version; its number.
@@ -553,9 +484,13 @@ impl Writer {
 /// Makes a new image durable under its name.
 ///
 /// # Errors
-/// There is nothing of it; or the image may be there after a crash, and must
-/// be cut.
-pub(crate) fn publish(images: &Images, mut out: Out) -> Result<Out, (StoreError, Option<Out>)> {
+/// There is nothing of it; or the image may be there after a crash, and is
+/// left in `refused`, to be cut.
+pub(crate) fn publish(
+    images: &Images,
+    mut out: Out,
+    refused: &mut Option<(Out, u64)>,
+) -> Result<Out, StoreError> {
     let name = image_name(out.image);
     let backend = images.backend();
     let synced = out.flush().and_then(|()| {
@@ -573,7 +508,7 @@ pub(crate) fn publish(images: &Images, mut out: Out) -> Result<Out, (StoreError,
     });
     if let Err(error) = named {
         let _leftover = backend.remove(&out.name);
-        return Err((error, None));
+        return Err(error);
     }
     out.name = name;
     if let Err(source) = backend.sync_names() {
@@ -582,22 +517,15 @@ pub(crate) fn publish(images: &Images, mut out: Out) -> Result<Out, (StoreError,
         return Err(match out.cut(IMAGE_HEADER as u64) {
             Ok(()) => {
                 withdrawn(images, &out, IMAGE_HEADER as u64);
-                (io("sync the directory of", &out.name, source), None)
+                io("sync the directory of", &out.name, source)
             }
             Err(_) => {
                 let name = out.name.clone();
-                (StoreError::Unsettled { name, source }, Some(out))
+                *refused = Some((out, IMAGE_HEADER as u64));
+                StoreError::Unsettled { name, source }
             }
         });
     }
     images.put(out.image, out.opened());
     Ok(out)
-}
-
-/// An image was cut: nothing may be left of it.
-fn withdrawn(images: &Images, out: &Out, from: u64) {
-    if from <= IMAGE_HEADER as u64 {
-        // Empty, it does no harm if it stays.
-        let _leftover = images.backend().remove(&out.name);
-    }
 }
