@@ -228,6 +228,7 @@ impl StoreError {
                 source: copy(source),
             },
             Self::Damaged(damage) => Self::Damaged(damage.clone()),
+            Self::LockLost(directory) => Self::LockLost(directory.clone()),
             Self::Exhausted(what) => Self::Exhausted(what),
             Self::Unsettled { name, source } => Self::Unsettled {
                 name: name.clone(),
