@@ -40,6 +40,7 @@ host_tests() {
 
     check "tests named in the threat model exist" "$out/named.log" tests/named-tests.sh
     check "which source of Xen is built" "$out/xen-source.log" tests/xen-source.sh
+    check "patches are written anew" "$out/refresh-patches.log" tests/refresh-patches.sh
     local rc=0
     tests/grub.sh >"$out/grub.log" 2>&1 || rc=$?
     case $rc in
