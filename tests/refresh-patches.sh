@@ -52,6 +52,8 @@ holds "$patches/4.23/$name" "+hook"
 
 # What makes no sense changes nothing.
 before=$(cat "$patches/$name")
+refresh 2 --nosuch "$tree" "$work/hooked"
+holds "$work/out" "unknown option '--nosuch'"
 refresh 2 "$tree"
 refresh 2 "$tree" "$work/nosuch"
 refresh 2 "$tree" "$work/hooked-new"
