@@ -20,9 +20,9 @@
 #define HOT_AFTER         2    /* dirty cycles in a row */
 #define COLD_AFTER        48   /* clean ones */
 
-/* Of one chunk, where pages may be left writable.  Under page_lock(). */
+/* Of one chunk, where pages may be left writable. */
 struct cda_heat {
-    unsigned long hot[BITS_TO_LONGS(CHUNK_PAGES)]; /* CDA_L1E_WATCH was set */
+    unsigned long hot[BITS_TO_LONGS(CHUNK_PAGES)]; /* writable, and watched */
     uint8_t pass[CHUNK_PAGES];    /* when the page was dirty last, mod 256 */
     uint8_t streak[CHUNK_PAGES];  /* cycles: cold and dirty, or hot and clean */
 };

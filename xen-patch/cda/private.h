@@ -24,6 +24,8 @@
  *   sync_touched(), sync_replaced()    what is dirty in one; protects it again
  *   take_back_chunk(), may_share()     authority to write, and its end
  *   long_mode_process()                who calls
+ * Besides it still names what is a PV guest's: d->arch.pv.cda, the root of the
+ * caller's tables, copies to and from its memory, log-dirty mode.
  */
 #ifndef __X86_CDA_PRIVATE_H__
 #define __X86_CDA_PRIVATE_H__
