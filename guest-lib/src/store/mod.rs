@@ -68,6 +68,7 @@ mod queue;
 mod scan;
 mod seal;
 mod secure;
+mod shadow;
 pub(crate) mod ship;
 mod verify;
 mod view;
