@@ -41,13 +41,9 @@ host_tests() {
     check "tests named in the threat model exist" "$out/named.log" tests/named-tests.sh
     check "which source of Xen is built" "$out/xen-source.log" tests/xen-source.sh
     check "patches are written anew" "$out/refresh-patches.log" tests/refresh-patches.sh
-    local rc=0
-    tests/grub.sh >"$out/grub.log" 2>&1 || rc=$?
-    case $rc in
-    0) ok "what the administrators' guide says of grub" ;;
-    77) skip "what the administrators' guide says of grub" "the package cannot be had" ;;
-    *) bad "what the administrators' guide says of grub (see $out/grub.log)" ;;
-    esac
+    may_skip "what the administrators' guide says of grub" "$out/grub.log" tests/grub.sh
+    log "Debian 13's rustc (two minutes when new)"
+    may_skip "the daemon's crates with Rust 1.85" "$out/rust-1.85.log" tests/rust-1.85.sh
     if command -v systemd-analyze >/dev/null; then
         # The program is not installed here; everything else is looked at.
         sed 's|^ExecStart=/usr/sbin/hvckpt-policy|ExecStart=/bin/true|' dom0-policy/hvckpt-policy.service \
@@ -62,6 +58,17 @@ host_tests() {
         '#!/bin/sh'*) check "syntax of $f" "$out/syntax.log" sh -n "$f" ;;
         esac
     done
+}
+
+# may_skip NAME LOG CMD...: as check; status 77 says that packages cannot be had.
+may_skip() {
+    local name=$1 to=$2 rc=0; shift 2
+    "$@" >"$to" 2>&1 </dev/null || rc=$?
+    case $rc in
+    0) ok "$name" ;;
+    77) skip "$name" "the packages cannot be had (see $to)" ;;
+    *) tail -n 40 "$to" >&2; bad "$name (see $to)" ;;
+    esac
 }
 
 # Adds up what cargo test printed; a crate which did not build is a failure.
