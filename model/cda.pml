@@ -360,9 +360,9 @@ inline xen_stores(v, t)
 }
 
 /*
- * store() for va v, below cda_emulate(): under page_lock(); the way to the
- * table; the store and its entry under the log's lock.  Or nothing is done:
- * an instruction that Xen cannot perform, a full log.  fixed: performed.
+ * cda_do_store() for va v, below cda_emulate(): under page_lock(); the way to
+ * the table; the store and its entry under the log's lock.  Or nothing is
+ * done: an instruction that Xen cannot perform, a full log.  fixed: performed.
  */
 inline emulated(v)
 {
@@ -519,7 +519,7 @@ inline choose()
 #endif
 }
 
-/* sync_watched(): one look at the entry; cool(): one cmpxchg. */
+/* sync_watched(): one look at the entry; cda_cool(): one cmpxchg. */
 inline sync_watched(n, op)
 {
 #ifdef WATCH
@@ -646,7 +646,7 @@ inline sync_replaced(n, op)
             bound[n] = y_t;
 #endif
 #if CHUNKS > 1 && !defined(NO_EVICT)
-            /* evict() */
+            /* cda_evict() */
             if
             :: bound[1 - n] == y_t ->
                 d_step { take_back_slot(1 - n, y_t, 0) };

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT OR Apache-2.0
 # shellcheck shell=bash
 # Tests in the emulated machine: few boots, many steps each.
 
@@ -163,6 +164,7 @@ domu:120 stores stores
 domu:120 spawn spawn
 domu:60 limits limits --tracker ptxen
 domu:60 limits-emulxen limits --tracker emulxen
+domu-root:60 overtaken limits --tracker ptxen --overtaken && limits --tracker emulxen --overtaken
 domu:200 racing exact --tracker ptxen --pages 2048 --threads 4 --transactions 200 --racing
 domu:200 odd-size exact --tracker ptxen --pages 777 --threads 3 --transactions 100
 domu:100 write-read exact --tracker ptxen --pages 1024 --transactions 60 --writer read

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT OR Apache-2.0
 # shellcheck shell=bash
 # Tests which need no emulated machine.
 
@@ -38,15 +39,13 @@ host_tests() {
         check "benchmark of the store" "$out/bench-store.log" tests/bench-store.sh
     fi
 
+    check "layers, sizes, licences, links" "$out/tidy.log" tests/tidy
     check "tests named in the threat model exist" "$out/named.log" tests/named-tests.sh
     check "which source of Xen is built" "$out/xen-source.log" tests/xen-source.sh
-    local rc=0
-    tests/grub.sh >"$out/grub.log" 2>&1 || rc=$?
-    case $rc in
-    0) ok "what the administrators' guide says of grub" ;;
-    77) skip "what the administrators' guide says of grub" "the package cannot be had" ;;
-    *) bad "what the administrators' guide says of grub (see $out/grub.log)" ;;
-    esac
+    check "patches are written anew" "$out/refresh-patches.log" tests/refresh-patches.sh
+    may_skip "what the administrators' guide says of grub" "$out/grub.log" tests/grub.sh
+    log "Debian 13's rustc (two minutes when new)"
+    may_skip "the daemon's crates with Rust 1.85" "$out/rust-1.85.log" tests/rust-1.85.sh
     if command -v systemd-analyze >/dev/null; then
         # The program is not installed here; everything else is looked at.
         sed 's|^ExecStart=/usr/sbin/hvckpt-policy|ExecStart=/bin/true|' dom0-policy/hvckpt-policy.service \
@@ -57,10 +56,21 @@ host_tests() {
 
     for f in scripts/* scripts/lib/*.sh scripts/lab/* tests/*.sh tests/*/*.sh model/check .ci/run; do
         case $(head -c 20 "$f" 2>/dev/null) in
-        '#!/bin/bash'*|'# shellcheck'*) check "syntax of $f" "$out/syntax.log" bash -n "$f" ;;
+        '#!/bin/bash'*|'# SPDX'*|'# shellcheck'*) check "syntax of $f" "$out/syntax.log" bash -n "$f" ;;
         '#!/bin/sh'*) check "syntax of $f" "$out/syntax.log" sh -n "$f" ;;
         esac
     done
+}
+
+# may_skip NAME LOG CMD...: as check; status 77 says that packages cannot be had.
+may_skip() {
+    local name=$1 to=$2 rc=0; shift 2
+    "$@" >"$to" 2>&1 </dev/null || rc=$?
+    case $rc in
+    0) ok "$name" ;;
+    77) skip "$name" "the packages cannot be had (see $to)" ;;
+    *) tail -n 40 "$to" >&2; bad "$name (see $to)" ;;
+    esac
 }
 
 # Adds up what cargo test printed; a crate which did not build is a failure.

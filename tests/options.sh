@@ -1,4 +1,5 @@
 #!/bin/bash
+# SPDX-License-Identifier: MIT OR Apache-2.0
 # What makes no sense is refused at once, by name, before anything is built,
 # installed, downloaded or booted.
 #
@@ -169,6 +170,19 @@ run scripts/guest-run --add "$tmp/file:/lab/x" --add "$tmp/dir:/lab/y/" --timeou
 [ -e "$tmp/begun" ] || bad "guest-run with right options begins"
 run scripts/test --only host --logs "$tmp/logs"
 [ -e "$tmp/begun" ] || bad "test with right options begins"
+# job [--no-key]: the environments which a run brings along.
+job() {
+    run bash -c '. scripts/lib/all.sh; RUN=$0 IMAGE=$0 LABAGENT=$0/program CRATES_DIR=$0/bin
+        job_ours() { mkdir -p "$JOB/$1/usr/sbin"; : >"$JOB/$1/usr/sbin/hvckpt-policy"; }
+        [ $# = 0 ] || lab_option "$@"; lab_job domu; cat "$JOB"/*/lab/env' "$tmp" "$@"
+    [ $rc = 0 ] || bad "environment of a run: $*"
+    rm -rf "$tmp/job"
+}
+job
+[ "$(grep -c -e '^HVCKPT_KEY=/' -e '^HVCKPT_POLICY=.*:' "$tmp/out")" = 4 ] || bad "guest-run names a key and its daemon"
+job --no-key
+grep -q '^HVCKPT_DOMU_CFG=/' "$tmp/out" || bad "guest-run --no-key names a configuration"
+grep -q -e HVCKPT_KEY -e HVCKPT_POLICY "$tmp/out" && bad "guest-run --no-key names a key"
 
 . "$root/tests/options-programs.sh"
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! `hvckpt-policy serve`: puts the parts together, and takes them apart.
 
 use std::net::{SocketAddr, TcpListener};
@@ -189,7 +190,9 @@ fn allow_descriptors(limits: &Limits) {
 pub fn server_key(state: &Path) -> Result<Secret, String> {
     let path = state.join("server.key");
     let shown = path.display();
-    match std::fs::read_to_string(&path) {
+    let text = hvckpt_proto::files::read_regular(&path)
+        .and_then(|bytes| String::from_utf8(bytes).map_err(std::io::Error::other));
+    match text {
         Ok(text) => Secret::from_server_file(&text).map_err(|e| format!("{shown}: {e}")),
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
             let secret = Secret::generate().map_err(|e| e.to_string())?;

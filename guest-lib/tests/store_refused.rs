@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! A disk which refuses syncs, or has no room: nothing is built on what it may
 //! not have, nothing that was refused comes back, and nothing is left behind.
 
@@ -228,19 +229,18 @@ fn empty_images_which_were_left_behind_go() {
     commit(&store, 1).unwrap();
     drop(store);
     // As an attempt made it which then had no space.
-    let last = names(&disk)
+    let other = disk.copy();
+    let store = open(&other, None).unwrap();
+    commit(&store, 2).unwrap();
+    drop(store);
+    let last = names(&other)
         .into_iter()
         .rfind(|name| name.starts_with("image-"));
-    let bytes = disk.contents(&last.unwrap()).unwrap();
-    let mut header: Vec<u8> = bytes[..128].to_vec();
-    header[48..56].copy_from_slice(&2_u64.to_le_bytes());
-    header[56..64].copy_from_slice(&(bytes.len() as u64).to_le_bytes());
-    let version = open(&disk, None).unwrap().newest();
-    header[64..72].copy_from_slice(&version.to_le_bytes());
+    let mut header: Vec<u8> = other.contents(&last.unwrap()).unwrap()[..192].to_vec();
     for number in 3..40_u64 {
         header[32..40].copy_from_slice(&number.to_le_bytes());
-        let crc = crc32c::crc32c(&header[..124]);
-        header[124..].copy_from_slice(&crc.to_le_bytes());
+        let crc = crc32c::crc32c(&header[..188]);
+        header[188..].copy_from_slice(&crc.to_le_bytes());
         disk.put(&format!("image-{number:06x}.hvck"), &header);
     }
     let store = open(&disk, None).unwrap();

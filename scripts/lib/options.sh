@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT OR Apache-2.0
 # shellcheck shell=bash
 # Options which guest-run and boot have in common.
 
@@ -95,8 +96,11 @@ lab_job() {
     job_conf LAB_TYPE "$LAB_TYPE"; job_conf LAB_VCPUS "$LAB_VCPUS"
     job_conf LAB_MEM "$LAB_MEM"; job_conf LAB_KEY "$LAB_KEY"
     job_conf LAB_HOST "${LAB_LINK##*:}"
-    for t in domu dom0; do job_env $t HVCKPT_POLICY=10.84.0.1:4884; done
-    job_env domu HVCKPT_KEY=/etc/hvckpt/guest.key
-    job_env dom0 HVCKPT_KEY=/tmp/guest.key
+    # A name without its file would be told as a file that cannot be read.
+    if [ "$LAB_KEY" = 1 ]; then
+        for t in domu dom0; do job_env $t HVCKPT_POLICY=10.84.0.1:4884; done
+        job_env domu HVCKPT_KEY=/etc/hvckpt/guest.key
+        job_env dom0 HVCKPT_KEY=/tmp/guest.key
+    fi
     job_env dom0 HVCKPT_DOMU_CFG=/etc/xen/domu.cfg
 }

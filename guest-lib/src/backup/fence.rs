@@ -1,10 +1,11 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! What a primary must remember about its backup: the epoch it was granted,
 //! and that its time is over.  One file beside the images.
 
 use crate::store::backend::Backend;
 use crate::store::{Damage, DamageKind, StoreError, io_error};
 
-const FILE: &str = "replica";
+pub(crate) const FILE: &str = "replica";
 const MAGIC: [u8; 8] = *b"hvckrep\0";
 const BYTES: usize = 32;
 
@@ -71,6 +72,10 @@ pub(crate) fn write(backend: &dyn Backend, epoch: u64, fenced: u64) -> Result<()
     bytes[BYTES - 4..].copy_from_slice(&crc.to_le_bytes());
     let temporary = "replica.tmp";
     let replace = || {
+        match backend.remove(temporary) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
         let file = backend.create(temporary)?;
         file.write_at(&bytes, 0)?;
         file.sync()?;

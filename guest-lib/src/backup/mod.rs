@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! Live backup: the committed versions of a store, on another machine too.
 //!
 //! The primary's side is part of the store: give [`StoreOptions`] a
@@ -40,7 +41,7 @@ pub use replica::{Link, ReplicaStatus, ReplicationError};
 pub use server::{BackupError, Server, ServerOptions};
 pub use wire::{Reason, Refusal, WireError};
 
-pub(crate) use fence::unfenced;
+pub(crate) use fence::{FILE as FENCE_FILE, unfenced};
 pub(crate) use replica::Replica;
 pub(crate) use sender::replicate;
 

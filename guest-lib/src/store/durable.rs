@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! Regions which survive.
 
 use std::path::Path;
@@ -138,10 +139,16 @@ impl DurableBuilder {
     /// makes it.
     ///
     /// # Errors
-    /// See [`DurableError`].
+    /// See [`DurableError`].  A store which was made is gone again.
     pub fn open(self, directory: impl AsRef<Path>) -> Result<Durable, DurableError> {
-        let store = Store::open(directory, self.options.clone())?;
-        self.open_in(&Arc::new(store))
+        let store = Arc::new(Store::open(directory, self.options.clone())?);
+        let opened = self.open_in(&store);
+        if opened.is_err()
+            && let Some(store) = Arc::into_inner(store)
+        {
+            store.discard();
+        }
+        opened
     }
 
     /// Recovers the region from an open store, or makes it there.  Several

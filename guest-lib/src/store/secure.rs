@@ -1,9 +1,10 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! What was appended is on the disk, or is taken back.
 
 use std::time::Instant;
 
 use super::error::{StoreError, io};
-use super::format::IMAGE_HEADER;
+use super::format::{Chain, IMAGE_HEADER, image_name};
 use super::frame::Out;
 use super::images::Images;
 use super::writer::{Writer, publish};
@@ -41,7 +42,16 @@ impl Writer {
     ) -> Result<Out, StoreError> {
         let before = Instant::now();
         if fresh {
-            out = publish(&self.images, out, &mut self.refused)?;
+            let name = image_name(out.image);
+            let published = publish(&self.images, out, &mut self.refused);
+            out = published.inspect_err(|error| {
+                if matches!(error, StoreError::LockLost(_)) {
+                    self.lost = true;
+                } else if self.images.backend().open(&name, false).is_ok() {
+                    // It could not be removed: the number is taken.
+                    self.next_image += 1;
+                }
+            })?;
             self.next_image += 1;
         } else if let Err(source) = out.file().sync() {
             let name = out.name.clone();
@@ -61,7 +71,7 @@ impl Writer {
     pub(super) fn take_back(
         &mut self,
         mut out: Out,
-        start: u64,
+        (start, chain): (u64, Chain),
         fresh: bool,
         why: StoreError,
     ) -> StoreError {
@@ -74,6 +84,7 @@ impl Writer {
             self.refused = Some((out, start));
             return StoreError::Unsettled { name, source };
         }
+        out.resume(chain);
         // Under one key nothing else is ever written at the same place.
         self.out = self.images.key().is_none().then_some(out);
         why

@@ -1,14 +1,16 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! The one who writes: appends versions, one sync for as many as are waiting.
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
+use std::io::ErrorKind;
 use std::sync::{Arc, PoisonError};
 
-use super::backend::File;
+use super::backend::{File, Held, Hold};
 use super::error::{StoreError, io};
 use super::format::{
-    IMAGE_HEADER, ImageHeader, ImageKind, MAX_AREAS, MAX_PAGES, Sealing, encode_ack, image_name,
-    name_fault, temporary,
+    ACK_FILE, IMAGE_HEADER, ImageHeader, ImageKind, Link, MAX_AREAS, MAX_PAGES, encode_ack,
+    image_name, image_number, name_fault, temporary,
 };
 use super::frame::{Change, Meta, Out, now};
 use super::images::Images;
@@ -16,7 +18,7 @@ use super::index::{AreaIndex, Undo};
 use super::metrics::{StoreMetrics, add, set};
 use super::options::StoreOptions;
 use super::page::Encoder;
-use super::scan::{ACK_FILE, Scan, Version};
+use super::scan::{Scan, Version};
 use super::secure::withdrawn;
 use super::ship::{Bulk, Changes};
 use super::view::load;
@@ -66,6 +68,15 @@ pub(crate) struct Writer {
     pub(crate) versions: BTreeMap<u64, Version>,
     /// Sizes of the images there are, in bytes.
     pub(crate) sizes: BTreeMap<u64, u64>,
+    /// What tells the images apart.
+    ids: BTreeMap<u64, [u8; 16]>,
+    /// Where the index refers to besides the image of the newest version and
+    /// those which that one continues.
+    also: Link,
+    /// Keeps other writers out; `None` if this one only reads.
+    pub(crate) hold: Option<Arc<dyn Hold>>,
+    /// That was so once.
+    pub(super) lost: bool,
     /// The newest one; zero for none.
     pub(crate) last: u64,
     pub(super) out: Option<Out>,
@@ -101,7 +112,21 @@ impl Writer {
                 .images
                 .values()
                 .map(|image| (image.number, image.bytes))
+                .chain(
+                    scan.unreadable
+                        .iter()
+                        .map(|(number, bytes)| (*number, *bytes)),
+                )
+                .filter(|(number, _)| !scan.strays.contains(number))
                 .collect(),
+            ids: scan
+                .images
+                .values()
+                .map(|image| (image.number, image.id))
+                .collect(),
+            also: Link::default(),
+            hold: None,
+            lost: false,
             last: newest.map_or(0, |newest| newest.number),
             out: None,
             next_image: scan.highest + 1,
@@ -123,16 +148,7 @@ impl Writer {
 
     /// Makes a store out of nothing: an empty image.
     pub(crate) fn found(images: &Images, store: [u8; 16]) -> Result<(), StoreError> {
-        let header = ImageHeader {
-            kind: ImageKind::Increment,
-            store,
-            image: 1,
-            created: now(),
-            parent: 0,
-            parent_bytes: 0,
-            parent_version: 0,
-            sealing: Sealing::fresh(images.key(), &store, 1)?,
-        };
+        let header = ImageHeader::fresh(ImageKind::Increment, store, 1, now(), images.key())?;
         let out = Out::create(&**images.backend(), temporary(&image_name(1)), &header)?;
         publish(images, out, &mut None)?;
         Ok(())
@@ -183,6 +199,47 @@ impl Writer {
         self.floor = images.first().copied();
     }
 
+    fn id(&self, image: u64) -> [u8; 16] {
+        self.ids.get(&image).copied().unwrap_or_default()
+    }
+
+    /// The place of a version, to refer to.
+    pub(crate) fn link(&self, version: &Version) -> Link {
+        let mut link = Link {
+            image: version.image,
+            chain: version.chain,
+            id: [0; 4],
+        };
+        link.id.copy_from_slice(&self.id(version.image)[..4]);
+        link
+    }
+
+    /// Makes sure that nobody else writes.
+    ///
+    /// # Errors
+    /// Somebody may; nothing more is written here.
+    pub(crate) fn alone(&mut self) -> Result<(), StoreError> {
+        let Some(hold) = self.hold.clone() else {
+            return Ok(());
+        };
+        let backend = self.images.backend();
+        let lost = self.lost
+            || match hold.check() {
+                Ok(Held::Still) => return Ok(()),
+                // Nobody may have been here meanwhile.
+                Ok(Held::Again) => backend.list().map_or(true, |names| {
+                    let images = names.iter().filter_map(|name| image_number(name));
+                    images.max() >= Some(self.next_image)
+                }),
+                Ok(Held::Lost) | Err(_) => true,
+            };
+        if lost {
+            self.lost = true;
+            return Err(StoreError::LockLost(backend.describe()));
+        }
+        Ok(())
+    }
+
     /// The next number of an image.
     pub(crate) fn reserve(&mut self) -> u64 {
         // Later images have higher numbers.
@@ -197,17 +254,23 @@ impl Writer {
         if let Some(out) = self.out.take().filter(room) {
             return Ok((out, false));
         }
-        let parent = self.versions.get(&self.last);
-        let header = ImageHeader {
-            kind: ImageKind::Increment,
-            store: self.store,
-            image: self.next_image,
-            created: now(),
-            parent: parent.map_or(0, |parent| parent.image),
-            parent_bytes: parent.map_or(0, |parent| parent.offset + parent.bytes),
-            parent_version: self.last,
-            sealing: Sealing::fresh(self.images.key(), &self.store, self.next_image)?,
-        };
+        let mut header = ImageHeader::fresh(
+            ImageKind::Increment,
+            self.store,
+            self.next_image,
+            now(),
+            self.images.key(),
+        )?;
+        header.parent_version = self.last;
+        header.also = self.also;
+        if let Some(parent) = self.versions.get(&self.last) {
+            header.parent = parent.image;
+            header.parent_bytes = parent.offset + parent.bytes;
+            header.parent_chain = parent.chain;
+            header
+                .parent_id
+                .copy_from_slice(&self.id(parent.image)[..8]);
+        }
         let name = temporary(&image_name(header.image));
         Out::create(&**self.images.backend(), name, &header).map(|out| (out, true))
     }
@@ -218,18 +281,21 @@ impl Writer {
     /// Nothing was committed, nor will be found after a crash; but for
     /// [`StoreError::Unsettled`], after which that is not known.
     pub(crate) fn write(&mut self, batches: &[Arc<Batch>]) -> Result<(), StoreError> {
+        self.alone()?;
         self.settle()?;
         if batches.is_empty() {
             return Ok(());
         }
         let (mut out, fresh) = self.out()?;
-        let start = out.position();
+        let (start, chain) = (out.position(), out.chain());
         let mut undo = Vec::new();
         let appended = self.append(&mut out, batches, &mut undo);
         let made = match appended {
             Ok(versions) => self.secure(out, start, fresh).map(|out| (out, versions)),
-            Err(error) => Err(self.take_back(out, start, fresh, error)),
+            Err(error) => Err(self.take_back(out, (start, chain), fresh, error)),
         };
+        // Nobody is told of what another writer may not know.
+        let made = made.and_then(|made| self.alone().map(|()| made));
         let (out, versions) = made.inspect_err(|_| {
             while let Some((area, undo)) = undo.pop() {
                 self.areas[area].undo(undo);
@@ -247,6 +313,7 @@ impl Writer {
                 .map(|version| (version.number, version)),
         );
         self.sizes.insert(out.image, out.position());
+        self.ids.insert(out.image, out.id);
         self.out = Some(out);
         self.acknowledge();
         self.forget();
@@ -344,13 +411,15 @@ impl Writer {
             .ok_or(StoreError::NoVersion { version: to })?;
         let areas = load(&self.images, &target)?;
         let before = core::mem::replace(&mut self.areas, areas);
-        let floor = self.floor;
+        let (floor, also) = (self.floor, self.also);
+        self.also = self.link(&target);
         self.find_floor();
         self.out = None;
         let batch = Batch::new(version, now(), Arc::default());
         self.write(&[Arc::new(batch)]).inspect_err(|_| {
             self.areas = before;
             self.floor = floor;
+            self.also = also;
         })
     }
 
@@ -379,6 +448,7 @@ impl Writer {
             }
             self.images.forget(number);
             self.sizes.remove(&number);
+            self.ids.remove(&number);
         }
         self.versions
             .retain(|_, version| version.image >= floor && version.floor >= floor);
@@ -390,15 +460,22 @@ impl Writer {
         old: &[AreaIndex],
         new: &[AreaIndex],
         copies: &[Version],
-        (base, bytes): (u64, u64),
+        out: &Out,
     ) {
+        let base = out.image;
         for (area, (old, new)) in self.areas.iter_mut().zip(old.iter().zip(new)) {
             area.switch(old, new);
         }
         self.versions
             .extend(copies.iter().map(|version| (version.number, *version)));
         self.moved = true;
-        self.sizes.insert(base, bytes);
+        self.sizes.insert(base, out.position());
+        self.ids.insert(base, out.id);
+        if let Some(newest) = copies.last() {
+            self.also = self.link(newest);
+        }
+        // What refers to the copies is in an image which says so.
+        self.out = None;
         self.floor = Some(base);
         self.forget();
         self.measure();
@@ -423,8 +500,12 @@ pub(crate) fn publish(
     });
     let _naming = images.naming.lock().unwrap_or_else(PoisonError::into_inner);
     let named = synced.and_then(|()| {
-        let renamed = backend.rename(&out.name, &name);
-        renamed.map_err(|error| io("rename", &out.name, error))
+        let renamed = backend.publish(&out.name, &name);
+        renamed.map_err(|error| match error.kind() {
+            // Somebody else took the number.
+            ErrorKind::AlreadyExists => StoreError::LockLost(backend.describe()),
+            _ => io("rename", &out.name, error),
+        })
     });
     if let Err(error) = named {
         let _leftover = backend.remove(&out.name);

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! One input for the reader of images: what it must survive, and how inputs
 //! are changed.  Used by the test and by the fuzz target.
 
@@ -40,8 +41,8 @@ pub fn mend(image: &mut [u8]) {
         return;
     }
     let sealed = number(image, 72, 8) & 1 == 1;
-    sum(image, 0, 124, 124);
-    let mut frame = 128;
+    let mut frame = if number(image, 8, 4) < 3 { 128 } else { 192 };
+    sum(image, 0, frame - 4, frame - 4);
     while image.get(frame..frame + 4) == Some(FRAME) && frame + 128 <= image.len() {
         let body = frame + 128;
         let end = body.saturating_add(number(image, frame + 56, 8));
