@@ -90,6 +90,12 @@ bit tlb_frame[4];
 /* --- the session -------------------------------------------------------- */
 
 bit linked;                           /* in cda->session[] */
+#ifdef FAILS
+bit told;                             /* its cookie can be read */
+#define KNOWN        told
+#else
+#define KNOWN        true
+#endif
 bit ranges;                           /* s->ranges != NULL */
 bit revoked, s_lock;
 bit freed = 1;                        /* call_rcu() has run */
@@ -188,6 +194,16 @@ inline flush_all()
     tlb_frame[0] = 0; tlb_frame[1] = 0; tlb_frame[2] = 0; tlb_frame[3] = 0
 }
 
+/* RW that Xen took is in no TLB any more. */
+inline flush_own() { flush_all(); took = 0 }
+
+/* What the kernel reads as read-only, no CPU writes. */
+inline uncached(fr)
+{
+    assert(!(tlb[0] && tlb_frame[0] == fr) && !(tlb[1] && tlb_frame[1] == fr));
+    assert(!(tlb[2] && tlb_frame[2] == fr) && !(tlb[3] && tlb_frame[3] == fr))
+}
+
 inline start_using(c) { if :: linked -> reading[c] = 1; USE :: else fi }
 
 /* --- Xen: under the guest kernel's feet --------------------------------- */
@@ -258,7 +274,7 @@ inline take_back_slot(k, t, mark)
         if :: WATCHED(t) && pte[t].d -> dirty[k] = 1 :: else fi;
 #endif
         pte[t].rw = 0; pte[t].ro = 0; pte[t].seen = mark;
-        pte[t].d = HAS_D;
+        pte[t].d = HAS_D; took = 1;
         IF_WATCH(pte[t].watch = 0)
     :: pte[t].p && !pte[t].rw && (pte[t].ro || pte[t].seen) ->
 #ifdef FORK_KEEPS_RO
@@ -297,12 +313,19 @@ inline take_back_chunk(k, mark)
 
 /*
  * protect_entry(): one cmpxchg.  ok: PROTECTED or, with `warm` and RW, WATCHED.
- * warm: afterwards, whether it is watched.
+ * warm: afterwards, whether it is watched.  b: the table was bound before.
  */
-inline protect(t)
+#ifdef PROTECT_UNBOUND
+#define OURS(t, b) (pte[t].ro)
+#else
+#define OURS(t, b) (b && pte[t].ro)
+#endif
+inline protect(t, b)
 {
     if
     :: !pte[t].p -> ok = 0; warm = 0
+    /* cda_entry_read() came before us. */
+    :: pte[t].p && !pte[t].rw && OURS(t, b) -> ok = 1; warm = 0
     :: pte[t].p && pte[t].rw && !warm ->
         pte[t].rw = 0; pte[t].seen = 0; pte[t].ro = 1; IF_WATCH(pte[t].watch = 0);
 #ifndef NO_D
@@ -312,7 +335,7 @@ inline protect(t)
     :: pte[t].p && pte[t].rw && warm ->
         pte[t].seen = 0; pte[t].ro = 0; pte[t].d = 0; IF_WATCH(pte[t].watch = 1);
         ok = 1
-    :: pte[t].p && !pte[t].rw ->
+    :: pte[t].p && !pte[t].rw && !OURS(t, b) ->
         pte[t].ro = 0; pte[t].seen = 1; IF_WATCH(pte[t].watch = 0);
         ok = 1; warm = 0
     fi
@@ -337,9 +360,9 @@ inline xen_stores(v, t)
 }
 
 /*
- * store() for va v, below cda_emulate(): under page_lock(); the way to the
- * table; the store and its entry under the log's lock.  Or nothing is done:
- * an instruction that Xen cannot perform, a full log.  fixed: performed.
+ * cda_do_store() for va v, below cda_emulate(): under page_lock(); the way to
+ * the table; the store and its entry under the log's lock.  Or nothing is
+ * done: an instruction that Xen cannot perform, a full log.  fixed: performed.
  */
 inline emulated(v)
 {
@@ -475,9 +498,9 @@ inline table_new(c)
     d_step {
         reading[c] = 0;
 #ifndef NO_FORK_FLUSH
-        if :: k == CHUNKS -> flush_all() :: else fi;
+        if :: k == CHUNKS -> flush_own() :: else fi;
 #endif
-        k = 0
+        took = 0; k = 0
     }
 #else
     skip
@@ -496,7 +519,7 @@ inline choose()
 #endif
 }
 
-/* sync_watched(): one look at the entry; cool(): one cmpxchg. */
+/* sync_watched(): one look at the entry; cda_cool(): one cmpxchg. */
 inline sync_watched(n, op)
 {
 #ifdef WATCH
@@ -563,7 +586,7 @@ inline sync_touched(n, op)
         :: map ->
             choose();
             d_step {
-                protect(y_t); dirty[n] = !ok;
+                protect(y_t, 1); dirty[n] = !ok;
 #ifndef WATCH_NO_FLUSH
                 moved = 1;
 #else
@@ -594,6 +617,7 @@ inline sync_replaced(n, op)
     map = 1;
     if
     :: op != END ->
+        moved = moved || bound[n] != NONE;
 #ifdef UNBIND_FIRST_REPLACED
         d_step { unbind(n) };
         take_back_chunk(n, 0);
@@ -616,13 +640,13 @@ inline sync_replaced(n, op)
             moved = 1;
             choose();
 #ifdef BIND_LATE
-            d_step { protect(y_t) };
+            d_step { protect(y_t, 0) };
             bound[n] = y_t;
 #else
             bound[n] = y_t;
 #endif
 #if CHUNKS > 1 && !defined(NO_EVICT)
-            /* evict() */
+            /* cda_evict() */
             if
             :: bound[1 - n] == y_t ->
                 d_step { take_back_slot(1 - n, y_t, 0) };
@@ -632,7 +656,7 @@ inline sync_replaced(n, op)
             fi;
 #endif
 #ifndef BIND_LATE
-            d_step { protect(y_t) };
+            d_step { protect(y_t, 0) };
 #endif
             d_step {
                 if :: !ok -> dirty[n] = 1 :: else fi;
@@ -732,7 +756,7 @@ inline begin_one(v)
 inline gate_cycle(c, op, resume)
 {
     d_step {
-        GATE(c) && linked && !s_lock && ranges && !revoked &&
+        GATE(c) && linked && KNOWN && !s_lock && ranges && !revoked &&
         (resume -> cont == op && ticket == c : (op == BEGIN) != open) ->
         s_lock = 1; reading[c] = 1; USE; drop_at = 0; ticket = NONE;
         if
@@ -756,7 +780,7 @@ inline gate_cycle(c, op, resume)
     };
     cycle(op);
 #ifdef EMUL
-    d_step { if :: moved -> flush_all(); moved = 0 :: else fi };
+    d_step { if :: moved -> flush_own(); moved = 0 :: else fi };
     if
 #ifdef UNLOCKED_TURN
     :: done -> d_step { BOTH_CHUNKS(turn_one) }
@@ -771,12 +795,16 @@ inline gate_cycle(c, op, resume)
 #ifdef NO_FLUSH
         :: 0
 #elif defined(FLUSH_LATE)
-        :: moved && done -> flush_all()
+        :: moved && done -> flush_own()
 #else
-        :: moved -> flush_all()
+        :: moved -> flush_own()
 #endif
         :: else
         fi;
+#if defined(NO_FLUSH) || defined(FLUSH_LATE)
+        took = 0;
+#endif
+        assert(!took);
         if
         :: done -> deliver(op)
         :: else -> ticket = c
@@ -817,13 +845,19 @@ inline drop_all()
 #ifndef NO_DROP_FLUSH
                 flush_all();
 #endif
+                took = 0;
                 ranges = 0; drop_at = 0
             };
             bound[0] = NONE;
 #if CHUNKS > 1
             bound[1] = NONE;
 #endif
-        :: else
+        :: else ->
+#ifndef DROP_FLUSH_LATE
+            d_step { flush_own() }
+#else
+            skip
+#endif
         fi
     fi
 }
@@ -835,21 +869,28 @@ inline forget_copy(v)
     hot[v] = 0
 }
 
+/* unlink_session(); its memory goes later. */
+inline unlink()
+{
+    linked = 0;
+#ifdef FAILS
+    told = 0;
+#endif
+    open = 0; lost = 0; cont = 0; cursor = 0; ticket = NONE; revoked = 0;
+    BOTH_CHUNKS(forget_copy)
+}
+
 inline gate_detach(c)
 {
     d_step {
-        GATE(c) && linked && !s_lock -> s_lock = 1; reading[c] = 1; USE
+        GATE(c) && linked && KNOWN && !s_lock ->
+        s_lock = 1; reading[c] = 1; USE
     };
     drop_all();
     d_step {
-        /* unlink_session(); its memory goes later. */
-        if
-        :: done ->
-            linked = 0;
-            open = 0; lost = 0; cont = 0; cursor = 0; ticket = NONE; revoked = 0;
-            BOTH_CHUNKS(forget_copy)
-        :: else
-        fi;
+        /* Also if nobody comes back for the rest. */
+        assert(!took);
+        if :: done -> unlink() :: else fi;
         done = 0; s_lock = 0; reading[c] = 0
     }
 }
@@ -869,6 +910,46 @@ inline attach()
         BOTH_CHUNKS(new_chunk)
     }
 }
+
+#ifdef FAILS
+inline forget_binding(v) { bound[v] = NONE }
+
+/*
+ * op_attach(): found from the first step on, known from the second, if there is
+ * one.  Whoever knows the cookie is in no hurry to wait for the return.
+ */
+inline gate_attach(c)
+{
+    d_step {
+        GATE(c) && !linked && freed && !s_lock ->
+        linked = 1; ranges = 1; freed = 0; revoked = 0; drop_at = 0; told = 0;
+        open = 0; lost = 0; cont = 0; cursor = 0; ticket = NONE;
+        BOTH_CHUNKS(new_chunk);
+#ifndef ATTACH_UNLOCKED
+        reading[c] = 1; s_lock = 1
+#endif
+    };
+#if defined(ATTACH_UNLOCKED) || defined(ATTACH_TOLD_FIRST)
+    told = 1;
+#endif
+    if
+    :: true -> d_step {
+        told = 1;
+#ifndef ATTACH_UNLOCKED
+        s_lock = 0; reading[c] = 0
+#endif
+    }
+    /* The answer cannot be written. */
+    :: true -> d_step {
+#ifndef ATTACH_UNLOCKED
+        assert(!told); s_lock = 0; reading[c] = 0;
+#endif
+        BOTH_CHUNKS(forget_binding);
+        unlink()
+    }
+    fi
+}
+#endif
 
 /* --- the guest kernel --------------------------------------------------- */
 
@@ -1092,7 +1173,7 @@ inline user_write(c, v)
 proctype Cpu(byte c)
 {
     byte b_t = NONE, f_t = NONE, y_t = NONE, g_t = NONE, k;
-    bit ok, map, warm, moved, done, fixed, g_any;
+    bit ok, map, warm, moved, took, done, fixed, g_any;
 #ifdef WATCH
     bit cold;
 #endif
@@ -1112,7 +1193,11 @@ proctype Cpu(byte c)
 #endif
 #ifdef DETACH
     :: gate_detach(c)
+#ifdef FAILS
+    :: gate_attach(c)
+#else
     :: d_step { GATE(c) && !linked && freed -> attach() }
+#endif
 #endif
 
     :: atomic { KERNEL(c) && !mm -> mm = 1 };
@@ -1185,10 +1270,36 @@ end:
         r_t = l2[0]; guest_update(r_t); remaps(r_t);
 #ifndef NO_READ_HOOK
         /* cda_entry_read(): what xchg reads has no RW of Xen's. */
-        if :: READ_TAKES(r_t) -> pte[r_t].rw = 0 :: else fi;
+        if
+        :: READ_TAKES(r_t) && pte[r_t].rw ->
+            pte[r_t].rw = 0;
+#ifndef READ_NO_FLUSH
+            flush_all();
+#endif
+            uncached(r_t)
+        :: else
+        fi;
 #endif
         moving = 1 + pte[r_t].rw;
         pte[r_t].p = 0; pte[r_t].rw = 0; pte[r_t].ro = 0; pte[r_t].seen = 0;
+        IF_WATCH(pte[r_t].watch = 0);
+        flush_all(); r_t = NONE
+    }
+    /* Another entry of the table is read: withhold(). */
+    :: d_step {
+        l2[0] != NONE && !locked[l2[0] % 2] && pte[l2[0] % 2].p && pte[l2[0] % 2].rw &&
+        READ_TAKES(l2[0] % 2) ->
+        r_t = l2[0];
+        if
+        :: pte[r_t].ro || pte[r_t].d ->
+#ifndef WITHHOLD_UNLISTED
+            guest_update(r_t)
+#else
+            skip
+#endif
+        :: else
+        fi;
+        pte[r_t].rw = 0; pte[r_t].ro = 1; pte[r_t].d = HAS_D;
         IF_WATCH(pte[r_t].watch = 0);
         flush_all(); r_t = NONE
     }
@@ -1207,14 +1318,14 @@ end:
 proctype Revoke()
 {
     byte b_t = NONE;
-    bit done;
+    bit done, took;
 
 end:
     do
     :: d_step { linked && !revoked -> revoked = 1 }
     :: d_step { linked && revoked && ranges && !s_lock -> s_lock = 1 };
         drop_all();
-        d_step { done = 0; s_lock = 0 }
+        d_step { assert(!took); done = 0; s_lock = 0 }
     od
 }
 
@@ -1229,6 +1340,9 @@ init
         pte[1].p = 1; pte[1].rw = 1; pte[1].d = HAS_D;
 #endif
         attach();
+#ifdef FAILS
+        told = 1;
+#endif
         run Cpu(0);
         run Cpu(1);
 #ifdef DETACH

@@ -37,7 +37,7 @@ guest_prepare() {
             die "cannot compile $src"
     done
     GUEST_ADD=()
-    for src in exact cost refusals fork_isolation foreign remap stores fuzz_gate insn life latency limits spawn kv kv_load; do GUEST_ADD+=(--add "$EXAMPLES/$src"); done
+    for src in exact cost refusals attach_race fork_isolation foreign remap stores fuzz_gate insn life latency limits spawn kv kv_load; do GUEST_ADD+=(--add "$EXAMPLES/$src"); done
     for src in "$GUEST_BIN"/* "$HVCKPT_ROOT"/tests/dom0/*.sh; do GUEST_ADD+=(--add "$src"); done
 }
 
@@ -163,6 +163,7 @@ domu:120 stores stores
 domu:120 spawn spawn
 domu:60 limits limits --tracker ptxen
 domu:60 limits-emulxen limits --tracker emulxen
+domu-root:60 overtaken limits --tracker ptxen --overtaken && limits --tracker emulxen --overtaken
 domu:200 racing exact --tracker ptxen --pages 2048 --threads 4 --transactions 200 --racing
 domu:200 odd-size exact --tracker ptxen --pages 777 --threads 3 --transactions 100
 domu:100 write-read exact --tracker ptxen --pages 1024 --transactions 60 --writer read
@@ -184,6 +185,8 @@ domu-root:1500 fork-ksm $(once_more "fork_isolation --forks $1 --ksm")
 E
     # Of this a fifth is worth as much: the moment that matters is met by most.
     [ "${2:-2}" = 1 ] || printf 'domu-root:600 fork-within fork_isolation --within --forks %d\n' $(( $1 / 5 + 10 ))
+    # Two threads which never wait: with one virtual CPU each takes turns.
+    [ "${2:-2}" = 1 ] || printf 'dom0:200 attach-race attach-race.sh 500\n'
     printf 'dom0:120 foreign foreign.sh\n'
     printf 'dom0:600 leaks leaks.sh\n'
 }

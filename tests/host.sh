@@ -40,6 +40,7 @@ host_tests() {
 
     check "tests named in the threat model exist" "$out/named.log" tests/named-tests.sh
     check "which source of Xen is built" "$out/xen-source.log" tests/xen-source.sh
+    check "patches are written anew" "$out/refresh-patches.log" tests/refresh-patches.sh
     may_skip "what the administrators' guide says of grub" "$out/grub.log" tests/grub.sh
     log "Debian 13's rustc (two minutes when new)"
     may_skip "the daemon's crates with Rust 1.85" "$out/rust-1.85.log" tests/rust-1.85.sh

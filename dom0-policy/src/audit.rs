@@ -13,6 +13,7 @@ use std::net::SocketAddr;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
+use hvckpt_proto::files::open_at_once;
 use serde::{Deserialize, Serialize};
 
 pub use read::{Follow, Line, tail};
@@ -214,11 +215,8 @@ impl AuditLog {
 }
 
 fn open(path: &Path) -> io::Result<File> {
-    OpenOptions::new()
-        .append(true)
-        .create(true)
-        .mode(0o600)
-        .open(path)
+    let mut options = OpenOptions::new();
+    open_at_once(path, options.append(true).create(true).mode(0o600))
 }
 
 fn numbered(path: &Path, number: u32) -> PathBuf {
@@ -237,7 +235,7 @@ fn rename_if_there(from: &Path, to: &Path) -> io::Result<()> {
 fn ends_with_newline(path: &Path, length: u64) -> io::Result<bool> {
     use std::os::unix::fs::FileExt as _;
     let mut last = [0];
-    File::open(path)?.read_exact_at(&mut last, length - 1)?;
+    open_at_once(path, OpenOptions::new().read(true))?.read_exact_at(&mut last, length - 1)?;
     Ok(last == *b"\n")
 }
 

@@ -189,7 +189,9 @@ fn allow_descriptors(limits: &Limits) {
 pub fn server_key(state: &Path) -> Result<Secret, String> {
     let path = state.join("server.key");
     let shown = path.display();
-    match std::fs::read_to_string(&path) {
+    let text = hvckpt_proto::files::read_regular(&path)
+        .and_then(|bytes| String::from_utf8(bytes).map_err(std::io::Error::other));
+    match text {
         Ok(text) => Secret::from_server_file(&text).map_err(|e| format!("{shown}: {e}")),
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
             let secret = Secret::generate().map_err(|e| e.to_string())?;

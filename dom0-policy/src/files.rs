@@ -1,10 +1,11 @@
 //! Files that must be there whole or not at all, and private.
 
-use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write as _};
-use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
+use hvckpt_proto::files::{make_directory, open_regular};
 use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
 
@@ -96,11 +97,7 @@ impl StateDir {
     /// A sentence for the administrator.
     pub fn open(path: &Path) -> Result<Self, String> {
         let shown = path.display();
-        DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(path)
-            .map_err(|e| format!("cannot create {shown}: {e}"))?;
+        make_directory(path).map_err(|e| format!("cannot create {shown}: {e}"))?;
         let data = fs::metadata(path).map_err(|e| format!("cannot look at {shown}: {e}"))?;
         let me = rustix::process::geteuid().as_raw();
         if data.uid() != me {
@@ -114,12 +111,9 @@ impl StateDir {
                 "{shown} can be written by others (chmod 700 {shown})"
             ));
         }
-        let lock = OpenOptions::new()
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .mode(0o600)
-            .open(path.join("lock"))
+        let mut create = OpenOptions::new();
+        create.write(true).create(true).truncate(false).mode(0o600);
+        let lock = open_regular(&path.join("lock"), &mut create)
             .map_err(|e| format!("cannot open {shown}/lock: {e}"))?;
         match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => Ok(Self {

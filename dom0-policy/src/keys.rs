@@ -205,7 +205,7 @@ impl KeyStore {
     pub fn open(dir: &Path) -> Result<Self, String> {
         let path = dir.join(FILE);
         let shown = path.display();
-        let keys = match std::fs::read(&path) {
+        let keys = match hvckpt_proto::files::read_regular(&path) {
             Err(e) if e.kind() == io::ErrorKind::NotFound => Vec::new(),
             Err(e) => return Err(format!("cannot read {shown}: {e}")),
             Ok(bytes) => {

@@ -122,6 +122,7 @@ enum hvckpt_error {
     HVCKPT_E_STORE_WRONG_KEY = -86, /* last_error names both */
     HVCKPT_E_STORE_NOT_ENCRYPTED = -87,
     HVCKPT_E_STORE_KEY_FILE = -88,  /* unreadable, not 0600, not a key */
+    HVCKPT_E_STORE_LOCK_LOST = -89, /* taken over, or moved: open it again */
 
     /* The arena. */
     HVCKPT_E_NO_MEMORY = -90,       /* it is full */

@@ -3,7 +3,8 @@
 //!
 //! Each round is a process with a session of its own, threads that call, and a
 //! thread that unmaps, moves, aliases and protects the memory they call with.
-//! A round ends by detach, exit, exec or SIGKILL.  What must hold: every
+//! They begin before there is a session, and use its cookie as soon as they read
+//! it.  A round ends by detach, exit, exec or SIGKILL.  What must hold: every
 //! result is a documented one, a fork child and an exec'd program have no
 //! session, memory which no call named stays as it was, no call hangs.
 //!
@@ -25,7 +26,7 @@ use std::time::{Duration, Instant};
 use arena::Arena;
 use calls::Caller;
 use clap::Parser;
-use common::{Rng, Session, no, op, spawn};
+use common::{Area, PAGE, Rng, attach_struct, fresh_token, no, op, op1, spawn};
 use hvckpt::abi;
 
 /// Random operations at the gate.
@@ -106,27 +107,73 @@ enum Ending {
     Killed,
 }
 
+/// A structure for attach, across a border to a page that cannot be written.
+/// The callers look at its cookie meanwhile.
+struct Opening {
+    pages: Area,
+    tokens: [[u8; 16]; 2],
+}
+
+impl Opening {
+    /// Distance of the cookie, which ends at the border, from the start.
+    const COOKIE: usize = PAGE - 8;
+
+    fn new() -> Self {
+        let pages = Area::map(0, 2 * PAGE, 0, -1);
+        let tokens = [fresh_token(), fresh_token()];
+        // SAFETY: inside the area, of which nobody else knows yet.
+        unsafe { std::ptr::write(Self::at(&pages), attach_struct(tokens[0])) };
+        pages.part(1, 1).protect(libc::PROT_READ);
+        Self { pages, tokens }
+    }
+
+    fn at(pages: &Area) -> *mut abi::cda_attach {
+        (pages.start + Self::COOKIE - 24) as *mut abi::cda_attach
+    }
+
+    fn cookie(&self) -> &AtomicU64 {
+        self.pages.word(Self::COOKIE / 8)
+    }
+
+    /// Fails, and tells nothing; then works.
+    fn attach(&self, totals: &Totals) {
+        let at = Self::at(&self.pages);
+        let answer = op1(abi::CDA_OP_ATTACH, at as u64);
+        let told = self.cookie().load(Ordering::Relaxed);
+        if answer != no(libc::EFAULT) || told != 0 {
+            totals.broke(&format!("attach answered {answer}, and told {told:#x}"));
+        }
+        self.pages.protect(libc::PROT_READ | libc::PROT_WRITE);
+        // SAFETY: the token's place, at which nobody else looks.
+        unsafe { (&raw mut (*at).token).write(self.tokens[1]) };
+        let answer = op1(abi::CDA_OP_ATTACH, at as u64);
+        if answer != 0 {
+            totals.broke(&format!("attach answered {answer}"));
+        }
+    }
+}
+
 /// Life of one process: `calls` calls, then its end.
 fn round(args: &Args, totals: &'static Totals, seed: u64, ending: Ending, end: Instant) -> i32 {
     // A call that never returns, or a restart without end, ends the test.
     // SAFETY: no handler, the signal kills.
     unsafe { libc::alarm(120) };
     common::catch_faults();
-    let session = Session::attach();
+    let opening = Opening::new();
     let arena = Arena::new();
     let canary = common::Area::new(16 * common::PAGE);
     let (stop, left) = (AtomicBool::new(false), AtomicU64::new(args.round));
     // A thread that starts maps memory, perhaps where the arena has a hole for
     // a moment.
-    let started = Barrier::new(args.threads + 1);
+    let started = Barrier::new(args.threads + 2);
     std::thread::scope(|scope| {
-        let (arena, stop, left, session) = (&arena, &stop, &left, &session);
+        let (arena, stop, left, opening) = (&arena, &stop, &left, &opening);
         let started = &started;
         let callers: Vec<_> = (0..args.threads)
             .map(|index| {
                 let mut caller = Caller::new(
                     arena,
-                    session.cookie,
+                    opening.cookie(),
                     totals,
                     seed ^ (index as u64 + 1) << 40,
                 );
@@ -168,6 +215,8 @@ fn round(args: &Args, totals: &'static Totals, seed: u64, ending: Ending, end: I
                 std::thread::sleep(Duration::from_micros(300));
             }
         });
+        started.wait();
+        opening.attach(totals);
         for caller in callers {
             let _ = caller.join();
         }
@@ -179,7 +228,8 @@ fn round(args: &Args, totals: &'static Totals, seed: u64, ending: Ending, end: I
     }
     match ending {
         Ending::Detach => {
-            let answer = op(abi::CDA_OP_DETACH, [session.cookie, 0, 0, 0, 0]);
+            let cookie = opening.cookie().load(Ordering::Relaxed);
+            let answer = op(abi::CDA_OP_DETACH, [cookie, 0, 0, 0, 0]);
             // A random detach may have hit before.
             if answer != 0 && answer != no(libc::ENOENT) {
                 totals.broke(&format!("detach answered {answer}"));

@@ -5,6 +5,8 @@
 //! here.
 
 mod common;
+#[path = "limits/overtaken.rs"]
+mod overtaken;
 
 use core::ptr;
 use std::fs::OpenOptions;
@@ -26,6 +28,10 @@ struct Args {
     /// Cycles of each.
     #[arg(long, default_value_t = 8)]
     cycles: u64,
+    /// Only a write which a commit overtakes (root: it stops the kernel in
+    /// the middle of a system call).
+    #[arg(long)]
+    overtaken: bool,
 }
 
 /// A mapping of its own, which stays for the rest of the program.
@@ -84,6 +90,28 @@ fn main() {
     let limits = args.tracker.limits();
     let mut checks = Checks::default();
     let at = PAGE * PAGE_SIZE;
+
+    if args.overtaken {
+        let memory = map(
+            PAGES * PAGE_SIZE,
+            libc::MAP_PRIVATE | libc::MAP_ANONYMOUS,
+            -1,
+        );
+        let region = adopt(args.tracker, memory);
+        let listed = overtaken::cycles(&region, memory, args.cycles).unwrap_or_else(|error| {
+            eprintln!("userfaultfd, which this needs of root: {error}");
+            std::process::exit(2);
+        });
+        judge(
+            &mut checks,
+            "overtaken",
+            limits.pinned_before,
+            listed,
+            args.cycles,
+        );
+        drop(region);
+        checks.finish();
+    }
 
     // A debugger's way past the protection of a page.
     let private = map(

@@ -8,7 +8,8 @@ mod common;
 mod resp;
 
 use std::io::{self, BufRead, BufReader, Read, Write};
-use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -25,10 +26,15 @@ impl Kv {
     fn start(name: &str) -> Self {
         let directory = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("kv-{name}"));
         let _absent = std::fs::remove_dir_all(&directory);
+        Self::open(directory, &[])
+    }
+
+    fn open(directory: PathBuf, arguments: &[&str]) -> Self {
         let mut child = Command::new(common::example("kv"))
             .arg("--dir")
             .arg(&directory)
             .args(["--listen", "127.0.0.1:0", "--trackers", "pt"])
+            .args(arguments)
             .stdout(Stdio::piped())
             .spawn()
             .unwrap();
@@ -42,6 +48,19 @@ impl Kv {
             address,
             directory,
         }
+    }
+
+    /// Ends it, and starts it with the same store.
+    fn again(mut self, arguments: &[&str]) -> Self {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+        Self::open(std::mem::take(&mut self.directory), arguments)
+    }
+
+    fn version(&self) -> String {
+        let info = self.all(b"INFO\r\nQUIT\r\n");
+        let version = info.lines().find(|line| line.starts_with("version:"));
+        version.unwrap().to_owned()
     }
 
     fn connect(&self) -> TcpStream {
@@ -126,6 +145,104 @@ fn replies_wait_for_who_takes_them() {
     assert_eq!(ask(&mut tcp, &many, wanted.len()), wanted);
     let peak = kv.peak() / MIB;
     assert!(peak < 600, "{peak} MiB");
+}
+
+/// So many lines of replies, and nothing behind them is there yet.
+fn lines(tcp: &TcpStream, count: usize) -> Vec<String> {
+    let lines = BufReader::new(tcp).lines().take(count);
+    lines.map(Result::unwrap).collect()
+}
+
+/// A backup which never answers, and its key file.
+fn deaf(name: &str) -> (TcpListener, String, PathBuf) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    let keys = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("kv-keys-{name}"));
+    let _absent = std::fs::remove_dir_all(&keys);
+    let key = hvckpt::backup::add_key(&keys, "kv").unwrap();
+    let path = keys.join("kv.key");
+    let mut file = std::fs::OpenOptions::new();
+    file.write(true).create_new(true).mode(0o600);
+    let mut file = file.open(&path).unwrap();
+    file.write_all(key.to_text().as_bytes()).unwrap();
+    (listener, address, path)
+}
+
+#[test]
+fn who_reads_something_else_does_not_wait_for_a_write() {
+    let kv = Kv::start("beside");
+    kv.set("old", 3);
+    kv.set("new", 3);
+    let (_listener, address, key) = deaf("beside");
+    let key = key.to_str().unwrap();
+    let backup = ["--backup", &*address, "--key", key];
+    let kv = kv.again(&[&backup[..], &["--timeout", "3600"]].concat());
+    let before = kv.version();
+    let mut writes = kv.connect();
+    writes.write_all(b"SET new www\r\nGET old\r\n").unwrap();
+    while kv.version() == before {
+        std::thread::yield_now();
+    }
+    // These would show it, or build on it.
+    let waits = ["GET new", "MGET old new", "KEYS *", "DBSIZE", "SET old 4"].map(|command| {
+        let mut tcp = kv.connect();
+        tcp.write_all(format!("{command}\r\nPING\r\n").as_bytes())
+            .unwrap();
+        tcp
+    });
+    for _ in 0..20 {
+        kv.serves();
+        assert_eq!(
+            kv.all(b"GET old\r\nEXISTS old\r\nMGET old x\r\nQUIT\r\n"),
+            "$3\r\nvvv\r\n:1\r\n*2\r\n$3\r\nvvv\r\n$-1\r\n+OK\r\n"
+        );
+    }
+    for mut tcp in [writes].into_iter().chain(waits) {
+        tcp.set_nonblocking(true).unwrap();
+        let early = tcp.read(&mut [0]).map_err(|error| error.kind());
+        assert_eq!(early, Err(io::ErrorKind::WouldBlock));
+    }
+    // Without it they go on, in order.
+    let kv = kv.again(&[&backup[..], &["--timeout", "1", "--degrade"]].concat());
+    let before = kv.version();
+    let mut writes = kv.connect();
+    writes.write_all(b"SET new xxx\r\nGET old\r\n").unwrap();
+    while kv.version() == before {
+        std::thread::yield_now();
+    }
+    let mut waits = kv.connect();
+    waits.write_all(b"GET new\r\nSET old 4\r\n").unwrap();
+    assert_eq!(lines(&writes, 3), ["+OK", "$3", "vvv"]);
+    assert_eq!(lines(&waits, 3), ["$3", "xxx", "+OK"]);
+    let _gone = std::fs::remove_dir_all(PathBuf::from(key).parent().unwrap());
+}
+
+#[test]
+fn reads_see_all_writes_which_were_acknowledged() {
+    let kv = Kv::start("order");
+    std::thread::scope(|scope| {
+        for _ in 0..6 {
+            scope.spawn(|| {
+                let (mut writer, mut reader) = (kv.connect(), kv.connect());
+                for n in 0..60 {
+                    let (ask, count) = match n % 3 {
+                        0 => (&b"INCR n\r\n"[..], 1),
+                        1 => (&b"INCR n\r\nGET n\r\nINCR n\r\n"[..], 4),
+                        _ => (&b"GET n\r\nINCR n\r\n"[..], 3),
+                    };
+                    writer.write_all(ask).unwrap();
+                    let number = |line: &String| line.trim_start_matches(':').parse::<u64>();
+                    let said = lines(&writer, count);
+                    let acknowledged = number(said.last().unwrap()).unwrap();
+                    reader.write_all(b"GET n\r\n").unwrap();
+                    let seen = number(&lines(&reader, 2)[1]).unwrap();
+                    assert!(seen >= acknowledged, "{seen} after {said:?}");
+                }
+            });
+        }
+    });
+    // Each third makes one, two and one.
+    assert_eq!(kv.all(b"GET n\r\nQUIT\r\n"), "$3\r\n480\r\n+OK\r\n");
 }
 
 #[test]

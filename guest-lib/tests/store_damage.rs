@@ -286,12 +286,12 @@ fn versions_from_the_future_are_named() {
         .find(|n| n.starts_with("image-"))
         .unwrap();
     let mut bytes = disk.contents(&name).unwrap();
-    bytes[8] = 3;
+    bytes[8] = 4;
     disk.put(&name, &bytes);
     match Store::open_on(Arc::new(disk), options()) {
         Err(StoreError::Future {
             name: found,
-            format: 3,
+            format: 4,
         }) => assert_eq!(found, name),
         other => panic!("{other:?}"),
     }
@@ -448,6 +448,17 @@ fn an_encrypted_store_of_the_second_format_opens() {
     kept_store_opens("store-2-sealed", Some(sealed()), true);
 }
 
+/// Written by version 0.1.0, format 3.
+#[test]
+fn a_store_of_the_third_format_opens() {
+    kept_store_opens("store-3", None, true);
+}
+
+#[test]
+fn an_encrypted_store_of_the_third_format_opens() {
+    kept_store_opens("store-3-sealed", Some(sealed()), true);
+}
+
 #[test]
 fn keys_which_are_wrong_missing_or_too_many_are_named() {
     let disk = CrashDisk::new();
@@ -578,8 +589,8 @@ fn a_forgery_with_right_checksums_is_found() {
     let name = format!("image-{:06x}.hvck", versions[0].image);
     let mut bytes = disk.contents(&name).unwrap();
     bytes[40] ^= 1;
-    let crc = crc32c::crc32c(&bytes[..124]);
-    bytes[124..128].copy_from_slice(&crc.to_le_bytes());
+    let crc = crc32c::crc32c(&bytes[..188]);
+    bytes[188..192].copy_from_slice(&crc.to_le_bytes());
     disk.put(&name, &bytes);
     let examined = verify(&backend, Some(&sealed()), |_| {}).unwrap();
     assert!(

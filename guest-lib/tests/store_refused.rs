@@ -52,7 +52,11 @@ fn keys() -> [Option<StoreKey>; 2] {
 fn what_a_failed_sync_left_in_memory_is_written_again() {
     for key in keys() {
         for seed in 0..60 {
-            let errno = [libc::EIO, libc::ENOSPC][seed as usize % 2];
+            let errno = if seed % 2 == 0 {
+                libc::EIO
+            } else {
+                libc::ENOSPC
+            };
             // In an image which is there, or in one which is made for it.
             let reopened = seed % 4 < 2;
             let disk = CrashDisk::new();
@@ -224,19 +228,18 @@ fn empty_images_which_were_left_behind_go() {
     commit(&store, 1).unwrap();
     drop(store);
     // As an attempt made it which then had no space.
-    let last = names(&disk)
+    let other = disk.copy();
+    let store = open(&other, None).unwrap();
+    commit(&store, 2).unwrap();
+    drop(store);
+    let last = names(&other)
         .into_iter()
         .rfind(|name| name.starts_with("image-"));
-    let bytes = disk.contents(&last.unwrap()).unwrap();
-    let mut header: Vec<u8> = bytes[..128].to_vec();
-    header[48..56].copy_from_slice(&2_u64.to_le_bytes());
-    header[56..64].copy_from_slice(&(bytes.len() as u64).to_le_bytes());
-    let version = open(&disk, None).unwrap().newest();
-    header[64..72].copy_from_slice(&version.to_le_bytes());
+    let mut header: Vec<u8> = other.contents(&last.unwrap()).unwrap()[..192].to_vec();
     for number in 3..40_u64 {
         header[32..40].copy_from_slice(&number.to_le_bytes());
-        let crc = crc32c::crc32c(&header[..124]);
-        header[124..].copy_from_slice(&crc.to_le_bytes());
+        let crc = crc32c::crc32c(&header[..188]);
+        header[188..].copy_from_slice(&crc.to_le_bytes());
         disk.put(&format!("image-{number:06x}.hvck"), &header);
     }
     let store = open(&disk, None).unwrap();

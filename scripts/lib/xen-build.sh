@@ -5,15 +5,21 @@
 XEN_PATCH_DIR=$HVCKPT_ROOT/xen-patch
 # Part of the key: raise it when the way of building changes.
 XEN_RECIPE=1
+# Files of ours: which of xen-patch/, and to what directory of the tree.
+XEN_OURS='pagefault_cda*.c   xen/arch/x86/pv
+          cda/*.[ch]         xen/arch/x86/cda
+          include/asm/*.h    xen/arch/x86/include/asm/pv
+          include/public/*.h xen/include/public'
 
 # _xen_stage: work on a copy, so that a file edited during the build cannot
 # end up under the wrong key.
 _xen_stage() {
-    local stage
+    local stage files
     [ -d "$XEN_PATCH_DIR" ] || return 0
     make_tmpdir stage
-    ( cd "$XEN_PATCH_DIR" && find . \( -name series -o -name '*.patch' -o -name 'pagefault_cda*.c' -o -name 'cda*.h' \) \
-        -type f -print0 | xargs -0 -r cp -p --parents -t "$stage" )
+    ( cd "$XEN_PATCH_DIR" && { find . \( -name series -o -name '*.patch' \) -type f -print0
+        while read -r files _; do find . -path "./$files" -type f -print0; done <<<"$XEN_OURS"
+      } | xargs -0 -r cp -p --parents -t "$stage" )
     XEN_PATCH_DIR=$stage
 }
 
@@ -33,14 +39,20 @@ xen_series() {
 
 # Files of ours which are copied into the tree: "from to", where they exist.
 xen_copies() {
-    local from=$XEN_PATCH_DIR
-    [ ! -e "$from/pagefault_cda.c" ] || printf '%s\n' "$from/pagefault_cda.c xen/arch/x86/pv/pagefault_cda.c"
-    [ ! -e "$from/pagefault_cda_emul.c" ] ||
-        printf '%s\n' "$from/pagefault_cda_emul.c xen/arch/x86/pv/pagefault_cda_emul.c"
-    [ ! -e "$from/include/asm/cda.h" ] || printf '%s\n' "$from/include/asm/cda.h xen/arch/x86/include/asm/pv/cda.h"
-    [ ! -e "$from/include/asm/cda-compat.h" ] ||
-        printf '%s\n' "$from/include/asm/cda-compat.h xen/arch/x86/include/asm/pv/cda-compat.h"
-    [ ! -e "$from/include/public/cda.h" ] || printf '%s\n' "$from/include/public/cda.h xen/include/public/cda.h"
+    local files dir f
+    while read -r files dir; do
+        for f in "$XEN_PATCH_DIR"/$files; do
+            [ ! -e "$f" ] || printf '%s\n' "$f $dir/${f##*/}"
+        done
+    done <<<"$XEN_OURS"
+}
+
+# _xen_put SOURCE: copies those which are not there, or differ.
+_xen_put() {
+    local from to
+    while read -r from to; do
+        cmp -s -- "$from" "$1/$to" || install -D -m 644 -- "$from" "$1/$to"
+    done < <(xen_copies)
 }
 
 # xen_config PATCHED DEBUG: the part of .config which we decide, and what the
@@ -67,7 +79,7 @@ _xen_make() {
 
 # _xen_prepare: unpack, patch and configure a tree in $XEN_TREE.
 _xen_prepare() {
-    local tmp p f
+    local tmp p
     cache_tmp tmp xen-tree
     log "unpacking Xen $XEN_VERSION"
     xen_unpack "$tmp/src" || die "cannot unpack the Xen source" "check the disk's free space and the tarball"
@@ -79,7 +91,7 @@ _xen_prepare() {
                 "xen-patch has series for 4.17, 4.20, 4.21 and 4.22; for another release, refresh the nearest"
         fi
     done
-    while read -r f p; do cp -- "$f" "$tmp/src/$p"; done < <(if [ "$XEN_PATCHED" = 1 ]; then xen_copies; fi)
+    [ "$XEN_PATCHED" = 0 ] || _xen_put "$tmp/src"
     xen_config "$XEN_PATCHED" "$XEN_DEBUG" >"$tmp/src/xen/.config"
     XEN_TREE=$tmp run_logged "configuring" "$tmp/config.log" _xen_make olddefconfig
     [ "$XEN_PATCHED" = 0 ] || [ -z "$(grep -rl 'config CDA' "$tmp/src/xen" --include=Kconfig\*)" ] ||
@@ -172,7 +184,7 @@ _xen_keys() {
 
 # _xen_build_this PATCHED DEBUG: build the selected source, or end the script.
 _xen_build_this() {
-    local key from to start out
+    local key start out
     _xen_keys "$1" "$2"
     key=$XEN_KEY
     cache_valid xen "$key" && return 0
@@ -184,9 +196,7 @@ _xen_build_this() {
         # A build that was cut off may have left half-written objects.
         if [ -e "$XEN_TREE/.building" ]; then rm -rf -- "$XEN_TREE"; fi
         [ -e "$XEN_TREE/.ok" ] || _xen_prepare
-        [ $XEN_PATCHED = 0 ] || while read -r from to; do
-            cmp -s -- "$from" "$XEN_TREE/src/$to" || cp -- "$from" "$XEN_TREE/src/$to"
-        done < <(xen_copies)
+        [ $XEN_PATCHED = 0 ] || _xen_put "$XEN_TREE/src"
         cache_tmp out xen
         : >"$XEN_TREE/.building"
         RUN_HINT="fix the source and run again" run_logged \

@@ -390,6 +390,40 @@ static void dom0_task(void *arg)
     dom0_copy_fails = 0;
 }
 
+/* One thread attaches; another uses the cookie as soon as it reads it. */
+static void attach_task(void *arg)
+{
+    struct mm *mm = current->mm;
+
+    if ( mm->proc.attached )
+        proc_detach(mm);
+    do_attach(mm);
+}
+
+static void eager_task(void *arg)
+{
+    unsigned int n;
+
+    for ( n = 0; n < 100; ++n )
+    {
+        proc_eager(current->mm);
+        sched_point();
+    }
+}
+
+static void attach_round(void)
+{
+    static task_fn *const two[] = { attach_task, eager_task };
+    void *args[2] = { NULL };
+    struct mm *mm = vcpus[0].mm ?: vcpus[1].mm;
+
+    mm_load(&vcpus[0], mm);
+    mm_load(&vcpus[1], mm);
+    sched_rate = 1 + rnd(4);
+    copy_fail_rate = one_in(2) ? 24 : 0;
+    sched_run(2, two, args);
+}
+
 static void switch_tasks(void)
 {
     unsigned int v;
@@ -440,11 +474,16 @@ void fuzz_world(unsigned int rounds)
         preempt_rate = rates[rnd(4)];
         alloc_fail_rate = one_in(8) ? 4 : 0;
         abandon_rate = one_in(6) ? 8 : 0;
+        copy_fail_rate = one_in(8) ? 24 : 0;
         hw_log_dirty(one_in(50));
         budget[0] = 1 + rnd(6);
         budget[1] = one_in(3) ? 0 : 1 + rnd(6);
-        sched_run(3, one_in(4) ? three : two, args);
+        if ( one_in(12) )
+            attach_round();
+        else
+            sched_run(3, one_in(4) ? three : two, args);
         sched_rate = preempt_rate = alloc_fail_rate = abandon_rate = 0;
+        copy_fail_rate = 0;
         hw_log_dirty(false);
         world_be(0);
         truth_check();

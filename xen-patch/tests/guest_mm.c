@@ -258,5 +258,6 @@ void truth_check(void)
                       (unsigned long)now, va, (unsigned long)vp->expect);
             }
     mm_check_counts();
+    hw_check_tlbs();
     cda_check();
 }

@@ -25,6 +25,32 @@ void tlb_flush_vcpu(struct vcpu *v)
     memset(v->tlb, 0, sizeof(v->tlb));
 }
 
+bool hw_cached_rw(const struct vcpu *v, unsigned long va)
+{
+    const struct tlb_entry *t = tlb_slot((struct vcpu *)v, va);
+
+    return t->valid && t->rw && t->va == (va & PAGE_MASK);
+}
+
+void hw_check_tlbs(void)
+{
+    unsigned int v, i;
+
+    for ( v = 0; v < NR_VCPUS; ++v )
+        for ( i = 0; i < TLB_SIZE; ++i )
+        {
+            const struct tlb_entry *t = &vcpus[v].tlb[i];
+            const unsigned long *p = t->valid && t->rw
+                ? walk_l1e(mfn_x(vcpus[v].arch.guest_table_user.mfn), t->va)
+                : NULL;
+
+            CHECK(!p || !(*p & _PAGE_PRESENT) || (*p & _PAGE_RW) ||
+                  frame_of(*p) != t->frame,
+                  "vCPU %u writes at %#lx, which entry %#lx does not allow", v,
+                  t->va, *p);
+        }
+}
+
 void flush_tlb_mask(const cpumask_t *mask)
 {
     unsigned int i;
@@ -225,20 +251,27 @@ bool cda_emulate(struct cda_store *store, struct cpu_user_regs *regs)
 void emul_stored(void)
 {
     struct vcpu *v = current;
-    unsigned long *p;
+    unsigned long va = v->emul.va, e, tab;
+    unsigned int c;
 
     if ( !v->emul.possible || v->emul.done )
         return;
-    p = walk_l1e(v->mm->l4, v->emul.va);
-    CHECK(p && (*p & _PAGE_PRESENT), "emulated where nothing is mapped");
+    CHECK(v->locked_page, "emulated without page_lock()");
+    tab = v->locked_page - frame_table;
+    e = table(tab)[l1_table_offset(va)];
+    CHECK(e & _PAGE_PRESENT, "emulated where nothing is mapped");
     /* Stamps are unique: it is there, or it was refused. */
-    if ( *table(frame_of(*p)) != v->emul.value )
+    if ( *table(frame_of(e)) != v->emul.value )
         return;
     v->emul.done = true;
-    truth_wrote(v->mm, v->emul.va, frame_of(*p), false);
+    /* The table, which is locked, may have moved since it was looked up. */
+    for ( c = 0; c < NR_CHUNKS; ++c )
+        if ( v->mm->l1[c] == tab )
+            va = va_of(c, l1_table_offset(va));
+    truth_wrote(v->mm, va, frame_of(e), false);
 }
 
-/* One access of up to a page: 0 or -EFAULT. */
+/* One access of up to a page, none of it if @n is 0: 0 or -EFAULT. */
 static int access(unsigned long va, void *buf, unsigned int n, bool write,
                   enum who who)
 {
@@ -274,12 +307,12 @@ static int access(unsigned long va, void *buf, unsigned int n, bool write,
             return -EFAULT;
     }
 
-    if ( write )
+    if ( write && n )
     {
         memcpy(&phys[frame][va & ~PAGE_MASK], buf, n);
         truth_wrote(current->mm, va, frame, who == XEN);
     }
-    else
+    else if ( n )
         memcpy(buf, &phys[frame][va & ~PAGE_MASK], n);
     return 0;
 }
@@ -294,26 +327,45 @@ int hw_xen_store(unsigned long va, uint64_t value)
     return access(va & PAGE_MASK, &value, sizeof(value), true, XEN);
 }
 
-/*
- * copy_{to,from}_guest_pv(): bytes not copied.  Xen lets through whatever is
- * not its own address space, kernel addresses included.
- */
-static unsigned int copy(unsigned long va, uint8_t *buf, unsigned int n,
-                         bool write)
+unsigned int copy_fail_rate;
+
+static void may_copy(unsigned long va, bool write)
 {
     CHECK(!current->locked_page, "guest memory accessed under page_lock()");
     CHECK(current->spins <= 1, "guest memory accessed under %u locks",
           current->spins);
     CHECK(va < 1UL << 47 || !write, "writes to guest kernel memory: %#lx", va);
     current->user_copies++;
+}
 
+/* Pages go while they are copied to. */
+static bool copy_fails(void)
+{
+    return copy_fail_rate && one_in(copy_fail_rate);
+}
+
+/*
+ * copy_{to,from}_guest_pv(): bytes not copied.  Xen lets through whatever is
+ * not its own address space, kernel addresses included.  Others may look, or
+ * change what is mapped there, between any two words; of what is long, between
+ * any two pages.
+ */
+static unsigned int copy(unsigned long va, uint8_t *buf, unsigned int n,
+                         bool write)
+{
+    bool words = n <= 256;
+
+    may_copy(va, write);
     while ( n )
     {
-        unsigned int part = PAGE_SIZE - (va & ~PAGE_MASK);
+        unsigned int part = words ? 8 - (va & 7)
+                                  : PAGE_SIZE - (va & ~PAGE_MASK);
 
         part = part < n ? part : n;
-        if ( va >= 1UL << 47 || access(va, buf, part, write, XEN) )
+        if ( va >= 1UL << 47 || copy_fails() ||
+             access(va, buf, part, write, XEN) )
             return n;
+        sched_at("copied");
         va += part;
         buf += part;
         n -= part;
@@ -329,4 +381,31 @@ unsigned int copy_to_guest_pv(void *to, const void *from, unsigned int n)
 unsigned int copy_from_guest_pv(void *to, const void *from, unsigned int n)
 {
     return copy((unsigned long)from, to, n, false);
+}
+
+/* One instruction: all of it or nothing, across pages as well. */
+int shim_put_guest(unsigned long va, uint64_t value)
+{
+    unsigned int first = PAGE_SIZE - (va & ~PAGE_MASK), tries, ec;
+    unsigned long last = va + sizeof(value) - 1, f[2];
+
+    may_copy(va, true);
+    first = first < sizeof(value) ? first : sizeof(value);
+    for ( tries = 0; ; ++tries )
+    {
+        CHECK(tries < 400, "livelock: put_guest() at %#lx for ever", va);
+        if ( copy_fails() || access(va, NULL, 0, true, XEN) ||
+             access(last, NULL, 0, true, XEN) )
+            return -EFAULT;
+        if ( translate(va, true, XEN, &f[0], &ec) &&
+             translate(last, true, XEN, &f[1], &ec) )
+            break;
+    }
+    memcpy(&phys[f[0]][va & ~PAGE_MASK], &value, first);
+    memcpy(phys[f[1]], (uint8_t *)&value + first, sizeof(value) - first);
+    truth_wrote(current->mm, va, f[0], true);
+    if ( first < sizeof(value) )
+        truth_wrote(current->mm, last, f[1], true);
+    sched_at("copied");
+    return 0;
 }

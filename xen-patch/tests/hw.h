@@ -23,6 +23,14 @@ extern unsigned long hw_faults, hw_flushes;
 
 void emul_stored(void);
 
+/* May @v store to @va without a look at the entry? */
+bool hw_cached_rw(const struct vcpu *v, unsigned long va);
+/* P6: no translation allows what its entry does not.  At rest. */
+void hw_check_tlbs(void);
+
+/* One in so many pieces of a copy to or from a guest fails; 0: none. */
+extern unsigned int copy_fail_rate;
+
 /* Log-dirty mode on or off. */
 void hw_log_dirty(bool on);
 /* Xen changed entry @slot of table @tab on the guest's behalf. */

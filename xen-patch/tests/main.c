@@ -114,6 +114,8 @@ int main(int argc, char **argv)
     run_cases(fork_cases, only);
     run_cases(memory_cases, only);
     run_cases(races, only);
+    run_cases(told_cases, only);
+    run_cases(stale_cases, only);
     for ( i = first; !only && (seconds ? time(NULL) < start + (time_t)seconds
                                        : i < first + seeds); ++i )
     {

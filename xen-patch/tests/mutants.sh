@@ -1,7 +1,8 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0-only
-# Builds pagefault_cda.c with each mutation in mutants/ and expects the suite
-# to fail. A mutation is a file NAME.sed; its first line says what it removes.
+# Builds build/source.c, the code under test, with each mutation in mutants/ and
+# expects the suite to fail. A mutation is a file NAME.sed; its first line says
+# what it removes.
 #
 # usage: mutants.sh [NAME...]
 #   SEEDS=400 random seeds after the cases, JOBS=N at once (default: all CPUs)

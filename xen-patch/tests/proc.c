@@ -175,23 +175,68 @@ void proc_forget(struct mm *mm)
     memset(&mm->proc, 0, sizeof(mm->proc));
 }
 
+/* An attach on its way, and what another thread made of its cookie. */
+static struct { struct mm *mm; uint64_t told, ended; } attaching[NR_VCPUS];
+
 long proc_attach(struct mm *mm, uint8_t token)
 {
     struct cda_attach a = { .size = sizeof(a) };
+    unsigned int me = current->id;
     long rc;
 
     memset(a.token, token, sizeof(a.token));
     if ( put_user(arg_va(), &a, sizeof(a)) )
         return -EFAULT;
+    attaching[me].mm = mm;
+    attaching[me].told = attaching[me].ended = 0;
     rc = gate(CDA_OP_attach, arg_va(), 0, 0, 0, 0);
+    attaching[me].mm = NULL;
+    CHECK(!rc || !attaching[me].told, "attach answered %ld, and told a cookie",
+          rc);
     if ( rc )
         return rc;
+    if ( attaching[me].ended )    /* the other thread's detach was fast */
+        return -ENOENT;
     CHECK(!get_user(arg_va(), &a, sizeof(a)), "attach structure is gone");
     CHECK(!a.token[0] && !a.token[15], "the token was not wiped");
     proc_forget(mm);              /* what a detach on its way leaves */
     mm->proc.attached = true;
     mm->proc.cookie = a.cookie;
     return 0;
+}
+
+void proc_eager(struct mm *mm)
+{
+    unsigned int v = !current->id;
+    struct cda_register reg = {
+        .size = sizeof(reg), .mode = CDA_MODE_PTXEN, .start = va_of(1, 0),
+        .pages = 1 + rnd(700), .log = io_va(511), .log_bytes = 64,
+    };
+    uint64_t cookie;
+    long rc;
+
+    if ( attaching[v].mm != mm ||
+         get_user(io_va(v) + offsetof(struct cda_attach, cookie), &cookie,
+                  sizeof(cookie)) || !cookie )
+        return;
+    attaching[v].told = cookie;
+    if ( one_in(2) )
+    {
+        if ( put_user(arg_va(), &reg, sizeof(reg)) )
+            return;
+        rc = gate(CDA_OP_register, cookie, arg_va(), 0, 0, 0);
+        if ( rc < 0 )
+            return;
+        gate(CDA_OP_begin, cookie, rc, 0, 0, 0);
+        gate(CDA_OP_unregister, cookie, rc, 0, 0, 0);
+    }
+    rc = gate(CDA_OP_detach, cookie, 0, 0, 0, 0);
+    if ( rc )
+        return;
+    if ( attaching[v].mm == mm && attaching[v].told == cookie )
+        attaching[v].ended = cookie;
+    else if ( mm->proc.cookie == cookie )
+        proc_forget(mm);
 }
 
 unsigned int proc_mode = CDA_MODE_PTXEN;

@@ -28,6 +28,8 @@ int get_user(unsigned long va, void *buf, unsigned int n);
 
 /* Operations with everything they promise checked. */
 long proc_attach(struct mm *mm, uint8_t token);
+/* Uses the cookie of another thread's attach before that has returned. */
+void proc_eager(struct mm *mm);
 /* How the next range is tracked. */
 extern unsigned int proc_mode;
 long proc_register(struct mm *mm, unsigned int r, unsigned long start,

@@ -100,7 +100,8 @@ void shim_lock_init(spinlock_t *l, const char *name);
 void spin_lock(spinlock_t *l);
 bool spin_trylock(spinlock_t *l);
 void spin_unlock(spinlock_t *l);
-#define spin_is_locked(l) ((l)->held)
+/* Xen's cannot tell whose it is. */
+#define spin_is_locked(l) ((l)->held && (l)->owner == (int)current->id)
 
 /* RCU: callbacks run once every vCPU that was reading has stopped. */
 struct rcu_head
@@ -307,6 +308,8 @@ struct cpu_user_regs
 /* Guest memory. */
 unsigned int copy_to_guest_pv(void *to, const void *from, unsigned int n);
 unsigned int copy_from_guest_pv(void *to, const void *from, unsigned int n);
+int shim_put_guest(unsigned long va, uint64_t value);
+#define put_guest(x, p) shim_put_guest((unsigned long)(p), x)
 #define XEN_GUEST_HANDLE_PARAM(t) struct handle_##t
 struct handle_void { void *p; };
 struct handle_uint8 { uint8_t *p; };

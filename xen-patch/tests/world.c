@@ -25,7 +25,7 @@ void world_start(void)
     }
     world_be(0);
     sched_rate = preempt_rate = alloc_fail_rate = alloc_fail_nth = 0;
-    abandon_rate = dom0_copy_fails = 0;
+    abandon_rate = dom0_copy_fails = copy_fail_rate = 0;
     domu.is_dying = domu.pv32 = false;
     hw_log_dirty(false);
     domu.pv = true;

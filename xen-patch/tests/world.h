@@ -23,6 +23,7 @@ struct test_case { const char *name; void (*fn)(void); };
 extern const struct test_case errors_cases[], cases[], races[];
 extern const struct test_case watch_cases[], emul_cases[], fork_cases[];
 extern const struct test_case memory_cases[];
+extern const struct test_case told_cases[], stale_cases[];
 
 extern unsigned int preempt_rate, dom0_copy_fails;
 extern bool opt_cda;

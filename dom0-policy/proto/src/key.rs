@@ -1,7 +1,6 @@
 //! Keys and the files which hold them.
 
 use std::fmt::{self, Write as _};
-use std::fs::File;
 use std::io::Read as _;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
@@ -180,7 +179,8 @@ impl Key {
             path: path.display().to_string(),
             source,
         };
-        let file = File::open(path).map_err(read)?;
+        let options = &mut std::fs::OpenOptions::new();
+        let file = crate::files::open_regular(path, options.read(true)).map_err(read)?;
         // The mode of the file that was opened, not of what the path names now.
         let mode = file.metadata().map_err(read)?.permissions().mode() & 0o7777;
         if mode & 0o077 != 0 {

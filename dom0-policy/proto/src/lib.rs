@@ -27,6 +27,7 @@ mod channel;
 mod client;
 mod deadline;
 mod error;
+pub mod files;
 mod hex;
 mod key;
 pub mod listen;

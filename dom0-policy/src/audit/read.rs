@@ -1,10 +1,12 @@
 //! Reading the log: the last lines, or those to come. Works beside a running
 //! daemon and without one.
 
-use std::fs::File;
+use std::fs::{File, OpenOptions};
 use std::io::{self, BufRead as _, BufReader, Read as _, Seek as _, SeekFrom};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
+
+use hvckpt_proto::files::open_at_once;
 
 use super::{FILE, Record, numbered};
 
@@ -74,7 +76,7 @@ fn files(dir: &Path) -> impl Iterator<Item = PathBuf> {
 }
 
 fn read_lines(path: &Path) -> io::Result<Vec<Line>> {
-    let file = match File::open(path) {
+    let file = match open_at_once(path, OpenOptions::new().read(true)) {
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
         other => other?,
     };
@@ -149,7 +151,7 @@ impl Follow {
     }
 
     fn reopen(&mut self) -> io::Result<()> {
-        self.file = match File::open(&self.path) {
+        self.file = match open_at_once(&self.path, OpenOptions::new().read(true)) {
             Ok(file) => Some(file),
             Err(e) if e.kind() == io::ErrorKind::NotFound => None,
             Err(e) => return Err(e),

@@ -15,6 +15,12 @@ const BATCH: usize = 1024;
 /// A client with more replies than this to take gets no further ones.
 pub const UNREAD: usize = 1 << 20;
 
+/// Bytes of memory, about.
+fn size(commands: &VecDeque<Command>) -> usize {
+    let arguments = commands.iter().flatten();
+    arguments.map(|argument| argument.len() + 64).sum()
+}
+
 pub struct Client {
     tcp: TcpStream,
     parser: Parser,
@@ -23,6 +29,10 @@ pub struct Client {
     output: Replies,
     /// So much of it is gone.
     sent: usize,
+    /// Bytes of commands which are being executed; none: nothing is.
+    away: usize,
+    /// Its commands read what others are writing.
+    waiting: bool,
     /// There may be more to read.
     readable: bool,
     /// It sends no more.
@@ -44,6 +54,8 @@ impl Client {
             pending: VecDeque::new(),
             output: Replies::default(),
             sent: 0,
+            away: 0,
+            waiting: false,
             readable: true,
             finished: false,
             unparsed: false,
@@ -61,17 +73,20 @@ impl Client {
         self.output.0.len() - self.sent
     }
 
+    /// Whether more replies would have to wait.
+    fn busy(&self) -> bool {
+        self.away > 0 || self.waiting || self.unread() >= UNREAD
+    }
+
     /// Whether there is something to do for it without waiting.
     pub fn wants(&self) -> bool {
         let more = self.readable && !self.finished && !self.closing;
-        self.unread() < UNREAD && (more || self.unparsed || !self.pending.is_empty())
+        !self.busy() && (more || self.unparsed || !self.pending.is_empty())
     }
 
     /// Bytes of memory, about.
     pub fn held(&self) -> usize {
-        let arguments = self.pending.iter().flatten();
-        let pending: usize = arguments.map(|argument| argument.len() + 64).sum();
-        self.parser.held() + pending + self.output.0.capacity()
+        self.parser.held() + size(&self.pending) + self.away + self.output.0.capacity()
     }
 
     fn read(&mut self) {
@@ -92,9 +107,10 @@ impl Client {
         }
     }
 
-    /// What it wants done next: nothing while it does not take its replies.
+    /// What it wants done next: nothing while that has to wait, as it does for
+    /// one who does not take his replies.
     pub fn commands(&mut self) -> VecDeque<Command> {
-        if self.unread() >= UNREAD {
+        if self.busy() {
             return VecDeque::new();
         }
         if !self.unparsed && self.pending.is_empty() {
@@ -129,8 +145,24 @@ impl Client {
         core::mem::take(&mut self.pending)
     }
 
+    /// These are being executed, and replies to them come.
+    pub fn executing(&mut self, commands: &VecDeque<Command>) {
+        self.away = size(commands);
+    }
+
+    /// These cannot be executed now.
+    pub fn put_off(&mut self, commands: VecDeque<Command>) {
+        (self.pending, self.waiting) = (commands, true);
+    }
+
+    /// What could not be executed can.
+    pub fn go_on(&mut self) {
+        self.waiting = false;
+    }
+
     /// Replies to the first commands; the others have to wait.
     pub fn serve(&mut self, replies: &Replies, others: VecDeque<Command>) {
+        self.away = 0;
         self.output.0.extend(&replies.0);
         self.pending = others;
         self.served = Instant::now();
@@ -151,6 +183,6 @@ impl Client {
             self.output = Replies::default();
         }
         let no_more = self.closing || self.finished && !self.unparsed;
-        self.dead |= no_more && self.pending.is_empty();
+        self.dead |= no_more && self.pending.is_empty() && self.away == 0;
     }
 }

@@ -2,9 +2,9 @@
 //! lives in a critical data area: killed at any moment it comes back with all
 //! it acknowledged, and a backup can take over from it.
 //!
-//! One thread, one event loop.  Everything which arrived in one turn is one
-//! transaction, and replies leave when it is as safe as was asked for (output
-//! commit).  See `kv --help`.
+//! One event loop.  All writes which arrived in one turn are one transaction,
+//! and replies leave when it is as safe as was asked for (output commit).
+//! Meanwhile others are served who read nothing of it.  See `kv --help`.
 //!
 //! Clients cannot take each other's turn or memory: what a command and its
 //! reply may be, what a client may have in one turn, and what all may hold is
@@ -15,27 +15,30 @@
 mod client;
 mod db;
 mod resp;
+mod writes;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::error::Error;
 use std::io;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Parser;
-use hvckpt::arena::{Arena, UpdateError};
+use hvckpt::arena::Arena;
 use hvckpt::backup::{Key, Replication, Require};
-use hvckpt::store::{Durability, Durable, DurableError, StoreError, StoreOptions};
+use hvckpt::store::{Durable, StoreOptions};
 use hvckpt::{LockPolicy, TrackerKind, explain};
 use mio::net::TcpListener;
-use mio::{Events, Interest, Poll, Token};
+use mio::{Events, Interest, Poll, Token, Waker};
 
-use client::{Client, UNREAD};
-use db::{Db, Full};
-use resp::{Command, Replies};
+use client::Client;
+use db::Db;
+use writes::{Place, Served, Turn, Writes, each, read};
 
 const LISTENER: Token = Token(0);
+const WRITTEN: Token = Token(usize::MAX);
 /// Clients at once; of more, those who were served last the longest ago go.
 const CLIENTS: usize = 900;
 /// Accepted in one turn.
@@ -43,19 +46,8 @@ const ACCEPTED: usize = 64;
 /// Bytes of memory for all clients' commands and replies; of more, the client
 /// who holds most goes.
 const HELD: usize = 256 << 20;
-/// Bytes of replies after which a turn ends.
-const TURN: usize = 64 << 20;
 /// Exit status when another instance took over.
 const FENCED: i32 = 3;
-
-/// Whether a command may change something.
-fn changes(command: &[u8]) -> bool {
-    let names = [
-        "SET", "DEL", "INCR", "DECR", "INCRBY", "MSET", "FLUSHALL", "FLUSHDB",
-    ];
-    let is = |name: &&str| command.eq_ignore_ascii_case(name.as_bytes());
-    names.iter().any(is)
-}
 
 /// A key-value server for redis-cli and redis-benchmark, whose state survives.
 #[derive(Parser)]
@@ -88,138 +80,6 @@ pub struct Args {
     degrade: bool,
 }
 
-struct Server {
-    arena: Arena<Db>,
-    /// Version which the backup may not have; it is not shown to anybody.
-    in_doubt: Option<u64>,
-    /// Another instance took over.
-    over: bool,
-}
-
-/// Commands of one turn, by client.
-type Turn = Vec<(Token, VecDeque<Command>)>;
-
-/// Replies to so many of a client's commands.
-type Served = (Replies, usize);
-
-/// What each client is told; nothing for commands behind those which fill the
-/// turn.
-fn each<E>(
-    turn: &Turn,
-    mut one: impl FnMut(&str, &[Vec<u8>], &mut Replies) -> Result<(), E>,
-) -> Result<Vec<Served>, E> {
-    let mut total = 0;
-    let client = |(_, commands): &(Token, VecDeque<Command>)| {
-        let mut out = Replies::default();
-        let mut served = 0;
-        for command in commands {
-            if out.0.len() >= UNREAD || total >= TURN {
-                break;
-            }
-            let before = out.0.len();
-            let name = &command[0][..command[0].len().min(64)];
-            let name = String::from_utf8_lossy(name).to_ascii_uppercase();
-            one(&name, &command[1..], &mut out)?;
-            total += out.0.len() - before;
-            served += 1;
-        }
-        Ok((out, served))
-    };
-    turn.iter().map(client).collect()
-}
-
-impl Server {
-    fn read(&self, db: &Db, name: &str, args: &[Vec<u8>], out: &mut Replies) {
-        match (name, args) {
-            ("PING", []) => out.simple("PONG"),
-            ("PING" | "ECHO", [text]) => out.bulk(Some(text)),
-            ("QUIT", _) | ("CLIENT" | "SELECT", [_, ..]) => out.simple("OK"),
-            ("COMMAND", _) => out.array(0),
-            ("CONFIG", [get, option]) if get.eq_ignore_ascii_case(b"GET") => {
-                out.array(2);
-                out.bulk(Some(option));
-                out.bulk(Some(b""));
-            }
-            ("INFO", _) => out.bulk(Some(self.info().as_bytes())),
-            ("!", [what]) => {
-                let what = String::from_utf8_lossy(what);
-                out.error(&format!("ERR Protocol error: {what}"));
-            }
-            _ if db.read(name, args, out) => {}
-            _ => out.error(&format!("ERR unknown command '{name}', or wrong arguments")),
-        }
-    }
-
-    fn info(&self) -> String {
-        let arena = &self.arena;
-        let (tracker, version, used) = (arena.tracker(), arena.version(), arena.used());
-        let mut text = format!(
-            "redis_version:7.0.0\r\ntracker:{tracker}\r\nversion:{version}\r\nused_bytes:{used}\r\n"
-        );
-        if let Some(replica) = arena.store().replica() {
-            let lag = replica.lag.as_millis();
-            text += &format!(
-                "role:master\r\nlink:{:?}\r\nacknowledged:{}\r\nlag_ms:{lag}\r\ntrouble:{}\r\n",
-                replica.link,
-                replica.acknowledged,
-                replica.trouble.unwrap_or_default()
-            );
-        }
-        text
-    }
-
-    /// Executes everything as one transaction; the replies of each client.
-    fn turn(&mut self, turn: &Turn) -> Vec<Served> {
-        let error = match self.try_turn(turn) {
-            Ok(replies) => return replies,
-            Err(UpdateError::Refused(full)) => full.to_string(),
-            Err(UpdateError::Durable(error)) => {
-                eprintln!("kv: {}", explain(&error));
-                if let DurableError::Store(error) = &error {
-                    self.over |= error.fenced();
-                    if let StoreError::Unreplicated { version, .. } = error {
-                        self.in_doubt = Some(*version);
-                    }
-                }
-                format!("NOTDURABLE {}", explain(&error))
-            }
-        };
-        let refuse = |_: &str, _: &[Vec<u8>], out: &mut Replies| {
-            out.error(&error);
-            Ok::<(), Infallible>(())
-        };
-        each(turn, refuse).unwrap_or_default()
-    }
-
-    fn try_turn(&mut self, turn: &Turn) -> Result<Vec<Served>, UpdateError<Full>> {
-        let mut commands = turn.iter().flat_map(|(_, commands)| commands);
-        if commands.any(|command| changes(&command[0])) {
-            let (_, replies) = self.arena.update(Durability::Sync, |db| {
-                each(turn, |name, args, out| {
-                    if !db.write(name, args, out)? {
-                        self.read(db, name, args, out);
-                    }
-                    Ok(())
-                })
-            })?;
-            self.in_doubt = None;
-            return Ok(replies);
-        }
-        if let Some(version) = self.in_doubt {
-            let waited = self.arena.store().wait_for_backup(version);
-            let error = |source| DurableError::Store(StoreError::Unreplicated { version, source });
-            waited.map_err(error)?;
-            self.in_doubt = None;
-        }
-        self.arena.read(|db| {
-            each(turn, |name, args, out| {
-                self.read(db, name, args, out);
-                Ok(())
-            })
-        })
-    }
-}
-
 fn open(args: &Args) -> Result<Arena<Db>, Box<dyn Error>> {
     let mut options = StoreOptions::default();
     if let (Some(address), Some(key)) = (&args.backup, &args.key) {
@@ -248,16 +108,13 @@ pub fn serve(args: &Args) -> Result<(), Box<dyn Error>> {
     let ready = format!("kv: version {version}, tracker {tracker}, ready on {address}\n");
     // Whoever started it need not read that.
     let _unread = std::io::Write::write_all(&mut std::io::stdout(), ready.as_bytes());
-    let mut server = Server {
-        arena,
-        in_doubt: None,
-        over: false,
-    };
+    let arena = Arc::new(arena);
+    let mut writes = Writes::start(arena.clone(), Waker::new(poll.registry(), WRITTEN)?)?;
     let mut events = Events::with_capacity(1024);
     let mut clients: BTreeMap<Token, Client> = BTreeMap::new();
     let mut next = 1;
-    // Who is first in the next turn.
-    let mut first = Token(0);
+    // Who is first in the next turn, of reads and of writes.
+    let mut first = [Token(0); 2];
     let mut come = true;
     loop {
         let more = come || clients.values().any(Client::wants);
@@ -299,36 +156,70 @@ pub fn serve(args: &Args) -> Result<(), Box<dyn Error>> {
                 }
             }
         }
-        let mut turn = Turn::new();
+        let mut over = false;
+        if let Some(done) = writes.done() {
+            over = done.over;
+            first[1] = tell(&mut clients, done.turn, done.replies);
+            clients.values_mut().for_each(Client::go_on);
+        }
+        let (mut reading, mut writing) = (Turn::new(), Turn::new());
         for (token, client) in &mut clients {
             let commands = client.commands();
-            if !commands.is_empty() {
-                turn.push((*token, commands));
+            if commands.is_empty() {
+                continue;
+            }
+            match writes.place(&commands) {
+                Place::Now => reading.push((*token, commands)),
+                Place::Later => client.put_off(commands),
+                Place::Writes => {
+                    client.executing(&commands);
+                    writing.push((*token, commands));
+                }
             }
         }
-        if !turn.is_empty() {
-            let start = turn.partition_point(|(token, _)| *token < first);
-            let start = start % turn.len();
-            turn.rotate_left(start);
-            let replies = server.turn(&turn);
-            first = Token(0);
-            for ((token, mut commands), (replies, served)) in turn.into_iter().zip(replies) {
-                commands.drain(..served);
-                if served == 0 && first == Token(0) {
-                    first = token;
-                }
-                if let Some(client) = clients.get_mut(&token) {
-                    client.serve(&replies, commands);
-                }
-            }
+        if !reading.is_empty() {
+            rotate(&mut reading, first[0]);
+            let replies = arena.read(|db| {
+                each(&reading, |name, args, out| {
+                    read(&arena, db, name, args, out);
+                    Ok::<(), Infallible>(())
+                })
+            });
+            first[0] = tell(&mut clients, reading, replies.unwrap_or_default());
+        }
+        if !writing.is_empty() {
+            rotate(&mut writing, first[1]);
+            writes.begin(writing);
         }
         clients.values_mut().for_each(Client::write);
         clients.retain(|_, client| !client.dead);
         drop_largest(&mut clients);
-        if server.over {
+        if over {
             std::process::exit(FENCED);
         }
     }
+}
+
+/// Lets a client be the first.
+fn rotate(turn: &mut Turn, first: Token) {
+    let start = turn.partition_point(|(token, _)| *token < first);
+    let start = start % turn.len();
+    turn.rotate_left(start);
+}
+
+/// Gives the clients their replies; the first one who got none.
+fn tell(clients: &mut BTreeMap<Token, Client>, turn: Turn, replies: Vec<Served>) -> Token {
+    let mut first = Token(0);
+    for ((token, mut commands), (replies, served)) in turn.into_iter().zip(replies) {
+        commands.drain(..served);
+        if served == 0 && first == Token(0) {
+            first = token;
+        }
+        if let Some(client) = clients.get_mut(&token) {
+            client.serve(&replies, commands);
+        }
+    }
+    first
 }
 
 /// Closes the client who was served last the longest ago.

@@ -4,7 +4,7 @@
 use crate::store::backend::Backend;
 use crate::store::{Damage, DamageKind, StoreError, io_error};
 
-const FILE: &str = "replica";
+pub(crate) const FILE: &str = "replica";
 const MAGIC: [u8; 8] = *b"hvckrep\0";
 const BYTES: usize = 32;
 
@@ -71,6 +71,10 @@ pub(crate) fn write(backend: &dyn Backend, epoch: u64, fenced: u64) -> Result<()
     bytes[BYTES - 4..].copy_from_slice(&crc.to_le_bytes());
     let temporary = "replica.tmp";
     let replace = || {
+        match backend.remove(temporary) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
         let file = backend.create(temporary)?;
         file.write_at(&bytes, 0)?;
         file.sync()?;

@@ -40,7 +40,7 @@ pub use replica::{Link, ReplicaStatus, ReplicationError};
 pub use server::{BackupError, Server, ServerOptions};
 pub use wire::{Reason, Refusal, WireError};
 
-pub(crate) use fence::unfenced;
+pub(crate) use fence::{FILE as FENCE_FILE, unfenced};
 pub(crate) use replica::Replica;
 pub(crate) use sender::replicate;
 

@@ -23,7 +23,7 @@ use super::keys::keys;
 use super::server::BackupError;
 use super::state::{Hello, State, admit, stale};
 use super::wire::{Reason, Refusal};
-use crate::store::backend::Directory;
+use crate::store::backend::{Directory, rename_new};
 use crate::store::ship::AreaShape;
 use crate::store::{Shared, Store, StoreError, StoreKey, StoreOptions};
 
@@ -286,7 +286,7 @@ impl Vault {
         fence::write(&backend, state.epoch, 0).map_err(BackupError::Store)?;
         let (version, _) = self.version()?;
         if let Some(to) = to {
-            fs::rename(&path, to).map_err(|error| BackupError::io("move to", to, error))?;
+            rename_new(&path, to).map_err(|error| BackupError::io("move to", to, error))?;
             let parents = [Some(self.path.as_path()), to.parent()];
             for parent in parents.into_iter().flatten() {
                 let parent = if parent.as_os_str().is_empty() {

@@ -103,6 +103,7 @@ codes! {
     STORE_WRONG_KEY = -86, c"the store is encrypted with another key";
     STORE_NOT_ENCRYPTED = -87, c"a key was given, and the store is not encrypted";
     STORE_KEY_FILE = -88, c"the key file of the store is not usable";
+    STORE_LOCK_LOST = -89, c"another writer may have taken the store over; open it again";
 
     NO_MEMORY = -90, c"the arena is full";
     NO_ARENA = -91, c"no arena was opened in the region";
@@ -226,6 +227,7 @@ fn store(error: &StoreError) -> i32 {
         StoreError::Full { .. } => STORE_FULL,
         StoreError::ReadOnlyDisk { .. } | StoreError::ReadOnly => STORE_READ_ONLY,
         StoreError::Locked { .. } => STORE_LOCKED,
+        StoreError::LockLost(_) => STORE_LOCK_LOST,
         StoreError::NotAStore(_) => NOT_A_STORE,
         StoreError::Future { .. } | StoreError::Features { .. } => STORE_FUTURE,
         StoreError::KeyNeeded { .. } => STORE_KEY_NEEDED,

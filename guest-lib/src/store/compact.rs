@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use std::time::Instant;
 
 use super::error::{DamageKind, StoreError};
-use super::format::{ImageHeader, ImageKind, Sealing, image_name, temporary};
+use super::format::{ImageHeader, ImageKind, image_name, temporary};
 use super::frame::{Before, Change, Meta, Out, now};
 use super::images::Images;
 use super::index::AreaIndex;
@@ -61,7 +61,7 @@ pub(crate) fn compact(
     let start = Instant::now();
     shared.lead()?;
     let images = shared.images.again();
-    let (old, kept, store, base, before) = {
+    let (old, kept, newest, store, base, before) = {
         let mut writer = shared.writer();
         if writer.last == 0 {
             return Ok(None);
@@ -69,6 +69,7 @@ pub(crate) fn compact(
         writer.settle()?;
         let mut kept: Vec<Version> = writer.kept().copied().collect();
         kept.reverse();
+        let newest = kept.last().map(|newest| writer.link(newest));
         let before = writer.sizes.values().sum();
         // Held open: commits may let go of versions meanwhile.
         for &image in writer.sizes.keys() {
@@ -80,21 +81,14 @@ pub(crate) fn compact(
         (
             writer.areas.clone(),
             kept,
+            newest.unwrap_or_default(),
             writer.store,
             writer.reserve(),
             before,
         )
     };
-    let header = ImageHeader {
-        kind: ImageKind::Base,
-        store,
-        image: base,
-        created: now(),
-        parent: 0,
-        parent_bytes: 0,
-        parent_version: 0,
-        sealing: Sealing::fresh(images.key(), &store, base)?,
-    };
+    let mut header = ImageHeader::fresh(ImageKind::Base, store, base, now(), images.key())?;
+    header.also = newest;
     let backend = shared.images.backend();
     let name = temporary(&image_name(base));
     let mut copy = Copy {
@@ -111,9 +105,15 @@ pub(crate) fn compact(
             return stopped.map(|_| None);
         }
     }
-    let out = publish(&shared.images, copy.out).map_err(|(error, _)| error)?;
+    // Nothing is removed which somebody else may need.
+    if let Err(error) = shared.writer().alone() {
+        let _leftover = backend.remove(&name);
+        return Err(error);
+    }
+    let out = publish(&shared.images, copy.out, &mut None)?;
     let mut writer = shared.writer();
-    writer.switch(&old, &copy.areas, &copy.copies, (base, out.position()));
+    writer.alone()?;
+    writer.switch(&old, &copy.areas, &copy.copies, &out);
     shared.catalog().follow(&mut writer);
     let after = writer.sizes.values().sum();
     shared.metrics.compactions.observe(start.elapsed());

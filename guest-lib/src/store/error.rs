@@ -55,6 +55,10 @@ pub enum StoreError {
         /// Who has it, as far as the system tells.
         holder: String,
     },
+    /// The directory was taken over by another writer, or moved and replaced:
+    /// nothing is acknowledged any more.
+    #[error("the lock of {0} is lost: another writer may have taken over; open the store again")]
+    LockLost(String),
     /// There is no store in the directory.
     #[error(
         "there is no store in {0}; check the directory, or let it be made (StoreOptions::create)"
@@ -224,6 +228,7 @@ impl StoreError {
                 source: copy(source),
             },
             Self::Damaged(damage) => Self::Damaged(damage.clone()),
+            Self::LockLost(directory) => Self::LockLost(directory.clone()),
             Self::Exhausted(what) => Self::Exhausted(what),
             Self::Unsettled { name, source } => Self::Unsettled {
                 name: name.clone(),
@@ -260,7 +265,7 @@ impl StoreError {
 
 /// Bytes which are not what was written.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{file}, byte {offset}: {what}")]
+#[error("{file}, byte {offset}: {what}{}", way_out(*.intact))]
 #[non_exhaustive]
 pub struct Damage {
     /// File, within the store's directory.
@@ -269,6 +274,15 @@ pub struct Damage {
     pub offset: u64,
     /// What is wrong there.
     pub what: DamageKind,
+    /// The newest version which can be opened all the same, if a loss is
+    /// accepted; told by who refuses to open a store.
+    pub intact: Option<u64>,
+}
+
+fn way_out(intact: Option<u64>) -> String {
+    intact.map_or_else(String::new, |version| {
+        format!("; version {version} can be opened by who accepts the loss (--accept-loss)")
+    })
 }
 
 impl Damage {
@@ -277,6 +291,7 @@ impl Damage {
             file: file.to_owned(),
             offset,
             what,
+            intact: None,
         }
     }
 }
@@ -289,6 +304,16 @@ pub enum DamageKind {
     ImageHeader,
     /// The image belongs to another store, or its number is not its name's.
     Stranger,
+    /// Images of several stores, and nothing tells which one this is.
+    Ambiguous,
+    /// Nothing shows that the image is of the same history as another one:
+    /// files of two copies of a store were mixed.
+    Mixed {
+        /// Number of the other image.
+        other: u64,
+    },
+    /// Not a file: a directory, a pipe, a device.
+    Irregular,
     /// The header of a transaction.
     FrameHeader,
     /// The contents of a transaction.
@@ -326,6 +351,16 @@ impl fmt::Display for DamageKind {
         match self {
             Self::ImageHeader => f.write_str("not the header of an image"),
             Self::Stranger => f.write_str("not an image of this store"),
+            Self::Ambiguous => f.write_str(
+                "images of several stores, and nothing tells which one this is: move those away \
+                 which do not belong here",
+            ),
+            Self::Mixed { other } => write!(
+                f,
+                "not of the same history as {}: files of two copies of the store are mixed",
+                super::format::image_name(*other)
+            ),
+            Self::Irregular => f.write_str("not a regular file"),
             Self::FrameHeader => f.write_str("the header of a transaction is damaged"),
             Self::FrameBody => f.write_str("a transaction is damaged"),
             Self::Record => f.write_str("a page record is damaged"),

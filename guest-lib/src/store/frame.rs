@@ -2,14 +2,15 @@
 
 use std::borrow::Cow;
 use std::collections::HashMap;
+use std::io::ErrorKind;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::backend::{Backend, File};
 use super::error::{StoreError, io};
 use super::format::{
-    FANOUT, FRAME_HEADER, FrameHeader, IMAGE_HEADER, ImageHeader, NodeId, Place, encode_areas,
-    encode_delta, encode_node,
+    Chain, FANOUT, FRAME_HEADER, FrameHeader, IMAGE_HEADER, ImageHeader, NodeId, Place,
+    encode_areas, encode_delta, encode_node,
 };
 use super::images::ImageFile;
 use super::index::{AreaIndex, NodeSink, Undo, delta};
@@ -105,6 +106,9 @@ pub(crate) struct Out {
     seal: Option<Seal>,
     pub(crate) name: String,
     pub(crate) image: u64,
+    pub(crate) id: [u8; 16],
+    /// What the next frame continues.
+    chain: Chain,
     /// Where in the file `buffer` begins.
     at: u64,
     buffer: Vec<u8>,
@@ -123,10 +127,17 @@ impl Out {
         if header.image > Place::MAX_IMAGE {
             return Err(StoreError::Exhausted("image numbers"));
         }
-        let file = backend
-            .create(&name)
-            .map_err(|error| io("create", &name, error))?;
-        if let Err(error) = file.write_at(&header.encode(), 0) {
+        let create = || match backend.create(&name) {
+            // Of an attempt which failed.
+            Err(error) if error.kind() == ErrorKind::AlreadyExists => {
+                backend.remove(&name)?;
+                backend.create(&name)
+            }
+            other => other,
+        };
+        let file = create().map_err(|error| io("create", &name, error))?;
+        let bytes = header.encode();
+        if let Err(error) = file.write_at(&bytes, 0) {
             let _leftover = backend.remove(&name);
             return Err(io("write", &name, error));
         }
@@ -136,6 +147,8 @@ impl Out {
             seal: header.sealing.as_ref().map(|sealing| sealing.seal.clone()),
             name,
             image: header.image,
+            id: header.id,
+            chain: Chain::image(&bytes),
             at,
             buffer: Vec::new(),
             depths: HashMap::new(),
@@ -153,6 +166,11 @@ impl Out {
 
     pub(crate) fn file(&self) -> &Arc<dyn File> {
         &self.file
+    }
+
+    /// What the next frame continues.
+    pub(crate) fn chain(&self) -> Chain {
+        self.chain
     }
 
     /// Where the next byte goes.
@@ -178,7 +196,8 @@ impl Out {
         }
     }
 
-    /// Forgets what was written behind a position.
+    /// Forgets what was written behind a position.  What is appended after that
+    /// needs [`Self::resume`].
     ///
     /// # Errors
     /// It may come back after a crash.
@@ -188,6 +207,11 @@ impl Out {
         self.node_depths.clear();
         self.at = position;
         self.file.truncate(position).and_then(|()| self.file.sync())
+    }
+
+    /// Goes on where the chain was this.
+    pub(crate) fn resume(&mut self, chain: Chain) {
+        self.chain = chain;
     }
 
     /// Appends a version: records, nodes, areas, and the header in front.
@@ -258,6 +282,7 @@ impl Out {
             nodes,
             areas: table,
             body_crc: crc,
+            chain: self.chain,
         };
         self.header(start, &header)?;
         Ok(Version {
@@ -271,6 +296,8 @@ impl Out {
             nodes,
             floor: meta.floor,
             areas: table,
+            chain: self.chain,
+            synced: meta.synced,
         })
     }
 
@@ -307,6 +334,7 @@ impl Out {
 
     fn header(&mut self, start: u64, header: &FrameHeader) -> Result<(), StoreError> {
         let bytes = header.encode(self.seal.as_ref(), start);
+        self.chain = self.chain.then(&bytes);
         if start >= self.at {
             let from = super::format::size(start - self.at);
             self.buffer[from..from + FRAME_HEADER].copy_from_slice(&bytes);

@@ -1,6 +1,6 @@
 //! Reading images: nodes and page records by place.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
@@ -11,7 +11,9 @@ use super::format::{
     RecordKind, decode_node, image_name,
 };
 use super::key::StoreKey;
+use super::lineage::Lineage;
 use super::page::{Page, apply};
+use super::scan::Scan;
 use super::seal::{Fault, Object, SEALED, Seal};
 use crate::sys::PAGE_SIZE;
 
@@ -63,6 +65,8 @@ pub(crate) struct Images {
     backend: Arc<dyn Backend>,
     key: Option<StoreKey>,
     files: RwLock<BTreeMap<u64, ImageFile>>,
+    /// How the images hang together which were there at opening.
+    lineage: Option<Arc<Lineage>>,
     /// Held from a rename until the directory is synced: a sync which fails
     /// leaves out what others renamed as well, and only one of them is told.
     pub(crate) naming: Mutex<()>,
@@ -74,13 +78,58 @@ impl Images {
             backend,
             key,
             files: RwLock::default(),
+            lineage: None,
             naming: Mutex::default(),
         }
     }
 
+    /// The images of a store which was looked at.
+    pub(crate) fn found(backend: Arc<dyn Backend>, key: Option<StoreKey>, scan: &Scan) -> Self {
+        let mut images = Self::new(backend, key);
+        images.lineage = Some(scan.lineage.clone());
+        images
+    }
+
+    /// Keeps the files which were found, whatever a live store removes.
+    pub(crate) fn hold(self, scan: &Scan) -> Self {
+        *self.files.write().unwrap_or_else(PoisonError::into_inner) = scan.files.clone();
+        self
+    }
+
+    /// Whether a version in an image may refer to all of these.
+    ///
+    /// # Errors
+    /// Names the first which is not known to be of the same history.
+    pub(crate) fn related(&self, image: u64, others: &BTreeSet<u64>) -> Result<(), StoreError> {
+        // What was made since refers to what was found to be right.
+        let Some(lineage) = self.lineage.as_ref().filter(|all| all.knows(image)) else {
+            return Ok(());
+        };
+        let reach = lineage.reach(image);
+        let Some(&other) = others.iter().find(|other| !reach.contains(other)) else {
+            return Ok(());
+        };
+        let gone = |image| {
+            if lineage.unreadable.contains(&image) {
+                DamageKind::ImageHeader
+            } else {
+                DamageKind::Missing
+            }
+        };
+        Err(match lineage.gap(image) {
+            Some(gap) => damage(&image_name(gap), 0, gone(gap)),
+            None if lineage.knows(other) => {
+                damage(&image_name(image), 0, DamageKind::Mixed { other })
+            }
+            None => damage(&image_name(other), 0, gone(other)),
+        })
+    }
+
     /// The same images, none of them open yet.
     pub(crate) fn again(&self) -> Self {
-        Self::new(self.backend.clone(), self.key.clone())
+        let mut images = Self::new(self.backend.clone(), self.key.clone());
+        images.lineage.clone_from(&self.lineage);
+        images
     }
 
     pub(crate) fn backend(&self) -> &Arc<dyn Backend> {

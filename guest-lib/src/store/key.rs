@@ -7,6 +7,7 @@ use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use hkdf::Hkdf;
+use hvckpt_proto::files;
 use sha2::Sha256;
 use zeroize::Zeroizing;
 
@@ -106,7 +107,8 @@ impl StoreKey {
             path: path.to_owned(),
             source,
         };
-        let file = fs::File::open(path).map_err(failed)?;
+        let options = &mut fs::OpenOptions::new();
+        let file = files::open_regular(path, options.read(true)).map_err(failed)?;
         // Of the file which was opened, not of what the path names by now.
         let mode = file.metadata().map_err(failed)?.permissions().mode() & 0o7777;
         if mode & 0o077 != 0 {
@@ -142,14 +144,13 @@ impl StoreKey {
                 .create_new(true)
                 .mode(0o600)
                 .open(path)?;
-            let parent = path.parent().filter(|at| !at.as_os_str().is_empty());
             let written = file
                 .write_all(&text)
                 .and_then(|()| file.sync_all())
-                .and_then(|()| fs::File::open(parent.unwrap_or(Path::new(".")))?.sync_all());
+                .and_then(|()| path.parent().map_or(Ok(()), files::sync_directory));
             written.inspect_err(|_| {
-                // A part of a key, or one which a crash takes away.
-                let _leftover = fs::remove_file(path);
+                // The error at hand says more.
+                let _left = fs::remove_file(path);
             })
         };
         write().map_err(|source| StoreKeyError::Io {

@@ -46,15 +46,20 @@ mod catalog;
 mod claim;
 mod commit;
 mod compact;
+mod copy;
 mod durable;
 mod error;
 mod format;
 mod frame;
+mod frames;
 mod images;
 mod index;
+mod judge;
 mod key;
+mod lineage;
 mod map;
 mod metrics;
+mod opening;
 mod options;
 mod page;
 mod pipeline;
@@ -62,6 +67,8 @@ mod prove;
 mod queue;
 mod scan;
 mod seal;
+mod secure;
+mod shadow;
 pub(crate) mod ship;
 mod verify;
 mod view;
@@ -75,6 +82,7 @@ use std::thread::JoinHandle;
 use backend::{Backend, Directory};
 pub(crate) use error::io as io_error;
 use images::Images;
+use opening::{Made, store_id};
 use writer::Writer;
 
 use crate::backup::{self, Replica, ReplicaStatus, ReplicationError};
@@ -83,6 +91,7 @@ use crate::sys::fork;
 pub(crate) use format::size as format_size;
 
 pub use compact::{Compacted, Progress};
+pub use copy::{Copied, copy};
 pub use durable::{Durable, DurableBuilder, DurableError, DurableTransaction};
 pub use error::{Damage, DamageKind, StoreError};
 pub(crate) use frame::Change;
@@ -176,7 +185,8 @@ impl Store {
     /// Opens the store in a directory, or makes it.
     ///
     /// # Errors
-    /// See [`StoreError`].  Nothing was changed but the file of locks.
+    /// See [`StoreError`].  Nothing was changed, and nothing is left of what
+    /// was made.
     pub fn open(directory: impl AsRef<Path>, options: StoreOptions) -> Result<Self, StoreError> {
         let directory = Directory::new(directory.as_ref());
         if options.create && !options.read_only {
@@ -192,55 +202,70 @@ impl Store {
     /// # Errors
     /// See [`Self::open`].
     pub fn open_on(backend: Arc<dyn Backend>, options: StoreOptions) -> Result<Self, StoreError> {
-        let lock = if options.read_only {
-            None
-        } else {
+        let mut made = Made::new(backend);
+        Self::open_made(&mut made, options).inspect_err(|_| made.undo())
+    }
+
+    fn open_made(made: &mut Made, options: StoreOptions) -> Result<Self, StoreError> {
+        let backend = made.backend.clone();
+        if !options.read_only {
             fork::arm().map_err(|error| io_error("prepare for forks of", "this process", error))?;
             let lock = backend.lock().map_err(|error| match error.kind() {
                 std::io::ErrorKind::NotFound => StoreError::NotAStore(backend.describe()),
                 _ => io_error("lock", &backend.describe(), error),
             })?;
-            Some(lock.ok_or_else(|| StoreError::Locked {
+            made.lock = Some(lock.ok_or_else(|| StoreError::Locked {
                 directory: backend.describe(),
                 holder: backend.holder(),
-            })?)
-        };
+            })?);
+        }
+        let lock = made.lock.clone();
         let epoch = match &lock {
             Some(_) => backup::unfenced(&*backend)?,
             None => 0,
         };
         let key = options.key.as_ref();
-        let images = Arc::new(Images::new(backend.clone(), options.key.clone()));
-        let mut created = false;
-        let scan = match scan::scan(&*backend, key) {
+        let mut scan = match scan::scan(&*backend, key) {
             Err(StoreError::NotAStore(_)) if options.create && lock.is_some() => {
-                created = true;
-                Writer::found(&images, store_id())?;
+                made.store = true;
+                let images = Images::new(backend.clone(), options.key.clone());
+                Writer::found(&images, store_id()?)?;
                 scan::scan(&*backend, key)?
             }
             other => other?,
         };
-        if let Some(loss) = scan.loss()
-            && !options.accept_loss
-        {
-            return Err(loss.into());
+        if let Some(error) = scan.ambiguous() {
+            return Err(error);
+        }
+        let images = Images::found(backend, options.key.clone(), &scan);
+        let images = Arc::new(images);
+        if options.accept_loss {
+            scan.fall_back(&images);
+        } else if let Some(error) = scan.refusal() {
+            return Err(scan.with_way_out(&images, error));
         }
         let scan = match &lock {
-            Some(_) => prove::prove(scan, &images)?,
+            Some(_) => prove::prove(scan, &images, options.accept_loss)?,
             None => scan,
         };
-        let mut writer = Writer::new(images, &scan, &options)?;
+        let writer = Writer::new(images.clone(), &scan, &options);
+        let mut writer = writer.map_err(|error| scan.with_way_out(&images, error))?;
         if lock.is_some() {
+            writer.hold.clone_from(&lock);
             writer.open_ack(scan.acknowledged)?;
         }
         let recovery = Recovery {
-            created,
+            created: made.store,
             version: writer.last,
             torn_bytes: scan.torn,
-            problems: if created { Vec::new() } else { scan.problems },
+            problems: if made.store {
+                Vec::new()
+            } else {
+                scan.problems
+            },
         };
         let at = options.at;
-        let acknowledged = scan.acknowledged.unwrap_or(0);
+        let acknowledged = scan.acknowledged.unwrap_or(0).max(scan.used);
         let shared = Shared::new(writer, options, acknowledged, lock, epoch);
         let claims = claim::Claims::default();
         let mut store = Self {
@@ -258,6 +283,18 @@ impl Store {
         }
         store.start()?;
         Ok(store)
+    }
+
+    /// Removes the store again if opening made it; for who could not go on
+    /// after that.
+    pub(crate) fn discard(self) {
+        let mut made = Made::new(self.shared.images.backend().clone());
+        made.lock.clone_from(&self.shared.lock);
+        made.store = self.recovery.created;
+        drop(self);
+        if made.store {
+            made.undo();
+        }
     }
 
     fn start(&mut self) -> Result<(), StoreError> {
@@ -475,18 +512,4 @@ impl Drop for Store {
             let _panicked = thread.join();
         }
     }
-}
-
-/// Sixteen bytes which no other store has.
-fn store_id() -> [u8; 16] {
-    use std::hash::{BuildHasher, Hasher, RandomState};
-    let mut id = [0; 16];
-    for half in id.chunks_exact_mut(8) {
-        // Keyed by the system's randomness.
-        let mut hasher = RandomState::new().build_hasher();
-        hasher.write_u64(frame::now());
-        hasher.write_u32(std::process::id());
-        half.copy_from_slice(&hasher.finish().to_le_bytes());
-    }
-    id
 }

@@ -1,10 +1,10 @@
 //! What the threads of a program and those of a store share.
 
-use std::any::Any;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use super::backend::Hold;
 use super::catalog::Catalog;
 use super::compact::compact;
 use super::error::StoreError;
@@ -39,7 +39,7 @@ pub(crate) struct Shared {
     pub(super) compact: Condvar,
     pub(crate) stop: AtomicBool,
     /// Keeps other writers out; `None` if this one only reads.
-    pub(crate) lock: Option<Box<dyn Any + Send + Sync>>,
+    pub(crate) lock: Option<Arc<dyn Hold>>,
     /// The way to the backup, if there is one.
     pub(crate) replica: Option<Replica>,
 }
@@ -62,7 +62,7 @@ impl Shared {
         mut writer: Writer,
         options: StoreOptions,
         acknowledged: u64,
-        lock: Option<Box<dyn Any + Send + Sync>>,
+        lock: Option<Arc<dyn Hold>>,
         epoch: u64,
     ) -> Self {
         let durable = writer.last;

@@ -11,8 +11,9 @@ use std::collections::BTreeSet;
 use super::backend::File;
 use super::error::{DamageKind, StoreError, damage, io};
 use super::format::{IMAGE_HEADER, image_name, size, temporary};
+use super::frames::{CHUNK, body_intact};
 use super::images::{ImageFile, Images};
-use super::scan::{CHUNK, Image, Scan, Version, body_intact, scan};
+use super::scan::{Image, Scan, Version, scan};
 use super::view::View;
 
 /// Bytes can change at most so often because the kernel drops what did not
@@ -21,22 +22,43 @@ const ATTEMPTS: usize = 8;
 
 /// Makes all that was found durable, and removes what was never finished.
 /// What is there then.
-pub(crate) fn prove(mut found: Scan, images: &Images) -> Result<Scan, StoreError> {
-    let accepted = found.loss();
+pub(crate) fn prove(
+    mut found: Scan,
+    images: &Images,
+    accept_loss: bool,
+) -> Result<Scan, StoreError> {
+    put_aside(&mut found, images)?;
     for _ in 0..ATTEMPTS {
         if once(&found, images)? {
             return Ok(found);
         }
         found = scan(&**images.backend(), images.key())?;
-        if let Some(loss) = found.loss()
-            && accepted.is_none()
-        {
-            return Err(loss.into());
+        if accept_loss {
+            found.fall_back(images);
+            put_aside(&mut found, images)?;
+        } else if let Some(error) = found.refusal() {
+            return Err(found.with_way_out(images, error));
         }
     }
     let newest = found.versions.values().next_back();
     let (image, offset) = newest.map_or((1, 0), |newest| (newest.image, newest.offset));
     Err(damage(&image_name(image), offset, DamageKind::FrameBody))
+}
+
+/// Renames images of other histories, in which nothing is looked up any more.
+fn put_aside(found: &mut Scan, images: &Images) -> Result<(), StoreError> {
+    for image in core::mem::take(&mut found.strays) {
+        let name = image_name(image);
+        images
+            .backend()
+            .publish(&name, &format!("{name}.stray"))
+            .map_err(|error| io("put aside", &name, error))?;
+        images.forget(image);
+        found.images.remove(&image);
+        found.found.remove(&image);
+        found.parents.remove(&image);
+    }
+    Ok(())
 }
 
 /// False: something else is there now.

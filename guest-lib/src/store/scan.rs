@@ -1,20 +1,22 @@
 //! What is in a store: its images, its versions, and what is wrong.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::io;
+use std::sync::Arc;
 
-use super::backend::Backend;
+use super::backend::{Backend, irregular};
 use super::error::{Damage, DamageKind, StoreError, damage, io};
 use super::format::{
-    ACK, FRAME_HEADER, FrameHeader, IMAGE_HEADER, ImageHeader, ImageKind, decode_ack, image_name,
-    image_number,
+    ACK, ACK_FILE, Chain, IMAGE_HEADER, ImageHeader, decode_ack, image_name, image_number,
 };
-use super::images::ImageFile;
+use super::images::{ImageFile, Images};
+use super::judge::{floor, judge};
 use super::key::{KeyId, StoreKey};
+use super::lineage::Lineage;
+use super::view::load;
 
-/// File with the newest version which was acknowledged.
-pub(crate) const ACK_FILE: &str = "acknowledged";
-pub(crate) const CHUNK: usize = 1 << 20;
+/// How often a store is looked at which changes meanwhile.
+pub(crate) const ATTEMPTS: usize = 100;
 
 /// A version which a store has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -39,6 +41,10 @@ pub struct Version {
     /// The lowest image which it needs.
     pub floor: u64,
     pub(crate) areas: u64,
+    /// What the history is behind it.
+    pub(crate) chain: Chain,
+    /// The newest version which it says was durable.
+    pub(crate) synced: u64,
 }
 
 /// An image of a store.
@@ -59,6 +65,7 @@ pub struct Image {
     pub created: u64,
     /// The key it is encrypted with.
     pub key: Option<KeyId>,
+    pub(crate) id: [u8; 16],
 }
 
 /// What was found.
@@ -66,6 +73,7 @@ pub struct Image {
 pub(crate) struct Scan {
     pub(crate) store: [u8; 16],
     pub(crate) images: BTreeMap<u64, Image>,
+    /// Versions of the history which was chosen.
     pub(crate) versions: BTreeMap<u64, Version>,
     /// Newest version known to be durable.
     pub(crate) acknowledged: Option<u64>,
@@ -80,9 +88,22 @@ pub(crate) struct Scan {
     pub(crate) problems: Vec<Damage>,
     /// Bytes behind the last version, never committed.
     pub(crate) torn: u64,
-    /// Highest number of an image, or of a temporary one.
+    /// Highest number of an image.
     pub(crate) highest: u64,
     pub(crate) temporary: Vec<String>,
+    /// Files as they were opened.
+    pub(crate) files: BTreeMap<u64, ImageFile>,
+    /// Sizes of images whose header is damaged.
+    pub(crate) unreadable: BTreeMap<u64, u64>,
+    pub(crate) lineage: Arc<Lineage>,
+    /// Because of this nobody may open it who does not accept a loss.
+    refused: Option<StoreError>,
+    /// Versions of each image.
+    pub(crate) found: BTreeMap<u64, Vec<Version>>,
+    /// The highest number of a version which is not used again.
+    pub(crate) used: u64,
+    /// Images of other histories.
+    pub(crate) strays: Vec<u64>,
 }
 
 impl Scan {
@@ -97,42 +118,143 @@ impl Scan {
         held.map(|version| (version.number, *version)).collect()
     }
 
-    /// Damage because of which the newest version is not the one which it
-    /// should be.
-    pub(crate) fn loss(&self) -> Option<Damage> {
-        let behind = |damage: &&Damage| matches!(damage.what, DamageKind::Acknowledged { .. });
-        self.problems.iter().find(behind).cloned()
+    /// Why it is not opened unless a loss is accepted: the newest version is
+    /// not the one which it should be, or may not be.
+    pub(crate) fn refusal(&mut self) -> Option<StoreError> {
+        let refused = |damage: &&Damage| {
+            matches!(
+                damage.what,
+                DamageKind::Acknowledged { .. } | DamageKind::Mixed { .. }
+            )
+        };
+        let damage = self.problems.iter().find(refused).cloned();
+        self.refused.take().or(damage.map(StoreError::from))
+    }
+
+    /// Whether nobody can tell which store this is, whatever is accepted.
+    pub(crate) fn ambiguous(&self) -> Option<StoreError> {
+        let ambiguous = |damage: &&Damage| damage.what == DamageKind::Ambiguous;
+        self.problems
+            .iter()
+            .find(ambiguous)
+            .cloned()
+            .map(StoreError::from)
+    }
+
+    /// The newest version whose index is whole, of all histories.
+    pub(crate) fn newest_whole(&self, images: &Images) -> Option<Version> {
+        let all = self
+            .found
+            .values()
+            .rev()
+            .flat_map(|found| found.iter().rev());
+        all.copied().find(|version| load(images, version).is_ok())
+    }
+
+    /// An error, with the version which can be opened all the same.
+    pub(crate) fn with_way_out(&self, images: &Images, error: StoreError) -> StoreError {
+        match error {
+            StoreError::Damaged(mut damage) => {
+                damage.intact = self.newest_whole(images).map(|version| version.number);
+                StoreError::Damaged(damage)
+            }
+            other => other,
+        }
+    }
+
+    /// Makes the newest version whose index is whole the newest there is.
+    pub(crate) fn fall_back(&mut self, images: &Images) {
+        let numbers = self.found.values().flatten().map(|version| version.number);
+        self.used = numbers.max().unwrap_or(0);
+        let Some(whole) = self.newest_whole(images) else {
+            return;
+        };
+        self.choose(self.lineage.group(whole.image));
+        self.versions.split_off(&(whole.number + 1));
+        // A copy in a base may be whole where the original is not.
+        self.versions.insert(whole.number, whole);
+        let group = self.lineage.group(whole.image);
+        let floor = floor(self);
+        // Or it would be asked again each time.
+        let in_the_way = |image: &u64| {
+            let parted = |&(one, other): &(u64, u64)| one == *image || other == *image;
+            let frames = self.found.get(image).is_some_and(|found| !found.is_empty());
+            self.lineage.broken.iter().any(parted) || (frames && *image >= floor)
+        };
+        let images = self.images.keys().copied();
+        self.strays = images
+            .filter(|image| self.lineage.group(*image) != group && in_the_way(image))
+            .collect();
+    }
+
+    /// Takes the versions of one history.
+    pub(crate) fn choose(&mut self, group: u64) {
+        self.versions.clear();
+        self.originals.clear();
+        for (image, found) in &self.found {
+            if self.lineage.group(*image) != group {
+                continue;
+            }
+            let insert = |version: &Version| self.versions.insert(version.number, *version);
+            let older: Vec<Version> = found.iter().filter_map(insert).collect();
+            let base = self.images.get(image).is_some_and(|image| image.base);
+            if base && older.len() == found.len() {
+                self.originals.insert(*image, older);
+            }
+        }
     }
 }
 
-struct Opened {
-    header: ImageHeader,
-    file: ImageFile,
-    bytes: u64,
-    name: String,
+/// An image, opened.
+#[derive(Debug)]
+pub(crate) struct Opened {
+    pub(crate) header: ImageHeader,
+    pub(crate) file: ImageFile,
+    pub(crate) bytes: u64,
+    pub(crate) name: String,
+    /// What the history is behind the header.
+    pub(crate) chain: Chain,
 }
 
 /// Looks at everything but the contents of versions which are known to be
 /// durable.
 pub(crate) fn scan(backend: &dyn Backend, key: Option<&StoreKey>) -> Result<Scan, StoreError> {
-    // A live store removes old images meanwhile.
-    for _ in 0..4 {
+    // A live store makes and removes images meanwhile.
+    for _ in 0..ATTEMPTS {
         match attempt(backend, key) {
             Err(StoreError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {}
-            other => return other,
+            Ok(None) => {}
+            Ok(Some(scan)) => return Ok(scan),
+            Err(error) => return Err(error),
         }
     }
-    attempt(backend, key)
+    Err(io(
+        "read, because it keeps changing,",
+        &backend.describe(),
+        io::ErrorKind::TimedOut.into(),
+    ))
 }
 
-fn attempt(backend: &dyn Backend, key: Option<&StoreKey>) -> Result<Scan, StoreError> {
+fn numbers(names: &[String]) -> Vec<u64> {
+    let mut numbers: Vec<u64> = names.iter().filter_map(|name| image_number(name)).collect();
+    numbers.sort_unstable();
+    numbers
+}
+
+fn list(backend: &dyn Backend) -> Result<Vec<String>, StoreError> {
     let describe = backend.describe();
-    // Before the images, so that a live store is never behind it.
-    let ack = read_ack(backend);
-    let names = backend.list().map_err(|error| match error.kind() {
+    backend.list().map_err(|error| match error.kind() {
         io::ErrorKind::NotFound => StoreError::NotAStore(describe.clone()),
         _ => io("list", &describe, error),
-    })?;
+    })
+}
+
+/// `None` if images came or went meanwhile.
+fn attempt(backend: &dyn Backend, key: Option<&StoreKey>) -> Result<Option<Scan>, StoreError> {
+    // Before the images, so that a live store is never behind it.
+    let ack = read_ack(backend);
+    let names = list(backend)?;
+    let numbers = numbers(&names);
     let mut scan = Scan {
         store: [0; 16],
         images: BTreeMap::new(),
@@ -143,85 +265,112 @@ fn attempt(backend: &dyn Backend, key: Option<&StoreKey>) -> Result<Scan, StoreE
         originals: BTreeMap::new(),
         problems: Vec::new(),
         torn: 0,
-        highest: 0,
-        temporary: Vec::new(),
+        highest: numbers.last().copied().unwrap_or(0),
+        temporary: names
+            .into_iter()
+            .filter(|name| is_temporary(name))
+            .collect(),
+        files: BTreeMap::new(),
+        unreadable: BTreeMap::new(),
+        lineage: Arc::default(),
+        refused: None,
+        found: BTreeMap::new(),
+        used: 0,
+        strays: Vec::new(),
     };
-    let mut numbers: Vec<u64> = names.iter().filter_map(|name| image_number(name)).collect();
-    numbers.sort_unstable();
-    scan.highest = numbers.last().copied().unwrap_or(0);
-    scan.temporary = names
-        .into_iter()
-        .filter(|name| is_temporary(name))
-        .collect();
     if numbers.is_empty() {
         return Err(match ack {
             Ok(_) => damage(&image_name(1), 0, DamageKind::Missing),
-            Err(_) => StoreError::NotAStore(describe),
+            Err(_) => StoreError::NotAStore(backend.describe()),
         });
     }
+    let mut opened = open_all(&mut scan, backend, &numbers, key)?;
+    if self::numbers(&list(backend)?) != numbers {
+        return Ok(None);
+    }
+    if opened.is_empty() {
+        return Err(match scan.refused {
+            Some(error) => error,
+            None => scan.problems.remove(0).into(),
+        });
+    }
+    identify(&mut scan, &mut opened, ack.as_ref().ok());
+    match ack {
+        Ok((version, store)) if store == scan.store[..8] => scan.acknowledged = Some(version),
+        _ => scan
+            .problems
+            .push(Damage::new(ACK_FILE, 0, DamageKind::AckRecord)),
+    }
+    judge(&mut scan, opened)?;
+    Ok(Some(scan))
+}
+
+fn open_all(
+    scan: &mut Scan,
+    backend: &dyn Backend,
+    numbers: &[u64],
+    key: Option<&StoreKey>,
+) -> Result<BTreeMap<u64, Opened>, StoreError> {
     let mut opened = BTreeMap::new();
-    for number in numbers {
-        match open_image(backend, number, key) {
+    for &number in numbers {
+        let mut bytes = 0;
+        match open_image(backend, number, key, &mut bytes) {
             Ok(image) => {
                 opened.insert(number, image);
             }
-            Err(StoreError::Damaged(damage)) => scan.problems.push(damage),
-            Err(error) => return Err(error),
+            Err((StoreError::Damaged(damage), _)) => {
+                scan.problems.push(damage);
+                scan.unreadable.insert(number, bytes);
+            }
+            // As it may be; but more likely an accident.
+            Err((error @ StoreError::Future { .. }, true)) => {
+                scan.problems
+                    .push(Damage::new(&image_name(number), 8, DamageKind::ImageHeader));
+                scan.unreadable.insert(number, bytes);
+                scan.refused.get_or_insert(error);
+            }
+            Err((error, _)) => return Err(error),
         }
     }
-    let Some(newest) = opened.values().next_back() else {
-        return Err(scan.problems.remove(0).into());
-    };
-    scan.store = newest.header.store;
-    let strangers: Vec<u64> = opened
+    Ok(opened)
+}
+
+/// Finds out which store this is, and leaves out what is of another one.
+fn identify(scan: &mut Scan, opened: &mut BTreeMap<u64, Opened>, ack: Option<&(u64, [u8; 8])>) {
+    let mut stores: BTreeMap<[u8; 16], Vec<u64>> = BTreeMap::new();
+    for (number, image) in opened.iter() {
+        stores.entry(image.header.store).or_default().push(*number);
+    }
+    let told = ack.and_then(|(_, id)| stores.keys().find(|store| store[..8] == *id).copied());
+    // To look at; nobody writes.
+    let most = stores
         .iter()
-        .filter(|(_, image)| image.header.store != scan.store)
-        .map(|(number, _)| *number)
-        .collect();
-    for number in strangers {
-        opened.remove(&number);
-        let file = image_name(number);
-        scan.problems.push(Damage {
-            file,
-            offset: 0,
-            what: DamageKind::Stranger,
-        });
-    }
-    match ack {
-        Ok((version, store)) if store == scan.store[..8] => scan.acknowledged = Some(version),
-        _ => scan.problems.push(Damage {
-            file: ACK_FILE.to_owned(),
-            offset: 0,
-            what: DamageKind::AckRecord,
-        }),
-    }
-    frames(&mut scan, &opened)?;
-    gaps(&mut scan, &opened);
-    let found = scan.versions.keys().next_back().copied().unwrap_or(0);
-    let claimed = opened
-        .values()
-        .map(|image| image.header.parent_version)
-        .max()
-        .unwrap_or(0);
-    let acknowledged = scan.acknowledged.unwrap_or(0).max(claimed);
-    scan.acknowledged = scan.acknowledged.map(|_| acknowledged);
-    scan.proven = scan.proven.max(acknowledged);
-    if found < acknowledged {
-        let last = scan.images.values().next_back();
-        let (file, offset) =
-            last.map_or((String::new(), 0), |last| (last.file.clone(), last.valid));
-        let what = DamageKind::Acknowledged {
-            acknowledged,
-            found,
-        };
-        scan.problems.push(Damage { file, offset, what });
-    }
-    Ok(scan)
+        .max_by_key(|(_, images)| (images.len(), core::cmp::Reverse(images[0])));
+    let most = most.map_or([0; 16], |(store, _)| *store);
+    let what = if told.is_none() && stores.len() > 1 {
+        DamageKind::Ambiguous
+    } else {
+        DamageKind::Stranger
+    };
+    scan.store = told.unwrap_or(most);
+    opened.retain(|number, image| {
+        let ours = image.header.store == scan.store;
+        if !ours {
+            scan.problems
+                .push(Damage::new(&image_name(*number), 16, what));
+        }
+        ours
+    });
 }
 
 fn is_temporary(name: &str) -> bool {
     name.strip_suffix(".tmp")
         .is_some_and(|name| image_number(name).is_some())
+}
+
+/// The newest version which was acknowledged by now, if that is told.
+pub(crate) fn acknowledged(backend: &dyn Backend) -> Option<u64> {
+    read_ack(backend).ok().map(|(version, _)| version)
 }
 
 fn read_ack(backend: &dyn Backend) -> Result<(u64, [u8; 8]), StoreError> {
@@ -233,222 +382,42 @@ fn read_ack(backend: &dyn Backend) -> Result<(u64, [u8; 8]), StoreError> {
     decode_ack(&bytes[..got]).ok_or_else(|| damage(ACK_FILE, 0, DamageKind::AckRecord))
 }
 
+/// An error comes with whether it is a known format with a damaged number.
 fn open_image(
     backend: &dyn Backend,
     number: u64,
     key: Option<&StoreKey>,
-) -> Result<Opened, StoreError> {
+    bytes: &mut u64,
+) -> Result<Opened, (StoreError, bool)> {
     let name = image_name(number);
-    let file = backend
-        .open(&name, false)
-        .map_err(|error| io("open", &name, error))?;
-    let bytes = file.len().map_err(|error| io("measure", &name, error))?;
+    let plain = |error| (error, false);
+    let file = backend.open(&name, false).map_err(|error| {
+        plain(if irregular(&error) {
+            damage(&name, 0, DamageKind::Irregular)
+        } else {
+            io("open", &name, error)
+        })
+    })?;
+    *bytes = file
+        .len()
+        .map_err(|error| plain(io("measure", &name, error)))?;
     let mut header = [0; IMAGE_HEADER];
     let got = file
         .read_at(&mut header, 0)
-        .map_err(|error| io("read", &name, error))?;
-    let header = ImageHeader::decode(&name, &header[..got], key)?;
+        .map_err(|error| plain(io("read", &name, error)))?;
+    let raw = &header[..got];
+    let header =
+        ImageHeader::decode(&name, raw, key).map_err(|error| (error, ImageHeader::mangled(raw)))?;
     if header.image != number {
-        return Err(damage(&name, 0, DamageKind::Stranger));
+        return Err(plain(damage(&name, 0, DamageKind::Stranger)));
     }
     let seal = header.sealing.as_ref().map(|sealing| sealing.seal.clone());
-    let file = ImageFile { file, seal };
+    let chain = Chain::image(&raw[..header.bytes()]);
     Ok(Opened {
         header,
-        file,
-        bytes,
+        file: ImageFile { file, seal },
+        bytes: *bytes,
         name,
+        chain,
     })
-}
-
-/// Goes from header to header through every image.
-fn frames(scan: &mut Scan, opened: &BTreeMap<u64, Opened>) -> Result<(), StoreError> {
-    // What the youngest child says counts.
-    let limits: BTreeMap<u64, u64> = opened
-        .values()
-        .map(|image| (image.header.parent, image.header.parent_bytes))
-        .collect();
-    for (&number, image) in opened {
-        let base = image.header.kind == ImageKind::Base;
-        let limit = limits.get(&number).copied();
-        let (mut found, synced) = hop(image, limit.unwrap_or(image.bytes).min(image.bytes))?;
-        scan.proven = scan.proven.max(synced);
-        scan.parents.insert(number, image.header.parent);
-        if limit.is_none() && !base {
-            found = intact(image, found, scan.acknowledged.unwrap_or(0))?;
-        }
-        let end = found
-            .last()
-            .map_or(IMAGE_HEADER as u64, |last| last.offset + last.bytes);
-        let expected = if base {
-            image.bytes
-        } else {
-            limit.unwrap_or(0)
-        };
-        if end < expected {
-            scan.problems.push(Damage {
-                file: image.name.clone(),
-                offset: end,
-                what: DamageKind::FrameHeader,
-            });
-        } else if limit.is_none() {
-            scan.torn = image.bytes - end;
-        }
-        let copies = found.len();
-        let insert = |version: Version| scan.versions.insert(version.number, version);
-        let older: Vec<Version> = found.into_iter().filter_map(insert).collect();
-        if base && older.len() == copies {
-            scan.originals.insert(number, older);
-        }
-        scan.images.insert(
-            number,
-            Image {
-                number,
-                file: image.name.clone(),
-                base,
-                bytes: image.bytes,
-                valid: end,
-                created: image.header.created,
-                key: image.header.sealing.as_ref().map(|sealing| sealing.id),
-            },
-        );
-    }
-    Ok(())
-}
-
-pub(crate) fn read_header(
-    image: &ImageFile,
-    name: &str,
-    offset: u64,
-) -> Result<Option<FrameHeader>, StoreError> {
-    let mut bytes = [0; FRAME_HEADER];
-    let got = image
-        .file
-        .read_at(&mut bytes, offset)
-        .map_err(|error| io("read", name, error))?;
-    Ok(FrameHeader::decode(
-        &bytes[..got],
-        image.seal.as_ref(),
-        offset,
-    ))
-}
-
-/// The versions of an image, and the newest one which they say was durable.
-fn hop(image: &Opened, end: u64) -> Result<(Vec<Version>, u64), StoreError> {
-    let mut found: Vec<Version> = Vec::new();
-    let mut synced = 0;
-    let mut offset = IMAGE_HEADER as u64;
-    while offset + FRAME_HEADER as u64 <= end {
-        let Some(header) = read_header(&image.file, &image.name, offset)? else {
-            break;
-        };
-        let bytes = FRAME_HEADER as u64 + header.body;
-        let last = found
-            .last()
-            .map_or(image.header.parent_version, |last| last.number);
-        // In a base the first one has no predecessor.
-        let follows =
-            header.previous == last || (found.is_empty() && image.header.kind == ImageKind::Base);
-        let sane = header.image == image.header.image
-            && follows
-            && header.version > header.previous
-            && header.floor <= header.image
-            && bytes <= end - offset;
-        if !sane {
-            break;
-        }
-        synced = header.synced.max(synced);
-        found.push(Version {
-            number: header.version,
-            previous: header.previous,
-            time: header.time,
-            image: header.image,
-            offset,
-            bytes,
-            records: header.records,
-            nodes: header.nodes,
-            floor: header.floor,
-            areas: header.areas,
-        });
-        offset += bytes;
-    }
-    Ok((found, synced))
-}
-
-/// Leaves out what follows the first version whose contents did not reach the
-/// disk.
-fn intact(
-    image: &Opened,
-    mut found: Vec<Version>,
-    acknowledged: u64,
-) -> Result<Vec<Version>, StoreError> {
-    let mut safe = acknowledged;
-    for version in &found {
-        if let Some(header) = read_header(&image.file, &image.name, version.offset)? {
-            safe = safe.max(header.synced);
-        }
-    }
-    let newest = found.last().map_or(0, |last| last.number);
-    for at in 0..found.len() {
-        // The newest in any case: who opens wants that one.
-        let check = found[at].number > safe || found[at].number == newest;
-        if check && !body_intact(&image.file, &image.name, &found[at])? {
-            found.truncate(at);
-            break;
-        }
-    }
-    Ok(found)
-}
-
-/// Whether the contents of a version are what was written.
-pub(crate) fn body_intact(
-    image: &ImageFile,
-    name: &str,
-    version: &Version,
-) -> Result<bool, StoreError> {
-    let Some(header) = read_header(image, name, version.offset)? else {
-        return Ok(false);
-    };
-    let mut crc = 0;
-    let mut at = version.offset + FRAME_HEADER as u64;
-    let end = version.offset + version.bytes;
-    let mut buffer = vec![0; CHUNK.min(super::format::size(end.saturating_sub(at)))];
-    while at < end {
-        let want = CHUNK.min(super::format::size(end - at));
-        let got = image
-            .file
-            .read_at(&mut buffer[..want], at)
-            .map_err(|error| io("read", name, error))?;
-        if got < want {
-            return Ok(false);
-        }
-        crc = crc32c::crc32c_append(crc, &buffer[..want]);
-        at += want as u64;
-    }
-    Ok(crc == header.body_crc)
-}
-
-/// Images which should be there and are not: those which another continues,
-/// unless all that is kept is newer.
-fn gaps(scan: &mut Scan, opened: &BTreeMap<u64, Opened>) {
-    let floor = scan
-        .versions
-        .values()
-        .next_back()
-        .map_or(0, |newest| newest.floor);
-    let parents: BTreeSet<u64> = opened.values().map(|image| image.header.parent).collect();
-    for parent in parents {
-        let named = scan
-            .problems
-            .iter()
-            .any(|damage| damage.file == image_name(parent));
-        if parent > 0 && parent >= floor && !opened.contains_key(&parent) && !named {
-            let file = image_name(parent);
-            scan.problems.push(Damage {
-                file,
-                offset: 0,
-                what: DamageKind::Missing,
-            });
-        }
-    }
 }

@@ -1,15 +1,16 @@
 //! Looks at everything a store has.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use super::backend::Backend;
 use super::compact::Progress;
 use super::error::{Damage, StoreError};
-use super::format::size;
+use super::format::{Place, size};
+use super::frames::body_intact;
 use super::images::Images;
 use super::key::StoreKey;
-use super::scan::{Image, Scan, Version, body_intact, scan};
+use super::scan::{Image, Scan, Version, scan};
 use super::view::{Area, View};
 
 /// What a store has.
@@ -38,6 +39,8 @@ pub struct Examined {
     pub pages: u64,
     /// What is wrong.
     pub problems: Vec<Damage>,
+    /// Versions which are whole: all that was looked at is as it was written.
+    pub whole: Vec<u64>,
 }
 
 const HOT: usize = 10;
@@ -47,7 +50,7 @@ fn start(
     key: Option<&StoreKey>,
 ) -> Result<(Scan, Images, Examined), StoreError> {
     let mut scan = scan(&**backend, key)?;
-    let images = Images::new(backend.clone(), key.cloned());
+    let images = Images::found(backend.clone(), key.cloned(), &scan).hold(&scan);
     let newest = scan.versions.values().next_back().copied();
     let mut problems = core::mem::take(&mut scan.problems);
     let mut areas = Vec::new();
@@ -68,6 +71,7 @@ fn start(
         hot: Vec::new(),
         pages: 0,
         problems,
+        whole: Vec::new(),
     };
     Ok((scan, images, examined))
 }
@@ -95,6 +99,7 @@ pub fn examine(
         let Ok(view) = View::new(&images, *version) else {
             continue;
         };
+        examined.whole.push(version.number);
         for (area, index) in view.indexes().iter().enumerate() {
             let old = before
                 .as_ref()
@@ -134,7 +139,8 @@ pub fn verify(
 ) -> Result<Examined, StoreError> {
     let (scan, images, mut examined) = start(backend, key)?;
     let versions: Vec<Version> = scan.available().into_values().collect();
-    let mut seen = HashSet::new();
+    // And whether it is right.
+    let mut seen: HashMap<(u32, u64, Place), bool> = HashMap::new();
     for (done, version) in versions.iter().enumerate() {
         let mut at = Progress {
             versions: done,
@@ -142,8 +148,10 @@ pub fn verify(
             pages: examined.pages,
         };
         progress(at);
+        let mut whole = true;
         let mut problem = |error: StoreError| match error {
             StoreError::Damaged(damage) => {
+                whole = false;
                 if !examined.problems.contains(&damage) {
                     examined.problems.push(damage);
                 }
@@ -171,12 +179,16 @@ pub fn verify(
                 continue;
             }
         };
+        let mut bad = false;
         for (number, index) in (0_u32..).zip(view.indexes()) {
             for (page, place) in index.present() {
-                if !seen.insert((number, page, place)) {
+                if let Some(right) = seen.get(&(number, page, place)) {
+                    bad |= !right;
                     continue;
                 }
-                match images.page(place, number, page) {
+                let read = images.page(place, number, page);
+                seen.insert((number, page, place), read.is_ok());
+                match read {
                     Ok(_) => at.pages += 1,
                     Err(error) => problem(error)?,
                 }
@@ -186,6 +198,9 @@ pub fn verify(
             }
         }
         examined.pages = at.pages;
+        if whole && !bad {
+            examined.whole.push(version.number);
+        }
     }
     Ok(examined)
 }

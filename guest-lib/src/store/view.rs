@@ -27,10 +27,13 @@ pub(crate) fn load(images: &Images, version: &Version) -> Result<Vec<AreaIndex>,
     let place = Place::new(version.image, from);
     let table = file.object(Object::Areas, place, size(bytes))?;
     let entries = decode_areas(&table).ok_or_else(bad)?;
-    (0..)
+    let areas: Vec<AreaIndex> = (0..)
         .zip(&entries)
         .map(|(number, entry)| AreaIndex::load(images, number, entry))
-        .collect()
+        .collect::<Result<_, _>>()?;
+    let others = areas.iter().flat_map(AreaIndex::images).collect();
+    images.related(version.image, &others)?;
+    Ok(areas)
 }
 
 /// One version of a store, to read.  The files it needs stay there for it,

@@ -2,14 +2,14 @@
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
+use std::io::ErrorKind;
 use std::sync::{Arc, PoisonError};
-use std::time::Instant;
 
-use super::backend::File;
+use super::backend::{File, Held, Hold};
 use super::error::{StoreError, io};
 use super::format::{
-    IMAGE_HEADER, ImageHeader, ImageKind, MAX_AREAS, MAX_PAGES, Sealing, encode_ack, image_name,
-    name_fault, temporary,
+    ACK_FILE, IMAGE_HEADER, ImageHeader, ImageKind, Link, MAX_AREAS, MAX_PAGES, encode_ack,
+    image_name, image_number, name_fault, temporary,
 };
 use super::frame::{Change, Meta, Out, now};
 use super::images::Images;
@@ -17,7 +17,8 @@ use super::index::{AreaIndex, Undo};
 use super::metrics::{StoreMetrics, add, set};
 use super::options::StoreOptions;
 use super::page::Encoder;
-use super::scan::{ACK_FILE, Scan, Version};
+use super::scan::{Scan, Version};
+use super::secure::withdrawn;
 use super::ship::{Bulk, Changes};
 use super::view::load;
 use crate::sys::PAGE_SIZE;
@@ -66,10 +67,19 @@ pub(crate) struct Writer {
     pub(crate) versions: BTreeMap<u64, Version>,
     /// Sizes of the images there are, in bytes.
     pub(crate) sizes: BTreeMap<u64, u64>,
+    /// What tells the images apart.
+    ids: BTreeMap<u64, [u8; 16]>,
+    /// Where the index refers to besides the image of the newest version and
+    /// those which that one continues.
+    also: Link,
+    /// Keeps other writers out; `None` if this one only reads.
+    pub(crate) hold: Option<Arc<dyn Hold>>,
+    /// That was so once.
+    pub(super) lost: bool,
     /// The newest one; zero for none.
     pub(crate) last: u64,
-    out: Option<Out>,
-    next_image: u64,
+    pub(super) out: Option<Out>,
+    pub(super) next_image: u64,
     /// No image below is needed by the newest version.
     pub(crate) floor: Option<u64>,
     acknowledged: Option<Arc<dyn File>>,
@@ -77,7 +87,7 @@ pub(crate) struct Writer {
     keep: usize,
     /// An image, and from where on it must be cut before anything else is
     /// written: a commit was refused which may be on the disk.
-    refused: Option<(Out, u64)>,
+    pub(super) refused: Option<(Out, u64)>,
     /// Versions are not where they were.
     pub(crate) moved: bool,
     pub(crate) metrics: Arc<StoreMetrics>,
@@ -101,7 +111,21 @@ impl Writer {
                 .images
                 .values()
                 .map(|image| (image.number, image.bytes))
+                .chain(
+                    scan.unreadable
+                        .iter()
+                        .map(|(number, bytes)| (*number, *bytes)),
+                )
+                .filter(|(number, _)| !scan.strays.contains(number))
                 .collect(),
+            ids: scan
+                .images
+                .values()
+                .map(|image| (image.number, image.id))
+                .collect(),
+            also: Link::default(),
+            hold: None,
+            lost: false,
             last: newest.map_or(0, |newest| newest.number),
             out: None,
             next_image: scan.highest + 1,
@@ -123,18 +147,9 @@ impl Writer {
 
     /// Makes a store out of nothing: an empty image.
     pub(crate) fn found(images: &Images, store: [u8; 16]) -> Result<(), StoreError> {
-        let header = ImageHeader {
-            kind: ImageKind::Increment,
-            store,
-            image: 1,
-            created: now(),
-            parent: 0,
-            parent_bytes: 0,
-            parent_version: 0,
-            sealing: Sealing::fresh(images.key(), &store, 1)?,
-        };
+        let header = ImageHeader::fresh(ImageKind::Increment, store, 1, now(), images.key())?;
         let out = Out::create(&**images.backend(), temporary(&image_name(1)), &header)?;
-        publish(images, out).map_err(|(error, _)| error)?;
+        publish(images, out, &mut None)?;
         Ok(())
     }
 
@@ -183,6 +198,47 @@ impl Writer {
         self.floor = images.first().copied();
     }
 
+    fn id(&self, image: u64) -> [u8; 16] {
+        self.ids.get(&image).copied().unwrap_or_default()
+    }
+
+    /// The place of a version, to refer to.
+    pub(crate) fn link(&self, version: &Version) -> Link {
+        let mut link = Link {
+            image: version.image,
+            chain: version.chain,
+            id: [0; 4],
+        };
+        link.id.copy_from_slice(&self.id(version.image)[..4]);
+        link
+    }
+
+    /// Makes sure that nobody else writes.
+    ///
+    /// # Errors
+    /// Somebody may; nothing more is written here.
+    pub(crate) fn alone(&mut self) -> Result<(), StoreError> {
+        let Some(hold) = self.hold.clone() else {
+            return Ok(());
+        };
+        let backend = self.images.backend();
+        let lost = self.lost
+            || match hold.check() {
+                Ok(Held::Still) => return Ok(()),
+                // Nobody may have been here meanwhile.
+                Ok(Held::Again) => backend.list().map_or(true, |names| {
+                    let images = names.iter().filter_map(|name| image_number(name));
+                    images.max() >= Some(self.next_image)
+                }),
+                Ok(Held::Lost) | Err(_) => true,
+            };
+        if lost {
+            self.lost = true;
+            return Err(StoreError::LockLost(backend.describe()));
+        }
+        Ok(())
+    }
+
     /// The next number of an image.
     pub(crate) fn reserve(&mut self) -> u64 {
         // Later images have higher numbers.
@@ -197,42 +253,25 @@ impl Writer {
         if let Some(out) = self.out.take().filter(room) {
             return Ok((out, false));
         }
-        let parent = self.versions.get(&self.last);
-        let header = ImageHeader {
-            kind: ImageKind::Increment,
-            store: self.store,
-            image: self.next_image,
-            created: now(),
-            parent: parent.map_or(0, |parent| parent.image),
-            parent_bytes: parent.map_or(0, |parent| parent.offset + parent.bytes),
-            parent_version: self.last,
-            sealing: Sealing::fresh(self.images.key(), &self.store, self.next_image)?,
-        };
+        let mut header = ImageHeader::fresh(
+            ImageKind::Increment,
+            self.store,
+            self.next_image,
+            now(),
+            self.images.key(),
+        )?;
+        header.parent_version = self.last;
+        header.also = self.also;
+        if let Some(parent) = self.versions.get(&self.last) {
+            header.parent = parent.image;
+            header.parent_bytes = parent.offset + parent.bytes;
+            header.parent_chain = parent.chain;
+            header
+                .parent_id
+                .copy_from_slice(&self.id(parent.image)[..8]);
+        }
         let name = temporary(&image_name(header.image));
         Out::create(&**self.images.backend(), name, &header).map(|out| (out, true))
-    }
-
-    /// Whether a commit was refused which may be on the disk.
-    pub(crate) fn unsettled(&self) -> bool {
-        self.refused.is_some()
-    }
-
-    /// Takes back what was refused, before anything else is written.
-    pub(crate) fn settle(&mut self) -> Result<(), StoreError> {
-        let Some((mut out, from)) = self.refused.take() else {
-            return Ok(());
-        };
-        match out.cut(from) {
-            Ok(()) => {
-                withdrawn(&self.images, &out, from);
-                Ok(())
-            }
-            Err(source) => {
-                let name = out.name.clone();
-                self.refused = Some((out, from));
-                Err(StoreError::Poisoned { name, source })
-            }
-        }
     }
 
     /// Writes versions and makes them durable, or none of them.
@@ -241,18 +280,21 @@ impl Writer {
     /// Nothing was committed, nor will be found after a crash; but for
     /// [`StoreError::Unsettled`], after which that is not known.
     pub(crate) fn write(&mut self, batches: &[Arc<Batch>]) -> Result<(), StoreError> {
+        self.alone()?;
         self.settle()?;
         if batches.is_empty() {
             return Ok(());
         }
         let (mut out, fresh) = self.out()?;
-        let start = out.position();
+        let (start, chain) = (out.position(), out.chain());
         let mut undo = Vec::new();
         let appended = self.append(&mut out, batches, &mut undo);
         let made = match appended {
             Ok(versions) => self.secure(out, start, fresh).map(|out| (out, versions)),
-            Err(error) => Err(self.take_back(out, start, fresh, error)),
+            Err(error) => Err(self.take_back(out, (start, chain), fresh, error)),
         };
+        // Nobody is told of what another writer may not know.
+        let made = made.and_then(|made| self.alone().map(|()| made));
         let (out, versions) = made.inspect_err(|_| {
             while let Some((area, undo)) = undo.pop() {
                 self.areas[area].undo(undo);
@@ -270,6 +312,7 @@ impl Writer {
                 .map(|version| (version.number, version)),
         );
         self.sizes.insert(out.image, out.position());
+        self.ids.insert(out.image, out.id);
         self.out = Some(out);
         self.acknowledge();
         self.forget();
@@ -298,45 +341,6 @@ impl Writer {
             previous = batch.version;
         }
         out.flush().map(|()| versions)
-    }
-
-    /// Makes what was appended durable, in a new image under its name.
-    fn secure(&mut self, mut out: Out, start: u64, fresh: bool) -> Result<Out, StoreError> {
-        let before = Instant::now();
-        if fresh {
-            out = publish(&self.images, out).map_err(|(error, refused)| {
-                self.refused = refused.map(|out| (out, IMAGE_HEADER as u64));
-                error
-            })?;
-            self.next_image += 1;
-        } else if let Err(source) = out.file().sync() {
-            let name = out.name.clone();
-            if out.cut(start).is_ok() {
-                // The next commit goes to a new image: the kernel shows of this
-                // one what the disk may not have.
-                return Err(io("sync", &name, source));
-            }
-            self.refused = Some((out, start));
-            return Err(StoreError::Unsettled { name, source });
-        }
-        self.metrics.syncs.observe(before.elapsed());
-        Ok(out)
-    }
-
-    /// After a write which failed.
-    fn take_back(&mut self, mut out: Out, start: u64, fresh: bool, why: StoreError) -> StoreError {
-        if fresh {
-            let _leftover = self.images.backend().remove(&out.name);
-            return why;
-        }
-        if let Err(source) = out.cut(start) {
-            let name = out.name.clone();
-            self.refused = Some((out, start));
-            return StoreError::Unsettled { name, source };
-        }
-        // Under one key nothing else is ever written at the same place.
-        self.out = self.images.key().is_none().then_some(out);
-        why
     }
 
     /// Adds an area, or lets one grow, for the next version; its number.
@@ -406,13 +410,15 @@ impl Writer {
             .ok_or(StoreError::NoVersion { version: to })?;
         let areas = load(&self.images, &target)?;
         let before = core::mem::replace(&mut self.areas, areas);
-        let floor = self.floor;
+        let (floor, also) = (self.floor, self.also);
+        self.also = self.link(&target);
         self.find_floor();
         self.out = None;
         let batch = Batch::new(version, now(), Arc::default());
         self.write(&[Arc::new(batch)]).inspect_err(|_| {
             self.areas = before;
             self.floor = floor;
+            self.also = also;
         })
     }
 
@@ -441,6 +447,7 @@ impl Writer {
             }
             self.images.forget(number);
             self.sizes.remove(&number);
+            self.ids.remove(&number);
         }
         self.versions
             .retain(|_, version| version.image >= floor && version.floor >= floor);
@@ -452,15 +459,22 @@ impl Writer {
         old: &[AreaIndex],
         new: &[AreaIndex],
         copies: &[Version],
-        (base, bytes): (u64, u64),
+        out: &Out,
     ) {
+        let base = out.image;
         for (area, (old, new)) in self.areas.iter_mut().zip(old.iter().zip(new)) {
             area.switch(old, new);
         }
         self.versions
             .extend(copies.iter().map(|version| (version.number, *version)));
         self.moved = true;
-        self.sizes.insert(base, bytes);
+        self.sizes.insert(base, out.position());
+        self.ids.insert(base, out.id);
+        if let Some(newest) = copies.last() {
+            self.also = self.link(newest);
+        }
+        // What refers to the copies is in an image which says so.
+        self.out = None;
         self.floor = Some(base);
         self.forget();
         self.measure();
@@ -470,9 +484,13 @@ impl Writer {
 /// Makes a new image durable under its name.
 ///
 /// # Errors
-/// There is nothing of it; or the image may be there after a crash, and must
-/// be cut.
-pub(crate) fn publish(images: &Images, mut out: Out) -> Result<Out, (StoreError, Option<Out>)> {
+/// There is nothing of it; or the image may be there after a crash, and is
+/// left in `refused`, to be cut.
+pub(crate) fn publish(
+    images: &Images,
+    mut out: Out,
+    refused: &mut Option<(Out, u64)>,
+) -> Result<Out, StoreError> {
     let name = image_name(out.image);
     let backend = images.backend();
     let synced = out.flush().and_then(|()| {
@@ -481,12 +499,16 @@ pub(crate) fn publish(images: &Images, mut out: Out) -> Result<Out, (StoreError,
     });
     let _naming = images.naming.lock().unwrap_or_else(PoisonError::into_inner);
     let named = synced.and_then(|()| {
-        let renamed = backend.rename(&out.name, &name);
-        renamed.map_err(|error| io("rename", &out.name, error))
+        let renamed = backend.publish(&out.name, &name);
+        renamed.map_err(|error| match error.kind() {
+            // Somebody else took the number.
+            ErrorKind::AlreadyExists => StoreError::LockLost(backend.describe()),
+            _ => io("rename", &out.name, error),
+        })
     });
     if let Err(error) = named {
         let _leftover = backend.remove(&out.name);
-        return Err((error, None));
+        return Err(error);
     }
     out.name = name;
     if let Err(source) = backend.sync_names() {
@@ -495,22 +517,15 @@ pub(crate) fn publish(images: &Images, mut out: Out) -> Result<Out, (StoreError,
         return Err(match out.cut(IMAGE_HEADER as u64) {
             Ok(()) => {
                 withdrawn(images, &out, IMAGE_HEADER as u64);
-                (io("sync the directory of", &out.name, source), None)
+                io("sync the directory of", &out.name, source)
             }
             Err(_) => {
                 let name = out.name.clone();
-                (StoreError::Unsettled { name, source }, Some(out))
+                *refused = Some((out, IMAGE_HEADER as u64));
+                StoreError::Unsettled { name, source }
             }
         });
     }
     images.put(out.image, out.opened());
     Ok(out)
-}
-
-/// An image was cut: nothing may be left of it.
-fn withdrawn(images: &Images, out: &Out, from: u64) {
-    if from <= IMAGE_HEADER as u64 {
-        // Empty, it does no harm if it stays.
-        let _leftover = images.backend().remove(&out.name);
-    }
 }

@@ -472,6 +472,16 @@ mod tests {
     }
 
     #[test]
+    fn a_gate_that_is_gone_says_that_there_is_no_session() {
+        catch_lost_gate().unwrap();
+        for _ in 0..3 {
+            // SAFETY: takes no arguments; without a gate, see above.
+            let answer = unsafe { crate::sys::gate::int84(crate::abi::CDA_OP_VERSION, [0; 5]) };
+            assert!(answer == -i64::from(libc::ENOENT) || answer > 0, "{answer}");
+        }
+    }
+
+    #[test]
     fn a_page_is_writable_or_not() {
         let bytes = PAGE_SIZE;
         // SAFETY: a fresh private mapping, unmapped below.

@@ -2,7 +2,7 @@
 
 use std::arch::x86_64::_rdtsc;
 use std::slice;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use hvckpt::abi::{self, cda_query, cda_register};
 
@@ -22,7 +22,8 @@ pub fn cycles() -> u64 {
 /// A thread that calls.
 pub struct Caller<'a> {
     arena: &'a Arena,
-    cookie: u64,
+    /// Where attach writes it: used as soon as it is there.
+    cookie: &'a AtomicU64,
     totals: &'static Totals,
     rng: Rng,
 }
@@ -34,7 +35,12 @@ fn bytes<T: Copy>(of: &T) -> &[u8] {
 }
 
 impl<'a> Caller<'a> {
-    pub fn new(arena: &'a Arena, cookie: u64, totals: &'static Totals, seed: u64) -> Self {
+    pub fn new(
+        arena: &'a Arena,
+        cookie: &'a AtomicU64,
+        totals: &'static Totals,
+        seed: u64,
+    ) -> Self {
         Self {
             arena,
             cookie,
@@ -137,7 +143,7 @@ impl<'a> Caller<'a> {
             }
             _ => 0,
         };
-        let mut args = [self.cookie, second, 0, 0, 0];
+        let mut args = [self.cookie.load(Ordering::Relaxed), second, 0, 0, 0];
         match number {
             abi::CDA_OP_VERSION => args[0] = 0,
             abi::CDA_OP_ATTACH => {

@@ -40,8 +40,8 @@ pub fn mend(image: &mut [u8]) {
         return;
     }
     let sealed = number(image, 72, 8) & 1 == 1;
-    sum(image, 0, 124, 124);
-    let mut frame = 128;
+    let mut frame = if number(image, 8, 4) < 3 { 128 } else { 192 };
+    sum(image, 0, frame - 4, frame - 4);
     while image.get(frame..frame + 4) == Some(FRAME) && frame + 128 <= image.len() {
         let body = frame + 128;
         let end = body.saturating_add(number(image, frame + 56, 8));

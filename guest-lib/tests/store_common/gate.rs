@@ -1,11 +1,10 @@
 //! A simulated disk whose syncs wait until they are let through.
 
-use std::any::Any;
 use std::io;
 use std::sync::{Arc, Condvar, Mutex, mpsc};
 use std::time::{Duration, Instant};
 
-use hvckpt::store::backend::{Backend, CrashDisk, File};
+use hvckpt::store::backend::{Backend, CrashDisk, File, Hold};
 
 #[derive(Debug, Default)]
 struct State {
@@ -129,6 +128,10 @@ impl Backend for Gate {
         Ok(self.gated(self.disk.create(name)?))
     }
 
+    fn publish(&self, from: &str, to: &str) -> io::Result<()> {
+        self.disk.publish(from, to)
+    }
+
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {
         self.disk.rename(from, to)
     }
@@ -141,7 +144,7 @@ impl Backend for Gate {
         self.disk.sync_names()
     }
 
-    fn lock(&self) -> io::Result<Option<Box<dyn Any + Send + Sync>>> {
+    fn lock(&self) -> io::Result<Option<Arc<dyn Hold>>> {
         self.disk.lock()
     }
 }

@@ -26,7 +26,7 @@ int cda_forked(const struct domain *d, const struct page_info *l4);
 bool cda_fixup_fault(unsigned long addr, struct cpu_user_regs *regs);
 void cda_domain_destroy(struct domain *d);
 
-/* Between pagefault_cda.c and pagefault_cda_emul.c: one store to one page. */
+/* pagefault_cda_emul.c calls pagefault_cda_store.c: one store to one page. */
 struct cda_store;
 enum cda_stored {
     CDA_STORED,   /* performed and logged */

@@ -132,8 +132,8 @@ struct cda_register {
 /*
  * The log lives in the application's memory: this header, then `count`
  * times 8 bytes of entries.  It is written by end, commit and peek only, entries
- * first and header last; it must be present and writable then (touch it,
- * mlock it, keep it out of forks).
+ * first, header last, and of that the epoch last, in one store; it must be
+ * present and writable then (touch it, mlock it, keep it out of forks).
  */
 #define CDA_LOG_LOST           1u    /* list incomplete: count all as dirty */
 

@@ -1,2 +1,2 @@
 # attach that cannot answer leaves no session
-s/        unlink_session\(cda, s\);\n        spin_unlock\(&cda->lock\);\n        return -EFAULT;/        spin_unlock(\&cda->lock);\n        return -EFAULT;/
+s/(offsetof\(struct cda_attach, cookie\)\)\) \)\n    \{\n        spin_lock\(&cda->lock\);\n)        unlink_session\(cda, s, false\);\n/\1/

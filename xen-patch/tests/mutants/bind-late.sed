@@ -1,2 +1,2 @@
 # sync_replaced() binds before it protects
-s/(    bind\(cda, c, l2e_mfn\(l2e\)\);\n)(.*)(    COUNT_N\(s, write_protected, c->hi - c->lo\);)/\2\1\3/
+s/(    cda_bind\(cda, c, l2e_mfn\(l2e\)\);\n)(.*)(    COUNT_N\(s, write_protected, c->hi - c->lo\);)/\2\1\3/

@@ -1,2 +1,2 @@
-# cool() withholds RW
+# cda_cool() withholds RW
 s/\(old & ~\(_PAGE_RW \| CDA_L1E_WATCH\)\) \| CDA_L1E_RO \|\n                        _PAGE/(old \& ~(0UL | CDA_L1E_WATCH)) | CDA_L1E_RO |\n                        _PAGE/

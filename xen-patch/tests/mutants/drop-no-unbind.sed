@@ -1,2 +1,2 @@
 # unregister unbinds before it frees
-s/        unbind\(cda, chunk_at\(r, i\)\);\n\n    spin_lock/        (void)0;\n\n    spin_lock/
+s/        cda_unbind\(cda, chunk_at\(r, i\)\);\n\n    spin_lock/        (void)0;\n\n    spin_lock/

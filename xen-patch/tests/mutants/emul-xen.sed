@@ -1,2 +1,2 @@
 # Xen's own writes are never performed by the emulator
-s/    else if \( unlikely\(r->words\) && emulated/    if ( unlikely(r->words) \&\& emulated/
+s/    else if \( unlikely\(r->words\) && cda_emulate_fault/    if ( unlikely(r->words) \&\& cda_emulate_fault/

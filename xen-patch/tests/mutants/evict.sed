@@ -1,2 +1,2 @@
 # a table has one chunk that relies on its slots
-s/    evict\(cda, d, c, pl1e, l2e_mfn\(l2e\)\);\n//
+s/    cda_evict\(cda, d, c, pl1e, l2e_mfn\(l2e\)\);\n//

@@ -1,2 +1,2 @@
 # flushed before an interruption
-s/                if \( took \)\n                    flush\(s, d\);\n                return false;/                return false;/
+s/                if \( took \)\n                    cda_flush\(s, d\);\n                return false;/                return false;/

@@ -1,2 +1,2 @@
 # take_back() flushes TLBs
-s/if \( took \)\n        flush\(s, d\);/(void)took;/
+s/if \( took \)\n        cda_flush\(s, d\);/(void)took;/

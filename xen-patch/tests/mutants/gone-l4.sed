@@ -1,2 +1,2 @@
 # cda_table_gone() ends the session with its root
-s/        if \( s \)\n            unlink_session\(cda, s\);/        (void)s;/
+s/        if \( s \)\n            unlink_session\(cda, s, true\);/        (void)s;/

@@ -1,2 +1,2 @@
-# store() leaves room for all of its parts
+# cda_do_store() leaves room for all of its parts
 s/    if \( words->nr \+ 4 <= MAX_WORDS \)/    if ( words->nr < MAX_WORDS )/

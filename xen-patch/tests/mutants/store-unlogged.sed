@@ -1,2 +1,2 @@
-# store() logs
+# cda_do_store() logs
 s/            log_words\(store, va, new, bytes\);/            (void)log_words;/

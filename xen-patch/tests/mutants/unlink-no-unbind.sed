@@ -1,2 +1,2 @@
 # the end of a session unbinds
-s/            unbind\(cda, chunk_at\(s->ranges->r\[i\], j\)\);\n    \}/            (void)0;\n    }/
+s/            cda_unbind\(cda, chunk_at\(s->ranges->r\[i\], j\)\);\n    \}/            (void)0;\n    }/

@@ -1,7 +1,8 @@
-//! `hvckpt verify`, `inspect`, `restore`, `compact` and `keygen`.
+//! `hvckpt verify`, `inspect`, `restore`, `compact`, `copy` and `keygen`.
 
 use std::fs;
 use std::io::{self, IsTerminal, Seek, SeekFrom, Write};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -11,7 +12,8 @@ use clap::{Args, Subcommand};
 use hvckpt::explain;
 use hvckpt::store::backend::{Backend, Directory};
 use hvckpt::store::{
-    Examined, Progress, Store, StoreError, StoreKey, StoreKeyError, StoreOptions, examine, verify,
+    Examined, Progress, Store, StoreError, StoreKey, StoreKeyError, StoreOptions, copy, examine,
+    verify,
 };
 use serde_json::{Value, json};
 
@@ -43,6 +45,14 @@ pub enum Command {
     /// Exit status: as of restore. The program which uses the store compacts
     /// by itself; this is for stores which nobody uses at the moment.
     Compact(Compact),
+    /// Copy a store to a new directory, also while a program writes to it.
+    ///
+    /// The copy has everything that was acknowledged. Images to which nothing
+    /// is appended any more are shared as hard links where both are on one
+    /// file system.
+    ///
+    /// Exit status: as of restore. The new directory is complete or not there.
+    Copy(Copy),
     /// Make a key for an encrypted store: a new file, mode 0600.
     ///
     /// Without the key an encrypted store is lost: keep a copy elsewhere.
@@ -103,6 +113,18 @@ pub struct Compact {
     /// Versions to keep.
     #[arg(long, default_value_t = 16, value_parser = clap::value_parser!(u32).range(1..))]
     keep: u32,
+}
+
+#[derive(Args, Debug)]
+pub struct Copy {
+    #[command(flatten)]
+    common: Common,
+    /// The new directory; it must not exist yet.
+    to: PathBuf,
+    /// Make this version the newest one of the copy; newer ones stay as
+    /// history.
+    #[arg(long)]
+    version: Option<u64>,
 }
 
 /// Why it was not done.
@@ -168,6 +190,7 @@ pub fn run(command: Command) -> ExitCode {
         Command::Inspect(common) => check(&common, false),
         Command::Restore(restore) => restored(&restore),
         Command::Compact(compact) => compacted(&compact),
+        Command::Copy(copy) => copied(&copy),
         Command::Keygen { file } => keygen(&file),
     };
     result.unwrap_or_else(|error| {
@@ -216,6 +239,7 @@ fn as_json(found: &Examined) -> Value {
         "proven": found.proven,
         "torn_bytes": found.torn_bytes,
         "pages_read": found.pages,
+        "whole": found.whole,
         "problems": found.problems.iter().map(|problem| json!({
             "file": problem.file,
             "offset": problem.offset,
@@ -267,10 +291,13 @@ fn verdict(found: &Examined) -> String {
             "ignored     {torn} bytes which were never committed"
         ));
     }
+    if !found.sound() {
+        lines.push(way_out(found));
+    }
     if let Some(version) = found.unproven() {
         lines.push(format!(
             "unproven    version {version} was not acknowledged, and may not be on the disk; opening \
-             the store for writing makes it safe"
+              the store for writing makes it safe"
         ));
     }
     let word = if found.sound() { "sound" } else { "DAMAGED" };
@@ -280,6 +307,35 @@ fn verdict(found: &Examined) -> String {
         "{word}: version {newest}, {images} images, {pages} page records read"
     ));
     lines.join("\n")
+}
+
+/// Which versions are whole, and how to get at them.
+fn way_out(found: &Examined) -> String {
+    let Some(newest) = found.whole.last() else {
+        return "whole       none".to_owned();
+    };
+    // Numbers which follow each other in what is kept.
+    let mut runs: Vec<(u64, u64)> = Vec::new();
+    let mut before = false;
+    for version in found.versions.iter().map(|version| version.number) {
+        let whole = found.whole.contains(&version);
+        match runs.last_mut() {
+            Some((_, last)) if whole && before => *last = version,
+            _ if whole => runs.push((version, version)),
+            _ => {}
+        }
+        before = whole;
+    }
+    let run = |(first, last): &(u64, u64)| match first == last {
+        true => first.to_string(),
+        false => format!("{first} to {last}"),
+    };
+    let runs: Vec<String> = runs.iter().map(run).collect();
+    format!(
+        "whole       versions {}: hvckpt restore --version {newest} --accept-loss, with --output \
+         FILE or --in-place",
+        runs.join(", ")
+    )
 }
 
 /// Time of day in UTC.
@@ -416,18 +472,25 @@ fn write(
     fill: impl FnOnce(&mut fs::File) -> Result<(), Failure>,
 ) -> Result<(), Failure> {
     let mut name = output.as_os_str().to_owned();
-    name.push(".tmp");
+    name.push(format!(".{}.tmp", std::process::id()));
     let temporary = PathBuf::from(name);
     let failed = |error| Failure::Output(output.to_owned(), error);
-    let result = fs::File::create(&temporary)
-        .map_err(failed)
-        .and_then(|mut file| {
-            file.set_len(pages.saturating_mul(hvckpt::PAGE_SIZE as u64))
-                .map_err(failed)?;
-            fill(&mut file)?;
-            file.sync_all().map_err(failed)?;
-            fs::rename(&temporary, output).map_err(failed)
-        });
+    // For its owner only, as the store is.
+    let result = fs::OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(&temporary)
+        .map_err(failed)?;
+    let result = Ok(result).and_then(|mut file| {
+        file.set_len(pages.saturating_mul(hvckpt::PAGE_SIZE as u64))
+            .map_err(failed)?;
+        fill(&mut file)?;
+        file.sync_all().map_err(failed)?;
+        fs::rename(&temporary, output).map_err(failed)?;
+        let parent = output.parent().unwrap_or(Path::new(""));
+        hvckpt_proto::files::sync_directory(parent).map_err(failed)
+    });
     if result.is_err() {
         let _leftover = fs::remove_file(&temporary);
     }
@@ -446,6 +509,23 @@ fn compacted(compact: &Compact) -> Result<ExitCode, Failure> {
         "bytes_after": done.map_or(0, |done| done.after),
     });
     report_of(&compact.common, &report)
+}
+
+fn copied(copied: &Copy) -> Result<ExitCode, Failure> {
+    let common = &copied.common;
+    let done = copy(
+        &common.dir,
+        &copied.to,
+        common.key()?.as_ref(),
+        copied.version,
+    )?;
+    let report = json!({
+        "version": done.version,
+        "images": done.images,
+        "linked": done.linked,
+        "bytes_copied": done.bytes,
+    });
+    report_of(common, &report)
 }
 
 fn report_of(common: &Common, report: &Value) -> Result<ExitCode, Failure> {

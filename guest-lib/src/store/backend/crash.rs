@@ -8,13 +8,12 @@
 //! from then on, though the disk has some of it at most.  Programs go on seeing
 //! it until the power fails, and later syncs, which succeed, leave it out.
 
-use std::any::Any;
 use std::collections::BTreeMap;
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::{Backend, File};
+use super::{Backend, File, Held, Hold};
 
 const SECTOR: usize = 512;
 
@@ -312,6 +311,9 @@ impl Backend for CrashDisk {
     fn create(&self, name: &str) -> io::Result<Arc<dyn File>> {
         let mut state = self.state();
         state.step()?;
+        if state.names.contains_key(name) {
+            return Err(error(libc::EEXIST));
+        }
         let node = state.nodes.len();
         state.nodes.push(Node::default());
         state.name(Name::Create(name.to_owned(), node));
@@ -319,6 +321,13 @@ impl Backend for CrashDisk {
             disk: self.clone(),
             node,
         }))
+    }
+
+    fn publish(&self, from: &str, to: &str) -> io::Result<()> {
+        if self.state().names.contains_key(to) {
+            return Err(error(libc::EEXIST));
+        }
+        self.rename(from, to)
     }
 
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {
@@ -354,7 +363,7 @@ impl Backend for CrashDisk {
         refused.map_or(Ok(()), |errno| Err(error(errno)))
     }
 
-    fn lock(&self) -> io::Result<Option<Box<dyn Any + Send + Sync>>> {
+    fn lock(&self) -> io::Result<Option<Arc<dyn Hold>>> {
         let mut state = self.state();
         if state.read_only {
             return Err(error(libc::EROFS));
@@ -368,11 +377,18 @@ impl Backend for CrashDisk {
         }
         let held = Arc::new(AtomicBool::new(true));
         state.locked = Some(held.clone());
-        Ok(Some(Box::new(Lock(held))))
+        Ok(Some(Arc::new(Lock(held))))
     }
 }
 
+#[derive(Debug)]
 struct Lock(Arc<AtomicBool>);
+
+impl Hold for Lock {
+    fn check(&self) -> io::Result<Held> {
+        Ok(Held::Still)
+    }
+}
 
 impl Drop for Lock {
     fn drop(&mut self) {

@@ -1,14 +1,18 @@
 //! A directory of the file system.
 
-use std::any::Any;
 use std::fs;
 use std::io;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
-use super::{Backend, File};
-use crate::lock_file::{self, LockFile};
+use hvckpt_proto::files;
+use rustix::fs::{CWD, RenameFlags, renameat_with};
+use rustix::io::Errno;
+
+use super::{Backend, File, Held, Hold};
+use crate::lock_file::{self, LockFile, same};
+use crate::store::format::ACK_FILE;
 
 /// Name of the file which writers lock.
 const LOCK: &str = "lock";
@@ -17,29 +21,33 @@ const LOCK: &str = "lock";
 #[derive(Debug, Clone)]
 pub struct Directory {
     path: PathBuf,
+    shown: PathBuf,
+    /// What was made to get here, the topmost first.
+    made: Arc<Mutex<Vec<PathBuf>>>,
 }
 
 impl Directory {
     /// The directory at the path; made by [`Self::create`] or by hand.
     #[must_use]
     pub fn new(path: impl Into<PathBuf>) -> Self {
-        Self { path: path.into() }
+        let shown = path.into();
+        Self {
+            // Whatever the process makes its directory later.
+            path: std::path::absolute(&shown).unwrap_or_else(|_| shown.clone()),
+            shown,
+            made: Arc::default(),
+        }
     }
 
-    /// Makes the directory unless it exists, and its name durable.
+    /// Makes the directory unless it exists, for its owner only (0700), with
+    /// those above it which are missing, and all their names durable.
     ///
     /// # Errors
-    /// Those of the operating system.
+    /// Those of the operating system.  Nothing was made.
     pub fn create(&self) -> io::Result<()> {
-        if self.path.is_dir() {
-            return Ok(());
-        }
-        fs::create_dir_all(&self.path)?;
-        let parent = self
-            .path
-            .parent()
-            .filter(|parent| !parent.as_os_str().is_empty());
-        fs::File::open(parent.unwrap_or(Path::new(".")))?.sync_all()
+        let made = files::make_directory(&self.path)?;
+        *self.made.lock().unwrap_or_else(PoisonError::into_inner) = made;
+        Ok(())
     }
 
     fn at(&self, name: &str) -> PathBuf {
@@ -49,7 +57,7 @@ impl Directory {
 
 impl Backend for Directory {
     fn describe(&self) -> String {
-        self.path.display().to_string()
+        self.shown.display().to_string()
     }
 
     fn list(&self) -> io::Result<Vec<String>> {
@@ -63,10 +71,8 @@ impl Backend for Directory {
     }
 
     fn open(&self, name: &str, write: bool) -> io::Result<Arc<dyn File>> {
-        let file = fs::OpenOptions::new()
-            .read(true)
-            .write(write)
-            .open(self.at(name))?;
+        let mut options = fs::OpenOptions::new();
+        let file = files::open_regular(&self.at(name), options.read(true).write(write))?;
         Ok(Arc::new(OnDisk(file)))
     }
 
@@ -74,10 +80,14 @@ impl Backend for Directory {
         let file = fs::OpenOptions::new()
             .read(true)
             .write(true)
-            .create(true)
-            .truncate(true)
+            .create_new(true)
+            .mode(0o600)
             .open(self.at(name))?;
         Ok(Arc::new(OnDisk(file)))
+    }
+
+    fn publish(&self, from: &str, to: &str) -> io::Result<()> {
+        rename_new(&self.at(from), &self.at(to))
     }
 
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {
@@ -89,16 +99,102 @@ impl Backend for Directory {
     }
 
     fn sync_names(&self) -> io::Result<()> {
-        fs::File::open(&self.path)?.sync_all()
+        files::sync_directory(&self.path)
     }
 
-    fn lock(&self) -> io::Result<Option<Box<dyn Any + Send + Sync>>> {
-        let lock = LockFile::take(&self.at(LOCK))?;
-        Ok(lock.map(|lock| -> Box<dyn Any + Send + Sync> { Box::new(lock) }))
+    fn lock(&self) -> io::Result<Option<Arc<dyn Hold>>> {
+        let fresh = fs::symlink_metadata(self.at(LOCK)).is_err();
+        let Some(lock) = LockFile::take(&self.at(LOCK))? else {
+            return Ok(None);
+        };
+        let Some(second) = self.second()? else {
+            return Ok(None);
+        };
+        Ok(Some(Arc::new(Guard {
+            directory: self.clone(),
+            identity: fs::metadata(&self.path)?,
+            locks: Mutex::new((lock, second)),
+            fresh,
+        })))
     }
 
     fn holder(&self) -> String {
         lock_file::holder(&self.at(LOCK))
+    }
+
+    fn discard(&self) {
+        files::remove_directories(&self.made.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+}
+
+impl Directory {
+    /// The lock of the file of acknowledgements, for when the other one is
+    /// removed; `None` if somebody holds it.
+    fn second(&self) -> io::Result<Option<Option<LockFile>>> {
+        match LockFile::of_existing(&self.at(ACK_FILE)) {
+            Ok(lock) => Ok(lock.map(Some)),
+            // Made later, or somebody's mistake, of which opening it tells.
+            Err(_) => Ok(Some(None)),
+        }
+    }
+}
+
+/// Renames a file or a directory, unless there is one of the new name.
+pub(crate) fn rename_new(from: &Path, to: &Path) -> io::Result<()> {
+    match renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE) {
+        // The file system cannot; a link does not replace anything either.
+        Err(Errno::INVAL | Errno::NOSYS | Errno::NOTSUP) if from.is_file() => {
+            fs::hard_link(from, to)?;
+            fs::remove_file(from)
+        }
+        other => Ok(other?),
+    }
+}
+
+/// Keeps other writers out of a directory.
+#[derive(Debug)]
+struct Guard {
+    directory: Directory,
+    identity: fs::Metadata,
+    /// The file of locks; that of acknowledgements, once it is there.
+    locks: Mutex<(LockFile, Option<LockFile>)>,
+    fresh: bool,
+}
+
+impl Hold for Guard {
+    fn check(&self) -> io::Result<Held> {
+        if !same(&fs::metadata(&self.directory.path)?, &self.identity) {
+            return Ok(Held::Lost);
+        }
+        let mut locks = self.locks.lock().unwrap_or_else(PoisonError::into_inner);
+        let (first, second) = &mut *locks;
+        if first.is_there() {
+            if second.as_ref().is_none_or(|second| !second.is_there()) {
+                match self.directory.second()? {
+                    Some(again) => *second = again,
+                    None => return Ok(Held::Lost),
+                }
+            }
+            return Ok(Held::Still);
+        }
+        // Who came meanwhile did not get past the other one.
+        if second.as_ref().is_none_or(|second| !second.is_there()) {
+            return Ok(Held::Lost);
+        }
+        match LockFile::take(&self.directory.at(LOCK))? {
+            Some(again) => {
+                *first = again;
+                Ok(Held::Again)
+            }
+            None => Ok(Held::Lost),
+        }
+    }
+
+    fn discard(&self) {
+        let locks = self.locks.lock().unwrap_or_else(PoisonError::into_inner);
+        if self.fresh {
+            locks.0.remove();
+        }
     }
 }
 

@@ -4,12 +4,12 @@ mod crash;
 mod files;
 
 use core::fmt;
-use std::any::Any;
 use std::io;
 use std::sync::Arc;
 
 pub use crash::CrashDisk;
 pub use files::Directory;
+pub(crate) use files::rename_new;
 
 /// A flat directory of files.
 ///
@@ -26,17 +26,24 @@ pub trait Backend: Send + Sync + fmt::Debug {
     /// Those of the operating system, here as in the other calls.
     fn list(&self) -> io::Result<Vec<String>>;
 
-    /// Opens a file which exists, to write if asked.
+    /// Opens a file which exists, to write if asked.  What is no regular file
+    /// is not opened.
     ///
     /// # Errors
     /// See [`Self::list`].
     fn open(&self, name: &str, write: bool) -> io::Result<Arc<dyn File>>;
 
-    /// Makes an empty file; one of that name is emptied.
+    /// Makes an empty file.
     ///
     /// # Errors
-    /// See [`Self::list`].
+    /// `AlreadyExists`; see [`Self::list`].
     fn create(&self, name: &str) -> io::Result<Arc<dyn File>>;
+
+    /// Renames a file, unless there is one of the new name.
+    ///
+    /// # Errors
+    /// `AlreadyExists`; see [`Self::list`].
+    fn publish(&self, from: &str, to: &str) -> io::Result<()>;
 
     /// Renames a file, over another if there is one.
     ///
@@ -61,12 +68,46 @@ pub trait Backend: Send + Sync + fmt::Debug {
     ///
     /// # Errors
     /// See [`Self::list`].
-    fn lock(&self) -> io::Result<Option<Box<dyn Any + Send + Sync>>>;
+    fn lock(&self) -> io::Result<Option<Arc<dyn Hold>>>;
 
     /// Who keeps other writers out, for messages.
     fn holder(&self) -> String {
         "another writer".to_owned()
     }
+
+    /// Removes what was made to get here, if nothing is in it.
+    fn discard(&self) {}
+}
+
+/// Whether a lock still keeps others out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Held {
+    /// Nobody else was here.
+    Still,
+    /// It was broken, and is taken again: somebody may have been here.
+    Again,
+    /// Somebody else may be here.
+    Lost,
+}
+
+/// Keeps other writers out until it is dropped.
+pub trait Hold: Send + Sync + fmt::Debug {
+    /// Whether it does, or somebody removed what others look at.
+    ///
+    /// # Errors
+    /// Those of the operating system: as good as [`Held::Lost`].
+    fn check(&self) -> io::Result<Held>;
+
+    /// Removes what taking the lock left behind.
+    fn discard(&self) {}
+}
+
+/// Whether a file was not opened because it is none.
+pub(crate) fn irregular(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::InvalidInput | io::ErrorKind::IsADirectory
+    )
 }
 
 /// An open file.

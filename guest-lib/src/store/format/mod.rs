@@ -1,10 +1,12 @@
 //! The bytes of an image; see `docs/spec-image.md`.
 
+mod chain;
 mod header;
 mod index;
 mod record;
 
-pub(crate) use header::{FrameHeader, ImageHeader, ImageKind, Sealing};
+pub(crate) use chain::Chain;
+pub(crate) use header::{FrameHeader, ImageHeader, ImageKind, Link};
 pub(crate) use index::{
     AreaEntry, MAX_DELTA, Node, NodeId, decode_areas, decode_node, encode_areas, encode_delta,
     encode_node, levels, name_fault,
@@ -12,10 +14,16 @@ pub(crate) use index::{
 pub(crate) use record::{Codec, RecordHeader, RecordKind};
 
 /// Newest format which is read, and the one which is written.
-pub(crate) const FORMAT: u32 = 2;
+pub(crate) const FORMAT: u32 = 3;
+/// File with the newest version which was acknowledged.
+pub(crate) const ACK_FILE: &str = "acknowledged";
 const ACK_MAGIC: [u8; 8] = *b"hvckack\0";
 
-pub(crate) const IMAGE_HEADER: usize = 128;
+/// The header of an image of format 3, and of one of formats 1 and 2.
+pub(crate) const IMAGE_HEADER: usize = 192;
+pub(crate) const OLD_IMAGE_HEADER: usize = 128;
+/// The format from which on images and frames say what they continue.
+pub(crate) const CHAINED: u32 = 3;
 pub(crate) const FRAME_HEADER: usize = 128;
 pub(crate) const RECORD_HEADER: usize = 40;
 pub(crate) const FANOUT: usize = 64;
