@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! The C API, documented in `include/hvckpt.h`.
 //!
 //! # Safety
@@ -22,7 +23,8 @@ use std::time::Duration;
 use crate::abi::{CDA_TOKEN_BYTES, cda_counters};
 use crate::attach::Attach;
 use crate::dirty::DirtyPages;
-use crate::error::{Error, explain};
+use crate::error::Error;
+use crate::explain::explain;
 use crate::region::{Region, RegionBuilder};
 use crate::sys::gate;
 use crate::sys::memory::{LockPolicy, RawPages};
