@@ -6,9 +6,11 @@ use std::path::Path;
 
 use serde::Serialize;
 
+use crate::admin::client::CallError;
 use crate::admin::{self, Request, Status};
 use crate::hypervisor::{HvError, Hypervisor as _, Xen};
 use crate::keys::KeyStore;
+use crate::units;
 
 /// One thing looked at.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -92,6 +94,12 @@ fn toolstack(xen: &mut Xen) -> Check {
                 format!("{} domains: {}", names.len(), names.join(", ")),
             )
         }
+        Err(error @ HvError::NoXen(_)) => Check::bad(
+            NAME,
+            error.to_string(),
+            "run this as root in Dom0 of Xen, with the package that has libxenstore.so.4, and \
+             xenstored running",
+        ),
         Err(error) => Check::bad(NAME, error.to_string(), "start xenstored; run this as root"),
     }
 }
@@ -101,11 +109,18 @@ fn daemon(state: &Path) -> Vec<Check> {
     let status = match admin::client::call::<Status>(state, &Request::Status) {
         Ok(status) => status,
         Err(error) => {
-            return vec![Check::bad(
-                NAME,
-                error.to_string(),
-                "systemctl start hvckpt-policy",
-            )];
+            let advice = match error {
+                CallError::NotRunning(_) => {
+                    "systemctl start hvckpt-policy; --state names another state directory"
+                }
+                CallError::Answer(_) => {
+                    "start the daemon anew: it and this command are of different releases"
+                }
+                _ => {
+                    "run this as root, or see what hinders the daemon: journalctl -u hvckpt-policy"
+                }
+            };
+            return vec![Check::bad(NAME, error.to_string(), advice)];
         }
     };
     let found = format!("process {}, listening on {}", status.pid, status.listen);
@@ -143,12 +158,22 @@ fn keys(state: &Path) -> Option<Check> {
     }
     Some(match KeyStore::open(state) {
         Ok(store) => {
-            let live = store.all().iter().filter(|k| k.revoked.is_none()).count();
+            let now = units::now();
+            let count = |status: &str| {
+                let all = store.all().iter();
+                all.filter(|key| key.status(now).starts_with(status))
+                    .count()
+            };
+            let [active, expired, revoked] = ["active", "expired", "revoked"].map(count);
             Check::good(
                 NAME,
-                format!("{live} in use, {} revoked", store.all().len() - live),
+                format!("{active} active, {expired} expired, {revoked} revoked"),
             )
         }
-        Err(error) => Check::bad(NAME, error, "restore the file from a backup"),
+        Err(error) => Check::bad(
+            NAME,
+            error,
+            "run this as root; if the file is damaged, restore it from a backup",
+        ),
     })
 }

@@ -5,8 +5,10 @@
 mod common;
 
 use std::fs;
-use std::io::{BufRead as _, BufReader, Read as _};
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::net::SocketAddr;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+use std::os::unix::net::UnixListener;
 use std::process::Stdio;
 
 use common::AMPLE;
@@ -294,6 +296,96 @@ fn help_is_everywhere() {
         assert!(out.status.success(), "{out:?}");
         assert!(String::from_utf8_lossy(&out.stdout).contains("Usage:"));
     }
+}
+
+#[test]
+fn examples_listen_where_guests_reach_them() {
+    let dir = tempfile::tempdir().unwrap();
+    let out = command(dir.path()).args(["serve", "--help"]).output();
+    let help = String::from_utf8(out.unwrap().stdout).unwrap();
+    let words: Vec<&str> = help.split_whitespace().collect();
+    let shown: Vec<SocketAddr> = words
+        .windows(2)
+        .filter(|pair| pair[0] == "--listen")
+        .filter_map(|pair| pair[1].parse().ok())
+        .collect();
+    assert!(shown.len() > 1, "{help}");
+    let reached = |address: &SocketAddr| !address.ip().is_loopback();
+    assert!(shown.iter().all(reached), "{shown:?}");
+}
+
+#[test]
+fn every_counter_of_the_hypervisor_is_shown() {
+    let header = include_str!("../../xen-patch/include/public/cda.h");
+    let (_, fields) = header.split_once("struct cda_counters {").unwrap();
+    let (fields, _) = fields.split_once('}').unwrap();
+    let names: Vec<&str> = fields
+        .lines()
+        .filter_map(|line| line.trim().strip_prefix("uint64_t ")?.split(';').next())
+        .filter(|name| *name != "reserved")
+        .collect();
+    assert!(names.len() > 16, "{names:?}");
+    let daemon = Daemon::start();
+    let counters = daemon.json("counters --domain domu --json");
+    let text = daemon.ok("counters --domain domu");
+    let shown: Vec<&str> = text
+        .lines()
+        .filter_map(|line| line.split_whitespace().next())
+        .collect();
+    assert_eq!(shown, names);
+    for name in names {
+        assert!(counters["counters"][name].is_u64(), "{name}: {counters}");
+    }
+}
+
+#[test]
+fn doctor_gives_the_advice_that_helps() {
+    let dir = tempfile::tempdir().unwrap();
+    build(dir.path(), &[]);
+    let doctor = || {
+        let out = command(dir.path()).arg("doctor").output().unwrap();
+        assert_eq!(out.status.code(), Some(1));
+        String::from_utf8(out.stdout).unwrap()
+    };
+    let said = doctor();
+    assert!(said.contains("-> systemctl start"), "{said}");
+    // Somebody answers, but not as this release does, or says no.
+    let state = dir.path().join("state");
+    fs::create_dir(&state).unwrap();
+    let socket = UnixListener::bind(state.join("control.sock")).unwrap();
+    let answers = ["nonsense", r#"{"error":"only root may manage keys"}"#];
+    let served = std::thread::spawn(move || {
+        for answer in answers {
+            let (mut asked, _) = socket.accept().unwrap();
+            let mut question = String::new();
+            BufReader::new(&asked).read_line(&mut question).unwrap();
+            writeln!(asked, "{answer}").unwrap();
+        }
+    });
+    for advice in ["different releases", "-> run this as root"] {
+        let said = doctor();
+        let (_, daemon) = said.split_once("FAIL daemon").unwrap();
+        assert!(daemon.contains(advice), "{said}");
+        assert!(!daemon.contains("systemctl start"), "{said}");
+    }
+    served.join().unwrap();
+}
+
+#[test]
+fn expired_keys_are_not_counted_as_good_ones() {
+    let daemon = Daemon::start();
+    daemon.key("good");
+    daemon.key("bad");
+    daemon.ok("key revoke bad");
+    daemon.ok("key add --domain domu --expires 1s --out short short");
+    let expired = || daemon.ok("key list").contains("expired");
+    let tries = (0..600).take_while(|_| {
+        std::thread::sleep(std::time::Duration::from_millis(100));
+        !expired()
+    });
+    assert!(tries.count() < 600, "it does not expire");
+    let said = String::from_utf8(daemon.run("doctor").stdout).unwrap();
+    assert!(said.contains("1 active, 1 expired, 1 revoked"), "{said}");
 }
 
 #[test]

@@ -44,11 +44,17 @@ pub fn examine() -> Report {
         kernel: read("/proc/sys/kernel/osrelease").unwrap_or_default(),
         hypervisor: format!("{kind} {guest}").trim().to_owned(),
         gate: gate::capabilities().map_err(|error| explain(&error)),
-        key: std::env::var(ENV_KEY).ok(),
-        policy: std::env::var(ENV_POLICY).ok(),
+        key: named(ENV_KEY),
+        policy: named(ENV_POLICY),
         lock_limit: lock_limit(),
         trackers,
     }
+}
+
+/// Empty is not set, as for who attaches.
+fn named(variable: &str) -> Option<String> {
+    let value = std::env::var_os(variable).filter(|value| !value.is_empty());
+    value.map(|value| value.to_string_lossy().into_owned())
 }
 
 fn lock_limit() -> Option<u64> {

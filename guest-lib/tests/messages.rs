@@ -281,3 +281,45 @@ fn a_reader_who_goes_away_is_no_error() {
         .unwrap();
     assert_eq!(status.code(), Some(2));
 }
+
+/// What a command prints, and its exit status.
+fn printed(arguments: &[&str]) -> (String, Option<i32>) {
+    let output = Command::new(HVCKPT)
+        .args(arguments)
+        .env("HVCKPT_KEY", "")
+        .env_remove("HVCKPT_POLICY")
+        .output();
+    let output = output.unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    (text, output.status.code())
+}
+
+#[test]
+fn help_says_which_commands_make_a_directory() {
+    let scratch = Scratch::new("messages-help");
+    let out = scratch.path().join("out").display().to_string();
+    let made = "made if it is missing";
+    for command in [
+        &["key", "list"][..],
+        &["key", "remove", "n"],
+        &["key", "add", "n", "--out", &out],
+        &["status"],
+        &["promote", "n"],
+    ] {
+        let dir = scratch.path().join(command.join("-").replace('/', "-"));
+        let name = dir.display().to_string();
+        let whole = [&["backup"], command, &["--dir", &name]].concat();
+        printed(&whole);
+        let (help, _) = printed(&[&whole[..], &["--help"]].concat());
+        assert_eq!(help.contains(made), dir.exists(), "{command:?}: {help}");
+    }
+    says(&printed(&["backup", "serve", "--help"]).0, &[made], &[]);
+}
+
+#[test]
+fn a_variable_that_is_empty_is_not_set() {
+    let (text, _) = printed(&["doctor"]);
+    let line = |name: &str| text.lines().find(|line| line.starts_with(name));
+    assert_eq!(line("HVCKPT_KEY"), Some("HVCKPT_KEY    not set"));
+    assert_eq!(line("HVCKPT_POLICY"), Some("HVCKPT_POLICY not set"));
+}

@@ -208,6 +208,11 @@ pub struct CounterValues {
     pub forks: u64,
     pub flushes: u64,
     pub cycles: u64,
+    pub watched: u64,
+    pub heated: u64,
+    pub cooled: u64,
+    pub emulated: u64,
+    pub degraded: u64,
 }
 
 impl From<crate::hypervisor::Counters> for CounterValues {
@@ -225,6 +230,11 @@ impl From<crate::hypervisor::Counters> for CounterValues {
             forks: c.forks,
             flushes: c.flushes,
             cycles: c.cycles,
+            watched: c.watched,
+            heated: c.heated,
+            cooled: c.cooled,
+            emulated: c.emulated,
+            degraded: c.degraded,
         }
     }
 }

@@ -20,7 +20,8 @@ pub use commands::run;
 /// Decides which guest applications may checkpoint through the hypervisor.
 ///
 /// Run it as root in Dom0. `serve` is the daemon; the other commands manage
-/// it through a local socket in the state directory.
+/// it through a local socket in the state directory. `audit` and `doctor` work
+/// without it, too.
 #[derive(Debug, Parser)]
 #[command(name = "hvckpt-policy", version, after_help = EXIT_CODES)]
 pub struct Cli {
@@ -47,7 +48,7 @@ pub enum Command {
     #[command(after_help = "\
 Examples:
   hvckpt-policy serve --listen 10.84.0.1:4884
-  hvckpt-policy serve --listen [::1]:4884 --state /srv/hvckpt --token-lifetime 10s
+  hvckpt-policy serve --listen [fd84::1]:4884 --state /srv/hvckpt --token-lifetime 10s
 
 Stops on SIGTERM or SIGINT. Also runs where the hypervisor cannot issue tokens,
 and then refuses them with the reason; `hvckpt-policy doctor` shows what is missing.")]
@@ -73,8 +74,8 @@ Examples:
 Example:
   hvckpt-policy end 17 --domain web1
 
-The application's next operation fails with \"key revoked\". Its key stays good:
-it may attach again. Use `key revoke` to keep it out.")]
+The application's next operation fails: \"the administrator ended the session or
+revoked the key\". Its key stays good: it may attach again. Use `key revoke` to keep it out.")]
     End {
         /// Number of the session, from `sessions`
         session: NonZeroU64,
@@ -85,7 +86,7 @@ it may attach again. Use `key revoke` to keep it out.")]
     /// Show or change what a domain may use
     #[command(subcommand)]
     Limits(LimitsCommand),
-    /// Show event counts of a domain since it was created
+    /// Show event counts of a domain since it was created, ended sessions included
     #[command(after_help = "\
 Example:
   hvckpt-policy counters --domain web1")]
@@ -111,16 +112,17 @@ Reads the files in the state directory; works without the daemon, too.")]
         /// Go on with lines as they are written
         #[arg(long)]
         follow: bool,
-        /// Print the lines as they are in the file
+        /// Print the lines as they are in the file, but no torn ones
         #[arg(long)]
         json: bool,
     },
-    /// Check hypervisor, toolstack, daemon and keys
+    /// Check hypervisor, toolstack, daemon, its address and sandbox, and keys
     #[command(after_help = "\
 Example:
   hvckpt-policy doctor --json
 
-Exits with 0 if tokens can be issued, else with 1. Changes nothing.")]
+Exits with 0 if all of it is as it should be, else with 1: also where tokens can be
+issued, but no guest reaches the daemon, or nothing confines it. Changes nothing.")]
     Doctor {
         /// Print JSON
         #[arg(long)]
@@ -141,8 +143,8 @@ pub struct Serve {
     /// more for others
     #[arg(long, value_name = "N", default_value_t = 64, value_parser = count)]
     pub max_connections: usize,
-    /// Connections at a time from one address that have proven no known key;
-    /// further ones take turns with them
+    /// Connections at a time from one address (IPv6: one /64) that have proven
+    /// no known key; further ones take turns with them
     #[arg(long, value_name = "N", default_value_t = 32, value_parser = count)]
     pub max_connections_per_peer: usize,
     /// Time for a whole connection, handshake included
@@ -196,7 +198,7 @@ Example:
 No token is issued from then on, unused ones are dropped and live sessions ended
 in the hypervisor. May be repeated if something failed.")]
     Revoke {
-        /// Name or number of the key
+        /// Name of the key, or its ID from `key list`
         #[arg(value_name = "NAME|ID")]
         key: String,
     },
@@ -205,10 +207,10 @@ in the hypervisor. May be repeated if something failed.")]
 /// Options of `key add`.
 #[derive(Debug, Args)]
 pub struct KeyAdd {
-    /// Name of the key: 1 to 64 of A-Z a-z 0-9 . _ -
+    /// Name of the key: 1 to 64 of A-Z a-z 0-9 . _ -, a letter or digit first
     #[arg(value_parser = key_name)]
     pub name: String,
-    /// The domain it is for; it need not run yet
+    /// The domain it is for, by name or UUID; it need not run yet
     #[arg(long, value_name = "NAME|UUID", value_parser = domain)]
     pub domain: String,
     /// Where to write the key file [default: NAME.key]; never overwrites
@@ -217,10 +219,10 @@ pub struct KeyAdd {
     /// Live sessions at a time (0: the domain's limit only)
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub sessions: u32,
-    /// Pages of 4 KiB per session (0: the domain's default)
+    /// Pages of 4 KiB per session (0: the domain's limit only)
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub pages: u64,
-    /// Ranges per session (0: the domain's default)
+    /// Ranges per session (0: the domain's limit only)
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub ranges: u32,
     /// Trackers its sessions may use, as ptxen,autoxen; the hypervisor enforces
@@ -270,10 +272,10 @@ pub struct LimitsSet {
     /// Pages of 4 KiB, all sessions together
     #[arg(long, value_name = "N")]
     pub pages: Option<u64>,
-    /// Ranges per session
+    /// Ranges per session, 500 at most
     #[arg(long, value_name = "N")]
     pub ranges: Option<u32>,
-    /// Tokens issued and not yet used
+    /// Tokens issued and not yet used, 64 at most
     #[arg(long, value_name = "N")]
     pub tokens: Option<u32>,
     /// Whether page faults are always left to the guest kernel

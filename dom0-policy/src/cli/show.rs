@@ -123,9 +123,22 @@ pub(super) fn counters(c: &CounterValues) -> String {
             "entries made read-only",
         ),
         ("walks", c.walks, "whole 2 MiB chunks walked"),
-        ("forks", c.forks, "authority stripped for a fork"),
+        ("forks", c.forks, "which may have shared tracked pages"),
         ("flushes", c.flushes, "TLB shootdowns asked for"),
         ("cycles", c.cycles, "ends and commits"),
+        (
+            "watched",
+            c.watched,
+            "writes found in a dirty bit instead of a fault",
+        ),
+        ("heated", c.heated, "autoxen: pages left writable from now"),
+        ("cooled", c.cooled, "autoxen: pages protected again"),
+        ("emulated", c.emulated, "emulxen: stores performed by Xen"),
+        (
+            "degraded",
+            c.degraded,
+            "emulxen: stores which could not be: page entry",
+        ),
     ];
     let rows: Vec<Vec<String>> = rows
         .iter()

@@ -164,6 +164,9 @@ impl Client {
     /// Replies to the first commands; the others have to wait.
     pub fn serve(&mut self, replies: &Replies, others: VecDeque<Command>) {
         self.away = 0;
+        // Else it would grow for one who takes all, but never the last of it.
+        self.output.0.drain(..self.sent);
+        self.sent = 0;
         self.output.0.extend(&replies.0);
         self.pending = others;
         self.served = Instant::now();

@@ -71,7 +71,7 @@ pub fn add_key(directory: &Path, name: &str) -> Result<Key, BackupError> {
 }
 
 /// Takes a primary's key back.  What is kept of it stays; a connection which
-/// is open stays until it ends.
+/// is open ends within seconds.
 ///
 /// # Errors
 /// See [`BackupError`].

@@ -38,9 +38,11 @@ pub enum Command {
     ///
     /// From then on the primary is refused, whether it is still connected or
     /// comes back later, and its commits fail: they are not acknowledged any
-    /// more. The store can be opened at once by a new instance of the program.
-    /// It works while the backup serves and while it does not. Doing it again
-    /// changes nothing.
+    /// more. Only a primary which need not wait for its backup (require disk,
+    /// degrade) and cannot reach it goes on alone until it can. The store can be
+    /// opened at once by a new instance of the program. It works while the
+    /// backup serves and while it does not. Doing it again changes nothing; after
+    /// --to there is nothing left here to promote.
     Promote(Promote),
 }
 
@@ -49,10 +51,11 @@ pub enum KeyCommand {
     /// Make a key for a primary, and write the file which it needs.
     ///
     /// The file holds a secret: bring it to the primary unseen, mode 0600. For
-    /// a name which is known the old key ends.
+    /// a name which is known the old key ends; a connection which was made with
+    /// it stays until it closes.
     Add {
         #[command(flatten)]
-        dir: Dir,
+        dir: NewDir,
         /// Name of the primary: letters, digits, '.', '_' and '-'.
         name: String,
         /// The file to write; it must not exist.
@@ -61,7 +64,8 @@ pub enum KeyCommand {
     },
     /// List primaries and their public keys.
     List(List),
-    /// Take a key back. What is kept of the primary stays.
+    /// Take a key back: its primary is cut off within seconds. What is kept of
+    /// it stays.
     Remove {
         #[command(flatten)]
         dir: Dir,
@@ -72,6 +76,14 @@ pub enum KeyCommand {
 
 #[derive(Args, Debug)]
 pub struct Dir {
+    /// Directory of the backup.
+    #[arg(long)]
+    dir: PathBuf,
+}
+
+/// Of the commands which make it.
+#[derive(Args, Debug)]
+pub struct NewDir {
     /// Directory of the backup, mode 0700; made if it is missing.
     #[arg(long)]
     dir: PathBuf,
@@ -114,7 +126,7 @@ pub struct List {
 #[derive(Args, Debug)]
 pub struct Serve {
     #[command(flatten)]
-    dir: Dir,
+    dir: NewDir,
     #[command(flatten)]
     store: StoreKeyFile,
     /// Address and port to listen on.
@@ -127,8 +139,8 @@ pub struct Serve {
     /// which have not proven a known key yet.
     #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..))]
     max_connections: u32,
-    /// Connections at once from one address which have proven no known key;
-    /// further ones take turns with them.
+    /// Connections at once from one address (IPv6: one /64) which have proven no
+    /// known key; further ones take turns with them.
     #[arg(long, default_value_t = 32, value_parser = clap::value_parser!(u32).range(1..))]
     max_connections_per_peer: u32,
     /// Seconds after which a silent connection is closed.

@@ -39,7 +39,7 @@ pub enum Command {
     /// Write the contents of an area to a file, or go back to a version.
     ///
     /// Exit status: 0 if done, 1 if something which is needed is damaged, 2
-    /// otherwise. A file is complete or not there.
+    /// otherwise. If it fails, a file which was there is as it was.
     Restore(Restore),
     /// Copy what is kept into one base image and remove the rest.
     ///
@@ -68,7 +68,8 @@ pub enum Command {
 pub struct Common {
     /// Directory of the store.
     dir: PathBuf,
-    /// File with the key of an encrypted store [default: HVCKPT_STORE_KEY].
+    /// File with the key of an encrypted store [default: the file which the
+    /// variable HVCKPT_STORE_KEY names, if it is set].
     #[arg(long, value_name = "FILE")]
     key: Option<PathBuf>,
     /// Print JSON.
@@ -88,10 +89,10 @@ impl Common {
 pub struct Restore {
     #[command(flatten)]
     common: Common,
-    /// The version; the newest unless told.
+    /// The version; the newest unless told (--in-place has to be told).
     #[arg(long)]
     version: Option<u64>,
-    /// The area; needed if there are several.
+    /// The area for --output; needed if there are several.
     #[arg(long)]
     area: Option<String>,
     /// File for the contents.
