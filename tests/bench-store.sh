@@ -1,4 +1,5 @@
 #!/bin/bash
+# SPDX-License-Identifier: MIT OR Apache-2.0
 # bench-store.sh: whether the store's benchmark compiles and
 # runs to its end; what it measures counts for nothing here.
 set -eu

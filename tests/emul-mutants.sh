@@ -1,4 +1,5 @@
 #!/bin/bash
+# SPDX-License-Identifier: MIT OR Apache-2.0
 # emul-mutants.sh: takes each check of pagefault_cda_emul.c away, one at a time,
 # and expects the guest's programs to notice.
 #

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT OR Apache-2.0
 """Compares instruction counts of `cost` and of the fuzzers with what is promised.
 
 usage: figures.py DIRECTORY [RIVAL]   (with gate.out, ptxen-64.out, ...)

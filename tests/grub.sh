@@ -1,4 +1,5 @@
 #!/bin/bash
+# SPDX-License-Identifier: MIT OR Apache-2.0
 # What docs/admin.md says of grub, tried with Debian 13's own script and a /boot of
 # straw. Exit status 77: the package cannot be had.
 . "$(dirname "$(readlink -f "$0")")/../scripts/lib/common.sh"

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT OR Apache-2.0
 # shellcheck shell=bash
 # Tests which need no emulated machine.
 
@@ -38,6 +39,7 @@ host_tests() {
         check "benchmark of the store" "$out/bench-store.log" tests/bench-store.sh
     fi
 
+    check "layers, sizes, licences, links" "$out/tidy.log" tests/tidy
     check "tests named in the threat model exist" "$out/named.log" tests/named-tests.sh
     check "which source of Xen is built" "$out/xen-source.log" tests/xen-source.sh
     check "patches are written anew" "$out/refresh-patches.log" tests/refresh-patches.sh
@@ -54,7 +56,7 @@ host_tests() {
 
     for f in scripts/* scripts/lib/*.sh scripts/lab/* tests/*.sh tests/*/*.sh model/check .ci/run; do
         case $(head -c 20 "$f" 2>/dev/null) in
-        '#!/bin/bash'*|'# shellcheck'*) check "syntax of $f" "$out/syntax.log" bash -n "$f" ;;
+        '#!/bin/bash'*|'# SPDX'*|'# shellcheck'*) check "syntax of $f" "$out/syntax.log" bash -n "$f" ;;
         '#!/bin/sh'*) check "syntax of $f" "$out/syntax.log" sh -n "$f" ;;
         esac
     done

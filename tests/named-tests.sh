@@ -1,4 +1,5 @@
 #!/bin/bash
+# SPDX-License-Identifier: MIT OR Apache-2.0
 # Every test which docs/threat-model.md names must exist.
 cd "$(dirname "$(readlink -f "$0")")/.." || exit 1
 doc=docs/threat-model.md rc=0

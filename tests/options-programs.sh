@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT OR Apache-2.0
 # shellcheck shell=bash
 # The second half of options.sh: programs, in $bin and $bin/examples.
 

@@ -1,4 +1,5 @@
 #!/bin/bash
+# SPDX-License-Identifier: MIT OR Apache-2.0
 # What makes no sense is refused at once, by name, before anything is built,
 # installed, downloaded or booted.
 #

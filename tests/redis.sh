@@ -1,4 +1,5 @@
 #!/bin/bash
+# SPDX-License-Identifier: MIT OR Apache-2.0
 # redis.sh BIN: the key-value server with the tools people know. BIN is the
 # directory of hvckpt; the examples are below it. Half a minute.
 set -euo pipefail

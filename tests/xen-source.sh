@@ -1,4 +1,5 @@
 #!/bin/bash
+# SPDX-License-Identifier: MIT OR Apache-2.0
 # Which source build-xen takes, with archives, compiler and patches of straw: the
 # newest which arrives, verifies, is patched and compiles; else the pinned one, and
 # it says so.

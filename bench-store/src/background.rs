@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! What the store does beside the application: writing behind, and sending to
 //! a backup.
 

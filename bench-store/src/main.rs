@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! What durable commits cost, next to redb, SQLite and LMDB, for the same
 //! updates on the same disk, in turn; what asynchronous commits cost next to
 //! the tracker alone; how long recovery takes; and how fast a backup follows.

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! The peers, each as its documentation says for durable commits: one page of
 //! 4096 bytes by number, replaced and committed.
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! How long an area takes to come back.
 
 use std::fs::{self, File};

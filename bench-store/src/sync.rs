@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! Synchronous commits, in turn with bare writes of as many bytes and with the
 //! peers.
 

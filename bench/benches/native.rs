@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! What transactions cost on this machine, without an emulator.
 //!
 //! `cargo bench -p hvckpt-bench`.  Trackers which do not work here are left

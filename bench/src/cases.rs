@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! The rows of the paper's Table 2: which structure, which operation, in
 //! which order.
 //!

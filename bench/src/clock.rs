@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! Time, which under a counting emulator is instructions: one nanosecond each.
 
 use std::hint::black_box;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! Table 2: writes and unique pages of the operations.
 
 use std::collections::BTreeSet;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! Whether lists and memory are what they must be.
 
 use std::sync::atomic::{AtomicU32, Ordering};

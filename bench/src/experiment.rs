@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! Experiments: one JSON object a line, in and out.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};

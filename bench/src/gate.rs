@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! The way into the hypervisor, by itself.
 
 use std::hint::black_box;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! Loads for trackers: what `scripts/bench` runs in a guest.
 //!
 //! * a microbenchmark with the paper's parameters: size of the critical data

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! Memory of words of four bytes, addressed by index.
 //!
 //! The structures reach their memory through [`Memory`] only, so that the

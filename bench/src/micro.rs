@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! The microbenchmark, with the paper's parameters.
 
 use std::time::Instant;

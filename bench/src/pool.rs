@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! Where the structures' nodes come from.
 
 use std::collections::BTreeMap;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! What a program has to process of a transaction, once it is committed: it
 //! copies that into a buffer, from which a helper stores or sends it.
 //!

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! A program which knows nothing of trackers: an unmodified `hashbrown` map
 //! of byte strings in an arena, each update a transaction that an abort would
 //! undo.

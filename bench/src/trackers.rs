@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! Trackers by name, as far as there are any.
 
 use std::time::Duration;

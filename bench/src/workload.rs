@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! The data structures under a tracker.
 //!
 //! Every operation is done twice: in plain memory, where writes and pages are

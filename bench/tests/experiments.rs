@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! Experiments with trackers that work everywhere.
 
 use hvckpt_bench::experiment::Experiment;

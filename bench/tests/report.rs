@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! Plan, collection and report, around a guest whose answers are known.
 
 use std::collections::BTreeMap;

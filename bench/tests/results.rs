@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! The results that come with the source are whole, and are what the scripts
 //! make of the tables beside them.
 

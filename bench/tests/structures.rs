@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! Every structure against a model from `std`, and the counts against what
 //! the paper says.
 

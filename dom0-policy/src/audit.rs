@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! The audit log: one JSON object a line, appended and synced before the
 //! decision it records takes effect outside. When it cannot be written, the
 //! daemon issues nothing.

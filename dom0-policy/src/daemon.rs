@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! `hvckpt-policy serve`: puts the parts together, and takes them apart.
 
 use std::net::{SocketAddr, TcpListener};

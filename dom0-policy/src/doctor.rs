@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! `hvckpt-policy doctor`: what is there, what is missing, what to do.
 
 use std::net::SocketAddr;

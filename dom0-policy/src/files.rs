@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! Files that must be there whole or not at all, and private.
 
 use std::fs::{self, File, OpenOptions};

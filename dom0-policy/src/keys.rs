@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! Which keys there are: public halves, limits, and the file they live in.
 
 use std::collections::BTreeSet;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! The policy daemon of hvckpt: runs in Dom0, knows which keys belong to
 //! which domain, and hands out the one-time tokens with which applications
 //! attach to the hypervisor.

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! How often anybody may ask.
 
 use std::time::{Duration, Instant};

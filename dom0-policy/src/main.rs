@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! `hvckpt-policy`: see the library for what it does.
 #![forbid(unsafe_code)]
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! Gives up what the daemon does not need once its descriptors are open. It
 //! stays user 0, which the hypercall device, xenstore and its own files ask
 //! for, but without capabilities, and can never get any again.

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! The TCP side: accepts, limits, authenticates, and hands over to
 //! [`Policy`].
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! Durations and times as people write them.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};

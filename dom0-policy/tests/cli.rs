@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! The binary itself, over stand-ins for libxencall and libxenstore
 //! (`xen-sys/tests/fake.c`) which the dynamic linker finds first.
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! Whoever holds a key is let in, whatever a crowd at his own address does.
 
 mod common;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! The binary when what it depends on fails: xenstored, the disk, its
 //! descriptors, itself.
 

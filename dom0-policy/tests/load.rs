@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! A thousand clients at once. Prints what they cost; whether they are served
 //! decides, how fast does not.
 //!

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! The cage, tried from inside: a child process (this program, started for
 //! one attempt) enters it and then does what it must not be able to do.
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! What a transaction costs: the kernel of the benchmarks.
 //!
 //! Time is CLOCK_MONOTONIC; under an emulator which counts instructions one

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! The shortest use: a counter in a critical data area.
 //!
 //! Usage: counter [TRACKER]

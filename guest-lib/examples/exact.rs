@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! Is the list complete?  Threads, or the kernel for them, write at random
 //! into a critical data area; a comparison with a copy tells which pages
 //! changed; every one must be reported.

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! Writes to the key-value server and keeps a log of what was sent and what
 //! was acknowledged; later compares the server's content with the log.
 //!

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! Counts for ever in a durable region, and says each number once it is on
 //! stable storage.  Kill it whenever you like, and start it again.
 //!

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! What a durable commit costs: synchronous commits of one page, next to
 //! writes and syncs of as many bytes to a plain file, in the same directory
 //! and in turn; asynchronous ones; and how many commits threads make which

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! Getting a session: key, policy daemon, token, attach.
 //!
 //! A process has one session with the hypervisor, shared by all its regions

@@ -1,9 +1,10 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! Which trackers work here, and why not the others.
 
 use std::fs;
 use std::sync::atomic::Ordering;
 
-use crate::error::explain;
+use crate::explain::explain;
 use crate::region::RegionError;
 use crate::sys::gate;
 use crate::sys::memory::LockPolicy;

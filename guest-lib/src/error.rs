@@ -1,6 +1,5 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! One error for those who do not want to tell them apart.
-
-use core::fmt::Write;
 
 use crate::arena::ArenaError;
 use crate::attach::AttachError;
@@ -30,20 +29,4 @@ pub enum Error {
     /// An arena.
     #[error(transparent)]
     Arena(#[from] ArenaError),
-}
-
-/// An error and everything behind it, in one line.
-#[must_use]
-pub fn explain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(inner) = cause {
-        let said = inner.to_string();
-        if !text.ends_with(&said) {
-            // Writing to a string does not fail.
-            let _infallible = write!(text, ": {said}");
-        }
-        cause = inner.source();
-    }
-    text
 }

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! Critical data areas: declare memory, change it inside transactions, learn
 //! which pages were dirtied.
 //!
@@ -43,6 +44,7 @@ pub mod backup;
 mod dirty;
 pub mod doctor;
 mod error;
+mod explain;
 mod ffi;
 mod lock_file;
 pub mod metrics;
@@ -54,7 +56,8 @@ mod txn;
 
 pub use attach::{Attach, AttachError, ENV_KEY, ENV_POLICY};
 pub use dirty::{DirtyPages, Iter, Runs};
-pub use error::{Error, explain};
+pub use error::Error;
+pub use explain::explain;
 pub use region::{Attempt, MAX_PAGES, Region, RegionBuilder, RegionError};
 pub use sys::PAGE_SIZE;
 pub use sys::gate::GateError;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! A file which is locked by one at a time.
 
 use std::fs::{File, TryLockError};

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! A process which races attach with its own cookie: a second thread uses the
 //! cookie as soon as it can read it, while the answer's structure lies across a
 //! border to a page that cannot be written.

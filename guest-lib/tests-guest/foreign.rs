@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! Grants and another domain's memory within a tracked range, in a process of
 //! Dom0's (root): there before a cycle or mapped within one, written to by the
 //! process and by its kernel, and unmapped again.

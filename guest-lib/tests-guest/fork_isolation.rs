@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! A fork child must never see what its parent writes later, nor the parent
 //! what the child writes; nor a third process whose page the kernel shares
 //! (KSM).  With the area kept out of forks, and, the interesting case, not;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! Random operations at the gate, from user mode, against everything that a
 //! process can do to its memory meanwhile.
 //!

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! Random storing instructions under a tracker which performs stores, and the
 //! same ones natively: registers, flags, vector state and memory must be the
 //! same, and the lists complete.

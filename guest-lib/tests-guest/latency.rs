@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! How long does an operation keep the processor?  A timer signal is due every
 //! millisecond; the longest wait between two of them, while large areas are
 //! begun, committed, forked, unregistered and detached, is what the hypervisor

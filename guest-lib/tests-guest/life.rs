@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! Tracked memory while the kernel, a debugger, the application itself or the
 //! administrator do something to it or to the machine.
 //!

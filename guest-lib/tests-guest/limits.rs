@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! What `TrackerKind::limits` says, shown: writes which a tracker is said to
 //! miss are missed, and what it is said to report is in the list.
 //!

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! Everything the gate must refuse, in a guest of a patched Xen.
 //!
 //! One line per check; exit status 1 if one failed, 2 without a gate.

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! Commits on a disk which refuses now and then, and looks afterwards whether
 //! all that was acknowledged is there.
 //!

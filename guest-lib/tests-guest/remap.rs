@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! Memory which is moved, replaced, protected and dropped under an open cycle.
 
 #![allow(clippy::cast_possible_truncation)] // page numbers below 1024

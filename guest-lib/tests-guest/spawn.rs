@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! What programs that are started cost a session: nothing, as `exec` shares
 //! no page with them; a fork takes back what Xen granted, once.
 //!

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! Stores of every kind to a page whose stores the hypervisor performs: they
 //! must do what the CPU does, and be in the list.
 

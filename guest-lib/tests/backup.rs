@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! A primary and its backup, in one process: what each has, when the network
 //! is cut, when one of them is away, when another one is promoted.
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! A primary reaches its backup, whatever a crowd at its own address does.
 
 #![allow(clippy::field_reassign_with_default)] // options are non-exhaustive

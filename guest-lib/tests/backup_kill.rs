@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! The key-value server and its backup as processes: killed at random instants
 //! under load, recovered or taken over; what is there is compared with the
 //! client's own log of acknowledged writes.

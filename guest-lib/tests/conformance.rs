@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! What every tracker must do, on every tracker that works here.
 //!
 //! `HVCKPT_RACING_ROUNDS` (2,000) and `HVCKPT_RANDOM_PROGRAMS` (60) change the

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! Every tracker against a byte comparison: thousands of random transactions
 //! on a small area, by one thread and by several.
 //!

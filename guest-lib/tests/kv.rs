@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! The key-value server, and clients which do not behave.
 
 mod common;

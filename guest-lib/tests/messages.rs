@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! What people are told: every message names the cause and the next step.
 
 mod store_common;

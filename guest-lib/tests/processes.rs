@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! What needs a process of its own: fork children, signal handlers, keys.
 //!
 //! A test starts this binary again with `HVCKPT_TEST_CASE` set and looks at

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! The programs: exactness of every tracker with every writer, the command,
 //! the C API.
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! Sessions and logs, with a simulated hypervisor which fails on command.
 
 mod common;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! Collections in a durable region: abort and recovery cover them, also in
 //! another process.
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! The store's C API: every call, and a program which is killed and recovers.
 
 mod common;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! The commands for stores: what they print, and how they exit.
 
 #![allow(clippy::cast_possible_truncation)] // 64-bit only

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! Copies of stores, also of one which is written and compacted meanwhile.
 
 mod store_common;

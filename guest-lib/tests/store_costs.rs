@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! What commits cost, counted.
 //!
 //! An asynchronous one copies each dirty page once, and nothing else of that

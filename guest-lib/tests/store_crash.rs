@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! A simulated disk loses power at random instants, a thousand times, and
 //! refuses syncs before.  No version which was acknowledged is lost, none comes
 //! back which was refused, and what is found is a version as it was committed.

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! Every way to find a store not as it was left: detected, named, and nothing
 //! valid lost.
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! Regions which survive: transactions, recovery, addresses.
 
 #![allow(clippy::cast_possible_truncation)] // 64-bit only

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! The files of a store: what they may be, who may read them, what is left of
 //! what failed.
 

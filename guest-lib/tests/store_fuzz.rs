@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! Damaged and hostile images by the thousand: the reader refuses or reads,
 //! and never panics, hangs or eats memory.
 //!

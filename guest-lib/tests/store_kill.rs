@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! A program which commits is killed at random instants, 120 times;
 //! what is found is compared with what it had acknowledged.
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! Two processes and one store: whoever is told that a commit is durable finds
 //! it there, whatever happens to the lock.
 

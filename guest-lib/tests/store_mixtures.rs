@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! Files of two copies of a store which went on separately never make a state
 //! which neither had.
 

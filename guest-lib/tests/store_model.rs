@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! Threads, aborts, refusals and power cuts against a model: what is there
 //! afterwards is one version, with all that was acknowledged and nothing that
 //! was refused.

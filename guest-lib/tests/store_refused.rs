@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! A disk which refuses syncs, or has no room: nothing is built on what it may
 //! not have, nothing that was refused comes back, and nothing is left behind.
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! Threads which commit at the same time share syncs, nobody else waits for
 //! the disk or for the backup, and a refused version takes with it what was
 //! built on it.

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! Damage to the newest version takes no older one away.
 
 mod store_common;

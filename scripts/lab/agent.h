@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT OR Apache-2.0 */
 /* labagent: runs commands in the lab's domains and carries their output.
  *
  * One static binary, used in DomU ("serve"), in Dom0 ("serve-host", "call",

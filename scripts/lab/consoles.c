@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT OR Apache-2.0 */
 /* Copy the guests' console logs, line by line and marked with the domain's
  * name, to Dom0's console, so that one serial log holds everything. */
 #define _GNU_SOURCE

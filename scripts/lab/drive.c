@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT OR Apache-2.0 */
 /* Host side: wait for the lab, run one command or a list of steps in it,
  * watch its console meanwhile, and turn all that into an exit status. */
 #define _GNU_SOURCE

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT OR Apache-2.0 */
 /* Run one command here and send its output and status as frames. */
 #define _GNU_SOURCE
 #include <errno.h>

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT OR Apache-2.0 */
 /* Frames and requests. */
 #define _GNU_SOURCE
 #include <errno.h>

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT OR Apache-2.0 */
 /* labagent: see agent.h. */
 #include <stdio.h>
 #include <string.h>

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT OR Apache-2.0 */
 /* Requests over TCP (Dom0 to DomU) and over the port to the host. */
 #define _GNU_SOURCE
 #include <arpa/inet.h>

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT OR Apache-2.0 */
 /* Look at the machine's console log while it grows, for signs that Xen, Dom0
  * or a guest kernel broke. */
 #include <fcntl.h>

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT OR Apache-2.0
 # shellcheck shell=bash
 # Everything, for scripts that need the whole lab.
 . "$(dirname "${BASH_SOURCE[0]}")/common.sh"

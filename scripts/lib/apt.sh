@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT OR Apache-2.0
 # shellcheck shell=bash
 # Packages and sources from the archives this machine is already configured
 # for; other suites are derived from those. No host name is written down here.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT OR Apache-2.0
 # shellcheck shell=bash
 # Options are looked at before anything long begins: what makes no sense is
 # refused by name, with what would. All of these end the script if it does not.

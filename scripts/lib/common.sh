@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT OR Apache-2.0
 # shellcheck shell=bash
 # Common ground of all lab scripts: paths, messages, timing, clean-up, locks,
 # and the content-addressed cache. Source it, do not run it.
@@ -29,7 +30,7 @@ die() { fail "${HVCKPT_FAIL_CODE:-1}" "$@"; }
 . "$HVCKPT_LIB/check.sh"
 
 # usage: print the leading comment block of the calling script.
-usage() { awk 'NR>1 && !/^#/ {exit} NR>1 {sub(/^# ?/,""); print}' "$0"; }
+usage() { awk 'NR>1 && !/^#/ {exit} NR>1 && !/^# SPDX-/ {sub(/^# ?/,""); print}' "$0"; }
 
 # --- timing -----------------------------------------------------------------
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT OR Apache-2.0
 """Prints the demo's table from what the programs in the guest printed.
 
 usage: demo-table.py DIRECTORY

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT OR Apache-2.0
 # shellcheck shell=bash
 # The parts of the machine which seldom change: the Dom0 disk, the kernel, and
 # the module sets for both first initramfs. Everything that changes from run to

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT OR Apache-2.0
 # shellcheck shell=bash
 # What one run brings along: two trees, for Dom0 and for DomU, packed per run
 # and never baked into the cached disk.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT OR Apache-2.0
 # shellcheck shell=bash
 # The emulator: QEMU 9.1 or newer, from the release's backports where needed.
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT OR Apache-2.0
 # shellcheck shell=bash
 # What the patch costs those who do not use it: programs that know nothing of
 # checkpointing, without the patch, with it switched off, and switched on.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT OR Apache-2.0
 # shellcheck shell=bash
 # Build the hypervisor: one persistent object tree per (source, patches,
 # configuration, compiler), one cache entry per finished image.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT OR Apache-2.0
 # shellcheck shell=bash
 # Where the hypervisor's source comes from: the newest tarball of the series that
 # the distribution has, a pinned one where that cannot be had or patched, or what

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! Makes modules of the Rust blocks in README and docs: `documents.rs`.
 #![allow(missing_docs)]
 

@@ -1,4 +1,5 @@
 #!/bin/sh
+# SPDX-License-Identifier: MIT OR Apache-2.0
 # Runs in Dom0: a process of the guest "domu" attaches $1 times and races with its
 # own cookie; nothing of Xen's memory stays behind.
 id=$(xl domid domu) || { echo "FAIL no guest"; exit 1; }

@@ -1,4 +1,5 @@
 #!/bin/sh
+# SPDX-License-Identifier: MIT OR Apache-2.0
 # Runs in Dom0: the key-value server in a guest of its own, a backup in Dom0, a
 # client which logs every write that was acknowledged, and redis-benchmark.
 #  1. The server is killed under load and recovers in its guest.

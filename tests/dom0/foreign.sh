@@ -1,4 +1,5 @@
 #!/bin/sh
+# SPDX-License-Identifier: MIT OR Apache-2.0
 # Runs in Dom0: a process of Dom0's tracks a range with grants in it, and with a
 # page of the guest "domu": of its console's ring, whose end is free.
 fail() { echo "FAIL $*"; exit 1; }

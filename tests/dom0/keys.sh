@@ -1,4 +1,5 @@
 #!/bin/sh
+# SPDX-License-Identifier: MIT OR Apache-2.0
 # Runs in Dom0: which keys open what, and what happens to a live session when
 # its key is revoked.
 fail() { echo "FAIL $1"; exit 1; }

@@ -1,4 +1,5 @@
 #!/bin/sh
+# SPDX-License-Identifier: MIT OR Apache-2.0
 # Runs in Dom0: a guest that used sessions in every way gives back all memory,
 # when its processes end and when it ends.
 set -e

@@ -1,4 +1,5 @@
 #!/bin/sh
+# SPDX-License-Identifier: MIT OR Apache-2.0
 # Runs in Dom0: what an administrator does to a guest while one of its
 # processes has a transaction open.
 #   life.sh pause|hotplug|balloon|offline|swap|restore|migrate|reboot|end

@@ -1,4 +1,5 @@
 #!/bin/sh
+# SPDX-License-Identifier: MIT OR Apache-2.0
 # Runs in Dom0: the key-value server on a disk which outlives the machine.
 #   powercut.sh check        compare with the log of earlier runs
 #   powercut.sh write FROM   compare, then write until the power is cut; the log

@@ -1,4 +1,5 @@
 #!/bin/sh
+# SPDX-License-Identifier: MIT OR Apache-2.0
 # Runs in Dom0: stores on a disk which refuses writes of data for a while, as a
 # thin or a failing one does; what the kernel had in memory is gone afterwards.
 #  refuse.sh store BLOCK    the program is killed, and starts again

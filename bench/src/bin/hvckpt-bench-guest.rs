@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! Runs a list of experiments and prints one line of JSON for each.
 
 use std::io::{Read, Write};

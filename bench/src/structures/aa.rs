@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! AA-tree (Andersson 1993), with a node of level 0 for nothing.
 
 use super::Structure;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! Binomial queue: a forest of heap-ordered binomial trees.
 
 use super::Structure;

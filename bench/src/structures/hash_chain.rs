@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! Hash table with separate chaining: a list with a header for each bucket.
 
 use super::{Structure, next_prime};

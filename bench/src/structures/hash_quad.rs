@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! Hash table with quadratic probing, which grows when half full.
 
 use super::{Structure, next_prime};

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! Leftist heap: a heap-ordered tree whose right paths are short.
 
 use super::Structure;

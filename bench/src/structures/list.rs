@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! Singly linked list with a header.
 
 use super::Structure;

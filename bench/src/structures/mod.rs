@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! The structures of the paper's Table 2.
 //!
 //! Textbook algorithms in their textbook form, which is what the paper's

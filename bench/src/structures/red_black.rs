@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! Red-black tree, with top-down insertion (Guibas and Sedgewick 1978).
 
 use super::Structure;

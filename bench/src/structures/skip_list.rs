@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! Deterministic 1-2-3 skip list (Munro, Papadakis and Sedgewick 1992), with
 //! top-down insertion.
 

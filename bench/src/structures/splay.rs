@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! Splay tree, top-down (Sleator and Tarjan 1985).
 
 use super::Structure;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! An authenticated connection for other protocols than that of tokens, open
 //! as long as both sides like.
 

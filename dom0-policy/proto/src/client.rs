@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! The application's half.
 
 use std::io::{self, Write as _};

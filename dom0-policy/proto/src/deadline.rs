@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! A TCP stream on which everything together must be done by one moment.
 //! Timeouts per read alone would let a peer who sends a byte at a time hold
 //! a thread for ever.

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! What can go wrong on the client's side. Who was asked is for the caller to
 //! say: servers of several kinds are.
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! Files and directories which may not be what they should be.
 
 use std::fs::{self, File, OpenOptions};

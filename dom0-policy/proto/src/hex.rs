@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! Hexadecimal, fixed width, lower case.
 
 use std::fmt;

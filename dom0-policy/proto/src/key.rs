@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! Keys and the files which hold them.
 
 use std::fmt::{self, Write as _};

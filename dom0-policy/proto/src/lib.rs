@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! How a guest application gets a one-time token from the policy daemon in
 //! Dom0, both halves: the client (used by the guest library) and the server
 //! (used by `hvckpt-policy`).

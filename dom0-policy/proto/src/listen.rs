@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! Who is let in: one way of accepting connections for every server here.
 //!
 //! Whoever has proven who he is ([`Pass::prove`]) is never kept out, nor put

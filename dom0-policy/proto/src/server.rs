@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! The daemon's half: handshake, one request, one answer.
 
 use std::io::{self, Read as _, Write as _};

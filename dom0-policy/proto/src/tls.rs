@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! TLS 1.3 with raw Ed25519 public keys on both sides, nothing else: no
 //! certificates, no resumption, no early data, no tickets, so that nothing
 //! which was recorded can be played again.

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! Frames: fixed-width, little-endian, one length in front which is checked
 //! before anything is allocated. See `docs/spec-wire.md` for the diagrams.
 

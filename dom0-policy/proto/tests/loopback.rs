@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! Both halves against each other, and the client against hostile servers.
 
 use std::io::{Read as _, Write as _};

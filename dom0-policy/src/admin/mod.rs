@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! The administrator's way in: a local socket in the state directory, for
 //! root only, with one JSON line each way per connection.
 

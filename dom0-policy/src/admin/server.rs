@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! The daemon's end of the local socket.
 
 use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};

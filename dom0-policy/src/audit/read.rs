@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! Reading the log: the last lines, or those to come. Works beside a running
 //! daemon and without one.
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! The command line: what may be typed. [`run`] does it.
 
 mod commands;

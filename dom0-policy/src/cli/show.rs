@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! Tables and lists for human readers.
 
 use std::fmt::Write as _;

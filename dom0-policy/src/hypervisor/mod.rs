@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! The hypervisor as the daemon sees it: a trait, [`Xen`] behind it in
 //! production, [`sim::Sim`] in tests.
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! A hypervisor in memory, **for tests only**: nothing in the binary can
 //! select it. It keeps tokens, sessions and limits as Xen would; time does
 //! not pass in it.

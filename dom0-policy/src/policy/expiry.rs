@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! What time brings about, without anybody asking.
 
 use std::time::Duration;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! What administrators may do.
 
 use std::collections::BTreeSet;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! The decisions. One lock is held from looking a key up until the decision
 //! is in the audit log, so that a revocation falls before or after a grant,
 //! never inside; the network is never waited for under it.

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! The system calls the daemon makes, found by running everything it does
 //! under strace, with the libraries of Debian 12 and 13; x86-64, like Xen's
 //! PV guests.

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! The daemon's cage: landlock leaves it its state directory and the Xen
 //! devices, seccomp the system calls it makes.
 //!

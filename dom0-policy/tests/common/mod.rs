@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! A daemon without its process: real sockets, keys, files and decisions,
 //! over the simulated hypervisor.
 #![allow(dead_code)] // every test file uses its part

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! `libxencall`: a handle on the hypercall driver, and memory in which
 //! arguments may be passed.
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! The control hypercall, one method per command.
 
 use std::time::Duration;

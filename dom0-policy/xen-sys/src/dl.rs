@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! Libraries loaded at run time. They stay loaded: nothing here ever unloads
 //! one, so function pointers taken from them stay valid.
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! The thin layer between the policy daemon and Xen's stable user-space
 //! libraries. `libxencall` and `libxenstore` are loaded at run time, so that
 //! the workspace builds, and its tests run, on machines without Xen.

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! `libxenstore`: which domains run, under which names. Opened for every
 //! listing: no connection to lose when xenstore restarts.
 

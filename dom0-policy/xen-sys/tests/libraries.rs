@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! The wrappers against a shared library with the interface of libxencall
 //! and libxenstore (`fake.c`), loaded as the real ones are.
 

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT OR Apache-2.0 */
 /*
  * A ledger which survives: a linked list in a durable region, one entry per
  * transaction.  Kill it whenever you like and start it again.

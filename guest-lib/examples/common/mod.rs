@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! What the example programs share.
 #![allow(dead_code)]
 

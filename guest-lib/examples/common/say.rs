@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! Printing for programs whose reader may go away (`| head`).
 
 /// As `println!`, which would panic then; this ends the program as SIGPIPE does.

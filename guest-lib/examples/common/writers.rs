@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! Ways to let the kernel write into a critical data area.
 
 use std::io;

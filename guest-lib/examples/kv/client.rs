@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! One connection: what came in, what goes out, and how much of both.
 
 use std::collections::VecDeque;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! The keys and their values, all of them in a critical data area.
 
 use std::hash::{Hash, Hasher, RandomState};

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! A key-value server which speaks the Redis protocol, and whose whole state
 //! lives in a critical data area: killed at any moment it comes back with all
 //! it acknowledged, and a backup can take over from it.

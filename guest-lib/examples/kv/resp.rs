@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! The Redis protocol, version 2.
 
 /// Name and arguments.

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! Writes, in a thread of their own: who reads something else does not wait
 //! for the disk or for the backup.
 

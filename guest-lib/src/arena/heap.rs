@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! The allocator: everything it knows is in the memory it hands out from, as
 //! offsets, so that abort and recovery bring it back with the data.
 //!

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! Data structures inside a durable region.
 //!
 //! An [`Arena`] is a durable region with an allocator and a typed root.  The

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! `malloc`, `realloc` and `free` in a durable region, and one root pointer:
 //! the arena as C programs use it.
 //!

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! Asking a backup: through its local socket while it runs, in its directory
 //! while it does not.  Who may enter the directory may ask.
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! What a primary must remember about its backup: the epoch it was granted,
 //! and that its time is over.  One file beside the images.
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! Small files which are replaced as a whole.
 
 use std::fs::{self, OpenOptions};

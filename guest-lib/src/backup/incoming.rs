@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! Versions as they come in, until they are applied.
 
 use std::collections::HashMap;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! Keys of primaries at their backup: the file `key` in the directory of each.
 
 use std::fs;

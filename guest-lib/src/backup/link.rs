@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! A connection on which frames are sent and awaited.
 
 use std::io::{self, Write};

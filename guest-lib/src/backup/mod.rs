@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! Live backup: the committed versions of a store, on another machine too.
 //!
 //! The primary's side is part of the store: give [`StoreOptions`] a

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! The primary's half which commits see: what waits to be sent, and how far
 //! the backup is.
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! The thread which sends a store's versions to its backup.
 //!
 //! Versions go in groups: as many as have gathered are sent, then one
@@ -13,7 +14,7 @@ use super::fence;
 use super::link::Conversation;
 use super::replica::{Replica, Work};
 use super::wire::{ALPN, Begin, GROUP_PAGES, Message, PAGES_TARGET, Reason, Refusal};
-use crate::error::explain;
+use crate::explain::explain;
 use crate::store::ship::RecordWriter;
 use crate::store::{Batch, Change, Shared, StoreError};
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! The backup: listens, authenticates, and keeps a directory per primary.
 
 use std::fmt;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! What a backup remembers of a primary, and whom it lets in.
 
 use std::path::Path;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! The directory of one primary at its backup: key, epoch, and the store.
 //!
 //! ```text

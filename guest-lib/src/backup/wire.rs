@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! Frames between a primary and its backup; see `docs/spec-backup.md`.
 //!
 //! Nothing is allocated for a length which was not checked, and every field

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! The C API: durable regions.
 
 use core::ffi::{c_char, c_int, c_void};

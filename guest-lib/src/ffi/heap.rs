@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! The C API: memory inside a durable region.
 
 use core::ffi::{c_int, c_void};

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! The C API, documented in `include/hvckpt.h`.
 //!
 //! # Safety

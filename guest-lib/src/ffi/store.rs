@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! The C API: stores.
 
 use core::ffi::{c_char, c_int, c_uint};

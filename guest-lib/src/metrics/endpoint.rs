@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! An endpoint which Prometheus reads: `GET /metrics` and nothing else.
 
 use std::io::{self, Read, Write};

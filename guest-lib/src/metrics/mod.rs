@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! What the library counts, for monitoring.
 //!
 //! Whoever counts is a [`Source`]; a [`Registry`] gathers sources under names

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! What there is to read, for those who must not wait for the one who writes.
 
 use std::collections::BTreeMap;

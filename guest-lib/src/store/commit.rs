@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! From a commit to the disk.
 //!
 //! Commits queue up.  Of those who need one to be durable, one leads: takes

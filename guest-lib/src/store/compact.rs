@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! Compaction: copies what is kept into one base image, beside the commits,
 //! and lets the older images go.
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! Copies of a store, also of one which is being written.
 
 use std::collections::BTreeMap;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! Writing images: frames appended to a file.
 
 use std::borrow::Cow;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! The frames of an image, from header to header.
 
 use super::error::{StoreError, io};

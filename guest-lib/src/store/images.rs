@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! Reading images: nodes and page records by place.
 
 use std::collections::{BTreeMap, BTreeSet};

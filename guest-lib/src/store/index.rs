@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! Where each page of an area is: a radix tree of 64 children a node, like
 //! the page tables of the memory it describes.  A commit writes the nodes on
 //! the way to what it changed, and so has a complete index.

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! What of the images of a store counts, and what is wrong with it.
 
 use std::collections::{BTreeMap, BTreeSet};

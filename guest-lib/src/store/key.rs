@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! Keys of stores, and the files which hold them.
 
 use std::fmt;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! Which images belong to the same history.
 //!
 //! From format 3 on an image says by hash what it continues, and where else

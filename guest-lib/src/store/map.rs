@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! Memory at the address which a region had before.
 //!
 //! # Safety

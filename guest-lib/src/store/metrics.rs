@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! What a store counts.
 
 use std::sync::atomic::{AtomicU64, Ordering};

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! Versions of memory on disk.
 //!
 //! A store is a directory of images: increments, to which every commit

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! What opening a store makes, cleans up, and takes back.
 
 use std::sync::Arc;

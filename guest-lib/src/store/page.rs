@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! Pages as they are written: whole or as difference, compressed or not.
 
 use std::sync::Arc;

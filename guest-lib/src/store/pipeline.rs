@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! What the threads of a program and those of a store share.
 
 use std::sync::atomic::{AtomicBool, Ordering};

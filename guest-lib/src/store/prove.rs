@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! Opening for writing: nothing is built on bytes which may be in the memory of
 //! the kernel only.
 //!

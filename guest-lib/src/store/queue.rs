@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! What was committed and is not durable yet, and who waits for it.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! What is in a store: its images, its versions, and what is wrong.
 
 use std::collections::BTreeMap;

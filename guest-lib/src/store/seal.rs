@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! Sealing: authenticated encryption of what an image holds.
 //!
 //! Every image has a key of its own, derived from the store's key, the

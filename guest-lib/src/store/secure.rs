@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! What was appended is on the disk, or is taken back.
 
 use std::time::Instant;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! What was committed to a durable region: what aborts restore, and how to go
 //! back when the disk refuses a version.
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! What replication needs of a store: pages as they travel, the difference
 //! between two versions, and versions which another store made.
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! Looks at everything a store has.
 
 use std::collections::{BTreeMap, HashMap};

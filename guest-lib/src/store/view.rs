@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! One version, to read.
 
 use std::collections::BTreeMap;

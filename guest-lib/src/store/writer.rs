@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! The one who writes: appends versions, one sync for as many as are waiting.
 
 use std::borrow::Cow;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! Knowing a fork child, whoever forked and however.
 //!
 //! A page with `MADV_WIPEONFORK` holds a one; a child of `fork`, `_Fork` or a

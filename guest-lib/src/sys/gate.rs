@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! The gate into the hypervisor.
 //!
 //! What crosses it (the operations, [`crate::abi`]) is kept apart from how

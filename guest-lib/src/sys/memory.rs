@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! Pages: allocated or adopted, present, locked, kept out of forks.
 
 use core::arch::asm;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! The only way to the kernel and to the hypervisor.
 //!
 //! # Safety

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! Trying `int 0x84` without danger to this process.
 //!
 //! Where there is no gate the instruction raises SIGSEGV.  A signal handler

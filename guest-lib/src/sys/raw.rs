@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! System calls without libc: no `errno`, no cancellation point.
 
 use core::arch::asm;

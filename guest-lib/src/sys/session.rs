@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! A session: an authorised way through the gate.
 
 use std::sync::Arc;

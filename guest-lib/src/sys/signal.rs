@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! SIGSEGV and SIGBUS shared between trackers and the application.
 //!
 //! One handler for the process and signal, installed with the first range

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! Soft-dirty bits: `/proc/self/clear_refs` clears those of the whole process,
 //! `/proc/self/pagemap` shows them (`Documentation/admin-guide/mm/soft-dirty.rst`
 //! of Linux).

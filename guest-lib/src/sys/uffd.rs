@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! userfaultfd in its write-protect modes, and PAGEMAP_SCAN.
 //!
 //! Own definitions: the crates at hand know neither (see

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! A set of pages to which handlers add and from which a cycle takes.
 
 use std::sync::atomic::{AtomicU64, Ordering};

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! Trackers: who dirtied what since the cycle began.
 //!
 //! A [`Tracker`] watches one range of memory.  Everything above knows only

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! `PagemapScan`: the kernel's own tracker (Linux 6.7).
 //!
 //! userfaultfd in asynchronous mode write-protects; a fault only clears the

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! Pages which are write-protected, opened by a handler, and protected again.
 //!
 //! Any number of threads write while another begins, ends or commits.  The

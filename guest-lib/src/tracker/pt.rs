@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! `Pt` and `UffdWp`: write-protect, and let a signal handler open pages.
 //!
 //! begin write-protects; the first write to a page faults; the handler marks

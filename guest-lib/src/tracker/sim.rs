@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! A simulated hypervisor: the operations of the gate, by comparing memory
 //! with a copy.  Lets the code for the real one run everywhere, and lets tests
 //! make it fail in every way.

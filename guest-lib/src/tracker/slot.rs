@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! One tracker, one user at a time.
 //!
 //! A mutex whose guard may travel to another thread together with the dirty

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! `SoftDirty`: the kernel's oldest tracker.
 //!
 //! Three things make it unreliable as it comes, and what is done about them:

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! The log of Emulxen: page entries and word entries, taken apart.
 
 use super::Written;

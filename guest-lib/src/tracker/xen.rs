@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! Trackers inside the hypervisor: what crosses the gate, and the log.
 //!
 //! One code for every mode; the mode is a number in the registration.

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! The raw ABI, and memory to misuse.
 #![allow(dead_code)]
 #![allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // bytes to tell pages apart

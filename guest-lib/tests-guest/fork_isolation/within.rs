@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! What a thread of the parent can do while a fork is under way: one which needs
 //! none of the memory that the fork copies, so that it does not wait for it.
 //!

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! Memory which is given to the gate, and taken away under it.
 
 use std::ptr;

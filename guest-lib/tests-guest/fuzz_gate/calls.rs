@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! Random calls.
 
 use std::arch::x86_64::_rdtsc;

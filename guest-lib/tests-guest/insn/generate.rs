@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! Random storing instructions, with registers that lead them into the area.
 //!
 //! Bytes are drawn at random, an independent decoder (iced-x86) says what

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! Executing one instruction with every register of the processor chosen.
 
 use core::arch::naked_asm;

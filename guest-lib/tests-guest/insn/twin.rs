@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! A child process which executes instructions on memory that nobody tracks,
 //! at the same addresses.
 

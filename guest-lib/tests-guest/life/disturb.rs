@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! What happens to the memory.
 #![allow(clippy::cast_possible_truncation)] // sizes of this machine, bytes of pages
 

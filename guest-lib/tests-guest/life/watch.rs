@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! A region, what it must hold, and which pages must be listed.
 
 use std::sync::atomic::Ordering;

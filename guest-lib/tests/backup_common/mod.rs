@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! What the tests of the backup share: a server, a primary, and a network
 //! which cuts.
 #![allow(dead_code)]

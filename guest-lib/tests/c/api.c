@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT OR Apache-2.0 */
 /* The C API from end to end, with the tracker named on the command line. */
 #include <hvckpt.h>
 #include <pthread.h>

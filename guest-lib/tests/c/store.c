@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT OR Apache-2.0 */
 /* Every call of the store's C API, right and wrong. */
 #include <hvckpt.h>
 #include <stdio.h>

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! One input for the reader of images: what it must survive, and how inputs
 //! are changed.  Used by the test and by the fuzz target.
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! A simulated disk whose syncs wait until they are let through.
 
 use std::io;

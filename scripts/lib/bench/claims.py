@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT OR Apache-2.0
 """The paper's claims and the design's targets beside what was measured."""
 from results import GIB, difference, mean, parts, per_write, ratio, scan_fit
 

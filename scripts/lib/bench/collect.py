@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT OR Apache-2.0
 """Turns what the guest printed into CSV files.
 
 usage: collect.py WORK OUT

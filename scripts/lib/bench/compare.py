@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT OR Apache-2.0
 """Compares the summaries of two runs.
 
 usage: compare.py DIRECTORY DIRECTORY [PERCENT]

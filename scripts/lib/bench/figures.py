@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT OR Apache-2.0
 """The paper's figures 6 to 14, from the results."""
 import os
 

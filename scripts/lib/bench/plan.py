@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT OR Apache-2.0
 """Writes the plans of a benchmark run: a file for each tracker, and the lab's steps.
 
 usage: plan.py DIRECTORY TRACKER... [--quick] [--transactions N] [--budget SECONDS]

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT OR Apache-2.0
 """Whether results can be what they say: finds cells which no measurement gives, and rows that differ from their like.
 
 An emulated machine repeats itself, so rows of a kind follow a line closely:

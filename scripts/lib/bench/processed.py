@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT OR Apache-2.0
 """Figures 15 to 18: what is processed after a transaction, and time with it.
 
 After each transaction the program copies what it wrote to into a buffer: whole

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT OR Apache-2.0
 """Writes figures, summary.json and REPORT.md from the CSV files of a run.
 
 usage: report.py DIRECTORY

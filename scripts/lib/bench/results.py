@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT OR Apache-2.0
 """Results of a run, and the figures of summary.json derived from them.
 
 Times are nanoseconds of virtual time: instructions.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT OR Apache-2.0
 """Small charts as SVG: lines and grouped bars, linear or logarithmic."""
 import math
 from xml.sax.saxutils import escape

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT OR Apache-2.0
 """Results as CSV files with their provenance, and back.
 
 Lines that begin with "# " are KEY=VALUE of how the file came about.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT OR Apache-2.0
 """What the patch costs those who do not use it.
 
 usage: tax.py UNPATCHED OFF ON   (directories with mix-1.out, mix-2.out, ...)

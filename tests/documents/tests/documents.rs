@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! What README and docs show works: Rust and C are compiled and run, commands
 //! have the options which are shown.
 

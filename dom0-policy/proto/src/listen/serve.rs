@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! The loop which accepts.
 
 use std::collections::{HashMap, HashSet, VecDeque};

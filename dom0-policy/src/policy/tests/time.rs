@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! Expiry, clocks that jump, and restarts under live sessions.
 
 use std::sync::atomic::{AtomicU64, Ordering};

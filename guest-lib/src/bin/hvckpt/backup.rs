@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! `hvckpt backup`: serve, keys, status, promote.
 
 use std::fs::OpenOptions;

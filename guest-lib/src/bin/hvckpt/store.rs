@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! `hvckpt verify`, `inspect`, `restore`, `compact`, `copy` and `keygen`.
 
 use std::fs;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! A simulated disk which loses power.  For tests: everything is in memory.
 //!
 //! Until a sync returns, the disk may have any of the 512-byte sectors of any

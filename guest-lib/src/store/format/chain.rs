@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! What an image or a frame continues, as a hash.
 
 use sha2::{Digest, Sha256};

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! The index of a version: its table of areas, and the nodes of their trees.
 
 use super::{AREA, FANOUT, MAX_AREAS, MAX_PAGES, NODE, Place, put, u32_at, u64_at};

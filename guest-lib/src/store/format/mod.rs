@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! The bytes of an image; see `docs/spec-image.md`.
 
 mod chain;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! Records of pages.
 
 use super::{Place, RECORD_HEADER, put, u32_at, u64_at};

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! Taking a storing instruction apart: its address, and a copy of it which
 //! stores somewhere else.
 //!

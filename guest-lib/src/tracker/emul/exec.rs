@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! Performing the store at which a thread stopped.
 
 use core::arch::asm;

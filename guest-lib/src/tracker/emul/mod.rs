@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! `Emul`: every store to a page is performed by the SIGSEGV handler, and
 //! logged by itself (Emul of the DSN 2011 paper).
 //!

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! The decoder of stores against an independent one.
 
 use std::collections::BTreeSet;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! Copies of instructions which can be called, and the call.
 //!
 //! A copy is written once, through a mapping which cannot be executed, and

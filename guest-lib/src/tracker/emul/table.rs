@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! Which instructions store to memory, and how many bytes.
 //!
 //! The list holds what compilers and memory primitives of the C library emit,

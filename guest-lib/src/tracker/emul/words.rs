@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! The log of single writes: lock-free, of fixed size.
 //!
 //! Two buffers and one word which says which is in use and how much of it.
