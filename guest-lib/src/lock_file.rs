@@ -31,6 +31,11 @@ impl LockFile {
 
     fn lock(path: &Path, options: &mut std::fs::OpenOptions) -> io::Result<Option<Self>> {
         loop {
+            // Others look at the name; a link to a file would never be it.
+            if std::fs::symlink_metadata(path).is_ok_and(|it| it.is_symlink()) {
+                let why = "not a regular file";
+                return Err(io::Error::new(io::ErrorKind::InvalidInput, why));
+            }
             let lock = Self {
                 file: open_regular(path, options)?,
                 path: path.to_owned(),

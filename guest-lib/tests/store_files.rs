@@ -11,11 +11,11 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
 
-use hvckpt::TrackerKind;
 use hvckpt::store::backend::{Backend, Directory};
 use hvckpt::store::{
     Durability, Page, PageWrite, Store, StoreError, StoreKey, StoreOptions, verify,
 };
+use hvckpt::{TrackerKind, explain};
 use store_common::{Scratch, builder};
 
 fn commit(path: &Path) {
@@ -81,7 +81,7 @@ fn what_is_no_file_hangs_nobody() {
         .map(|entry| entry.unwrap().file_name().into_string().unwrap())
         .chain(["replica".to_owned(), "image-000009.hvck".to_owned()])
         .collect();
-    let kinds: [(&str, Make); 5] = [
+    let kinds: [(&str, Make); 6] = [
         ("pipe", fifo),
         ("socket", |path| drop(UnixListener::bind(path).unwrap())),
         ("directory", |path| fs::create_dir(path).unwrap()),
@@ -90,6 +90,9 @@ fn what_is_no_file_hangs_nobody() {
         }),
         ("device", |path| {
             std::os::unix::fs::symlink("/dev/zero", path).unwrap();
+        }),
+        ("nowhere", |path| {
+            std::os::unix::fs::symlink("/nonexistent/file", path).unwrap();
         }),
     ];
     for name in &names {
@@ -118,6 +121,13 @@ fn what_is_no_file_hangs_nobody() {
             }
         }
     }
+    // Whoever locks a file through a link finds another one at its name.
+    let elsewhere = scratch.path().join("elsewhere");
+    fs::write(&elsewhere, b"").unwrap();
+    fs::remove_file(kept.join("lock")).unwrap();
+    std::os::unix::fs::symlink(&elsewhere, kept.join("lock")).unwrap();
+    let refused = Store::open(&kept, StoreOptions::default()).unwrap_err();
+    assert!(explain(&refused).contains("regular"), "{refused}");
     let pipe = scratch.path().join("key");
     fifo(&pipe);
     fs::set_permissions(&pipe, fs::Permissions::from_mode(0o600)).unwrap();

@@ -9,14 +9,22 @@ use std::path::{Path, PathBuf};
 use rustix::fs::OFlags;
 use rustix::io::Errno;
 
-/// Opens a regular file.  A pipe, a device or a directory in its place is an
-/// error (`InvalidInput` or `IsADirectory`), and nobody waits for its other
-/// end.
+/// Opens a regular file.  A pipe, a device, a directory or a link to nothing in
+/// its place is an error (`InvalidInput` or `IsADirectory`), and nobody waits
+/// for its other end.
 ///
 /// # Errors
 /// From the file system.
 pub fn open_regular(path: &Path, options: &mut OpenOptions) -> io::Result<File> {
-    let file = open_at_once(path, options)?;
+    let file = open_at_once(path, options).map_err(|error| {
+        // A name which leads nowhere is not a name which is free.
+        let linked = || fs::symlink_metadata(path).is_ok_and(|it| it.is_symlink());
+        if error.kind() == io::ErrorKind::NotFound && linked() {
+            not_regular()
+        } else {
+            error
+        }
+    })?;
     if file.metadata()?.is_file() {
         Ok(file)
     } else {
@@ -140,11 +148,13 @@ mod tests {
         fs::create_dir(at("directory")).unwrap();
         std::os::unix::fs::symlink(at("loop"), at("loop")).unwrap();
         std::os::unix::fs::symlink("/dev/zero", at("device")).unwrap();
-        for name in ["pipe", "socket", "directory", "loop", "device"] {
+        std::os::unix::fs::symlink(at("nothing/there"), at("nowhere")).unwrap();
+        for name in ["pipe", "socket", "directory", "loop", "device", "nowhere"] {
             for (write, append) in [(false, false), (true, false), (false, true)] {
                 let mut options = OpenOptions::new();
                 options.read(!write && !append).write(write).append(append);
-                assert!(open_regular(&at(name), &mut options).is_err(), "{name}");
+                let refused = open_regular(&at(name), &mut options).unwrap_err();
+                assert_ne!(refused.kind(), io::ErrorKind::NotFound, "{name}");
             }
         }
         fs::write(at("file"), b"text").unwrap();

@@ -330,6 +330,8 @@ pub enum DamageKind {
     /// Checksums are right, but whoever wrote it did not have the key, or for
     /// another place.
     Forged,
+    /// The disk does not give back what is there.
+    Unreadable,
     /// A file which is needed is not there.
     Missing,
     /// The file ends before what it should have.
@@ -369,6 +371,7 @@ impl fmt::Display for DamageKind {
             Self::Node => f.write_str("a node of the page index is damaged"),
             Self::Areas => f.write_str("the table of areas is damaged"),
             Self::Forged => f.write_str("not written with the key, or for another place"),
+            Self::Unreadable => f.write_str("the disk cannot read it"),
             Self::Missing => f.write_str("the file is missing"),
             Self::Short => f.write_str("the file is too short"),
             Self::Acknowledged {
@@ -396,6 +399,31 @@ pub(crate) fn io(what: &'static str, name: &str, source: io::Error) -> StoreErro
         }
         _ => StoreError::Io { what, name, source },
     }
+}
+
+/// Sorts an error of reading an image: what the disk lost is damage to that
+/// place, whatever else is whole.
+pub(crate) fn unread(name: &str, offset: u64, source: io::Error) -> StoreError {
+    if lost(&source) {
+        damage(name, offset, DamageKind::Unreadable)
+    } else {
+        io("read", name, source)
+    }
+}
+
+/// Whether the disk cannot give back what it has, or the file system find it.
+pub(crate) fn lost(error: &io::Error) -> bool {
+    matches!(
+        error.raw_os_error(),
+        Some(
+            libc::EIO
+                | libc::ENODATA
+                | libc::EILSEQ
+                | libc::EREMOTEIO
+                | libc::EUCLEAN
+                | libc::EBADMSG
+        )
+    )
 }
 
 pub(crate) fn damage(file: &str, offset: u64, what: DamageKind) -> StoreError {

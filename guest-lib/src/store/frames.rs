@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The frames of an image, from header to header.
 
-use super::error::{StoreError, io};
+use super::error::{Damage, StoreError, unread};
 use super::format::{FRAME_HEADER, FrameHeader, ImageKind, size};
 use super::images::ImageFile;
 use super::scan::{Opened, Version};
@@ -18,20 +18,26 @@ fn read_header(
     let got = image
         .file
         .read_at(&mut bytes, offset)
-        .map_err(|error| io("read", name, error))?;
+        .map_err(|error| unread(name, offset, error))?;
     let header = FrameHeader::decode(&bytes[..got], image.seal.as_ref(), offset);
     Ok(header.map(|header| (header, bytes)))
 }
 
+/// The versions of an image, and what keeps others from being read.
+pub(crate) type Frames = (Vec<Version>, Option<Damage>);
+
 /// Goes from header to header through an image.
-pub(crate) fn hop(image: &Opened) -> Result<Vec<Version>, StoreError> {
+pub(crate) fn hop(image: &Opened) -> Result<Frames, StoreError> {
     let end = image.bytes;
     let mut found: Vec<Version> = Vec::new();
     let mut offset = image.header.bytes() as u64;
     let mut chain = image.chain;
     while offset + FRAME_HEADER as u64 <= end {
-        let Some((header, raw)) = read_header(&image.file, &image.name, offset)? else {
-            break;
+        let (header, raw) = match read_header(&image.file, &image.name, offset) {
+            Ok(Some(header)) => header,
+            Ok(None) => break,
+            Err(StoreError::Damaged(damage)) => return Ok((found, Some(damage))),
+            Err(error) => return Err(error),
         };
         let bytes = FRAME_HEADER as u64 + header.body;
         let last = found
@@ -66,7 +72,7 @@ pub(crate) fn hop(image: &Opened) -> Result<Vec<Version>, StoreError> {
         });
         offset += bytes;
     }
-    Ok(found)
+    Ok((found, None))
 }
 
 /// Leaves out what follows the first version whose contents did not reach the
@@ -75,19 +81,26 @@ pub(crate) fn intact(
     image: &Opened,
     mut found: Vec<Version>,
     acknowledged: u64,
-) -> Result<Vec<Version>, StoreError> {
+) -> Result<Frames, StoreError> {
     let synced = found.iter().map(|version| version.synced).max();
     let safe = acknowledged.max(synced.unwrap_or(0));
     let newest = found.last().map_or(0, |last| last.number);
     for at in 0..found.len() {
         // The newest in any case: who opens wants that one.
         let check = found[at].number > safe || found[at].number == newest;
-        if check && !body_intact(&image.file, &image.name, &found[at])? {
-            found.truncate(at);
-            break;
+        if !check {
+            continue;
         }
+        let unread = match body_intact(&image.file, &image.name, &found[at]) {
+            Ok(true) => continue,
+            Ok(false) => None,
+            Err(StoreError::Damaged(damage)) => Some(damage),
+            Err(error) => return Err(error),
+        };
+        found.truncate(at);
+        return Ok((found, unread));
     }
-    Ok(found)
+    Ok((found, None))
 }
 
 /// Whether the contents of a version are what was written.
@@ -108,7 +121,7 @@ pub(crate) fn body_intact(
         let got = image
             .file
             .read_at(&mut buffer[..want], at)
-            .map_err(|error| io("read", name, error))?;
+            .map_err(|error| unread(name, at, error))?;
         if got < want {
             return Ok(false);
         }

@@ -6,10 +6,10 @@ use std::io;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use super::backend::{Backend, File};
-use super::error::{DamageKind, StoreError, damage, io};
+use super::error::{DamageKind, StoreError, damage, unread};
 use super::format::{
     FANOUT, IMAGE_HEADER, ImageHeader, NODE, Node, NodeId, Place, RECORD_HEADER, RecordHeader,
-    RecordKind, decode_node, image_name,
+    RecordKind, decode_node, image_name, size,
 };
 use super::key::StoreKey;
 use super::lineage::Lineage;
@@ -18,6 +18,8 @@ use super::scan::Scan;
 use super::seal::{Fault, Object, SEALED, Seal};
 use crate::sys::PAGE_SIZE;
 
+/// Bytes of which a disk loses all or none.
+pub(crate) const SECTOR: usize = 512;
 /// Differences to follow at most; no writer comes near.
 const MAX_DEPTH: usize = 64;
 
@@ -29,6 +31,28 @@ pub(crate) struct ImageFile {
 }
 
 impl ImageFile {
+    /// Reads what there is up to the first sector which cannot be read: it may
+    /// be behind the object, whose size is not known before.
+    fn some(&self, bytes: &mut [u8], offset: u64) -> io::Result<usize> {
+        let whole = self.file.read_at(bytes, offset);
+        if whole.is_ok() {
+            return whole;
+        }
+        let mut got = 0;
+        while got < bytes.len() {
+            let at = offset + got as u64;
+            let next = got + SECTOR - size(at % SECTOR as u64);
+            let end = next.min(bytes.len());
+            match self.file.read_at(&mut bytes[got..end], at) {
+                Ok(0) => break,
+                Ok(more) => got += more,
+                Err(_) if got > 0 => break,
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(got)
+    }
+
     /// The object at an offset, of `plain` bytes at most: what is there, or
     /// what it says if it is sealed.
     pub(crate) fn object(
@@ -41,9 +65,8 @@ impl ImageFile {
         let seal = self.seal.as_ref();
         let mut bytes = vec![0; plain + seal.map_or(0, |_| SEALED)];
         let got = self
-            .file
-            .read_at(&mut bytes, place.offset())
-            .map_err(|error| io("read", &name(), error))?;
+            .some(&mut bytes, place.offset())
+            .map_err(|error| unread(&name(), place.offset(), error))?;
         bytes.truncate(got);
         let Some(seal) = seal else {
             return Ok(bytes);
@@ -157,14 +180,14 @@ impl Images {
             .open(&name, false)
             .map_err(|error| match error.kind() {
                 io::ErrorKind::NotFound => damage(&name, 0, DamageKind::Missing),
-                _ => io("open", &name, error),
+                _ => unread(&name, 0, error),
             })?;
         let mut seal = None;
         if let Some(key) = &self.key {
             let mut header = [0; IMAGE_HEADER];
             let got = file
                 .read_at(&mut header, 0)
-                .map_err(|error| io("read", &name, error))?;
+                .map_err(|error| unread(&name, 0, error))?;
             let header = ImageHeader::decode(&name, &header[..got], Some(key))?;
             seal = header.sealing.map(|sealing| sealing.seal);
         }

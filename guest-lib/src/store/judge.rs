@@ -14,8 +14,10 @@ use super::scan::{Image, Opened, Scan, Version};
 /// together.
 pub(crate) fn judge(scan: &mut Scan, opened: BTreeMap<u64, Opened>) -> Result<(), StoreError> {
     let mut images: Found = BTreeMap::new();
+    let mut unread: BTreeMap<u64, Damage> = BTreeMap::new();
     for (number, image) in opened {
-        let found = hop(&image)?;
+        let (found, damage) = hop(&image)?;
+        unread.extend(damage.map(|damage| (number, damage)));
         scan.files.insert(number, image.file.clone());
         images.insert(number, (image, found));
     }
@@ -37,14 +39,8 @@ pub(crate) fn judge(scan: &mut Scan, opened: BTreeMap<u64, Opened>) -> Result<()
     lineage.unreadable = scan.unreadable.keys().copied().collect();
     scan.lineage = Arc::new(lineage);
     for (&number, (image, found)) in &images {
-        cut(
-            scan,
-            number,
-            image,
-            found,
-            limits.get(&number).copied(),
-            group,
-        )?;
+        let limit = limits.get(&number).copied();
+        cut(scan, image, found, limit, group, unread.remove(&number))?;
     }
     scan.choose(group);
     gaps(scan, &images, group);
@@ -56,12 +52,13 @@ pub(crate) fn judge(scan: &mut Scan, opened: BTreeMap<u64, Opened>) -> Result<()
 /// Takes the versions of an image which count.
 fn cut(
     scan: &mut Scan,
-    number: u64,
     image: &Opened,
     found: &[Version],
     limit: Option<u64>,
     group: u64,
+    mut unread: Option<Damage>,
 ) -> Result<(), StoreError> {
+    let number = image.header.image;
     let base = image.header.kind == ImageKind::Base;
     let ours = scan.lineage.group(number) == group;
     let most = limit.unwrap_or(image.bytes).min(image.bytes);
@@ -73,7 +70,13 @@ fn cut(
         scan.parents.insert(number, image.header.parent);
     }
     if limit.is_none() && !base {
-        found = intact(image, found, scan.acknowledged.unwrap_or(0))?;
+        let (left, damage) = intact(image, found, scan.acknowledged.unwrap_or(0))?;
+        found = left;
+        // Nobody can tell what is there from what was never committed.
+        unread = damage.or(unread);
+        if let Some(damage) = unread.clone().filter(|_| ours) {
+            scan.refused.get_or_insert(damage.into());
+        }
     }
     let end = found
         .last()
@@ -83,7 +86,9 @@ fn cut(
     } else {
         limit.unwrap_or(0)
     };
-    if end < expected {
+    if let Some(damage) = unread.filter(|_| end < expected || limit.is_none()) {
+        scan.problems.push(damage);
+    } else if end < expected {
         scan.problems
             .push(Damage::new(&image.name, end, DamageKind::FrameHeader));
     } else if limit.is_none() && ours {

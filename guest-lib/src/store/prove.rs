@@ -8,12 +8,13 @@
 //! That is little: all that is older was synced by whoever wrote what follows.
 
 use std::collections::BTreeSet;
+use std::io;
 
 use super::backend::File;
-use super::error::{DamageKind, StoreError, damage, io};
+use super::error::{DamageKind, StoreError, damage, io as failed, lost};
 use super::format::{IMAGE_HEADER, image_name, size, temporary};
 use super::frames::{CHUNK, body_intact};
-use super::images::{ImageFile, Images};
+use super::images::{ImageFile, Images, SECTOR};
 use super::scan::{Image, Scan, Version, scan};
 use super::view::View;
 
@@ -53,7 +54,7 @@ fn put_aside(found: &mut Scan, images: &Images) -> Result<(), StoreError> {
         images
             .backend()
             .publish(&name, &format!("{name}.stray"))
-            .map_err(|error| io("put aside", &name, error))?;
+            .map_err(|error| failed("put aside", &name, error))?;
         images.forget(image);
         found.images.remove(&image);
         found.found.remove(&image);
@@ -67,7 +68,7 @@ fn once(found: &Scan, images: &Images) -> Result<bool, StoreError> {
     let backend = images.backend();
     let remove = |name: &str| {
         let removed = backend.remove(name);
-        removed.map_err(|error| io("remove", name, error))
+        removed.map_err(|error| failed("remove", name, error))
     };
     for name in &found.temporary {
         remove(name)?;
@@ -113,7 +114,7 @@ fn once(found: &Scan, images: &Images) -> Result<bool, StoreError> {
         }
     }
     let named = backend.sync_names();
-    named.map_err(|error| io("sync", &backend.describe(), error))?;
+    named.map_err(|error| failed("sync", &backend.describe(), error))?;
     Ok(same)
 }
 
@@ -139,7 +140,7 @@ fn superseded(found: &Scan, number: u64) -> bool {
 
 fn sync(images: &Images, number: u64) -> Result<(), StoreError> {
     let synced = images.file(number)?.file.sync();
-    synced.map_err(|error| io("sync", &image_name(number), error))
+    synced.map_err(|error| failed("sync", &image_name(number), error))
 }
 
 /// The versions of an image which nobody says to be on the disk.
@@ -155,17 +156,17 @@ fn again(images: &Images, found: &Scan, image: &Image) -> Result<bool, StoreErro
     let name = &image.file;
     let from = images.file(image.number)?;
     let opened = images.backend().open(name, true);
-    let to = opened.map_err(|error| io("open", name, error))?;
+    let to = opened.map_err(|error| failed("open", name, error))?;
     let mut intact = true;
     for version in doubtful(found, image.number) {
         let end = version.offset + version.bytes;
-        copy(name, &*from.file, &*to, version.offset, end)?;
+        copy(name, &&*from.file, &*to, version.offset, end)?;
         intact &= body_intact(&from, name, version)?;
     }
     // An earlier cut may not have reached the disk either.
     to.truncate(image.bytes)
         .and_then(|()| to.sync())
-        .map_err(|error| io("sync", name, error))?;
+        .map_err(|error| failed("sync", name, error))?;
     Ok(intact)
 }
 
@@ -178,9 +179,10 @@ fn renew(images: &Images, found: &Scan, image: &Image) -> Result<bool, StoreErro
     let copied = || {
         let to = backend
             .create(&other)
-            .map_err(|error| io("create", &other, error))?;
-        copy(name, &*from.file, &*to, 0, image.bytes)?;
-        to.sync().map_err(|error| io("sync", &other, error))?;
+            .map_err(|error| failed("create", &other, error))?;
+        // What is lost is zeros there, which are no part of any version.
+        copy(name, &Readable(&*from.file), &*to, 0, image.bytes)?;
+        to.sync().map_err(|error| failed("sync", &other, error))?;
         let to = ImageFile {
             file: to,
             seal: from.seal.clone(),
@@ -192,7 +194,7 @@ fn renew(images: &Images, found: &Scan, image: &Image) -> Result<bool, StoreErro
         }
         backend
             .rename(&other, name)
-            .map_err(|error| io("rename", &other, error))?;
+            .map_err(|error| failed("rename", &other, error))?;
         Ok(true)
     };
     let result = copied();
@@ -203,19 +205,51 @@ fn renew(images: &Images, found: &Scan, image: &Image) -> Result<bool, StoreErro
     result
 }
 
-fn copy(name: &str, from: &dyn File, to: &dyn File, at: u64, end: u64) -> Result<(), StoreError> {
+/// A file in which sectors that cannot be read are zeros.
+struct Readable<'f>(&'f dyn File);
+
+/// Where the bytes of a copy come from.
+trait Source {
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize>;
+}
+
+impl Source for &dyn File {
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+        File::read_at(*self, buffer, offset)
+    }
+}
+
+impl Source for Readable<'_> {
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+        match self.0.read_at(buffer, offset) {
+            Err(error) if lost(&error) => {}
+            other => return other,
+        }
+        // All chunks begin at a sector.
+        let piece = SECTOR.min(buffer.len());
+        match self.0.read_at(&mut buffer[..piece], offset) {
+            Err(error) if lost(&error) => {
+                buffer[..piece].fill(0);
+                Ok(piece)
+            }
+            other => other,
+        }
+    }
+}
+
+fn copy(name: &str, from: &dyn Source, to: &dyn File, at: u64, end: u64) -> Result<(), StoreError> {
     let mut at = at;
     let mut buffer = vec![0; CHUNK.min(size(end.saturating_sub(at)))];
     while at < end {
         let want = CHUNK.min(size(end - at));
         let got = from
             .read_at(&mut buffer[..want], at)
-            .map_err(|error| io("read", name, error))?;
+            .map_err(|error| failed("read", name, error))?;
         if got == 0 {
             break;
         }
         to.write_at(&buffer[..got], at)
-            .map_err(|error| io("write", name, error))?;
+            .map_err(|error| failed("write", name, error))?;
         at += got as u64;
     }
     Ok(())

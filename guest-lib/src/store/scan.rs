@@ -6,7 +6,7 @@ use std::io;
 use std::sync::Arc;
 
 use super::backend::{Backend, irregular};
-use super::error::{Damage, DamageKind, StoreError, damage, io};
+use super::error::{Damage, DamageKind, StoreError, damage, io, unread};
 use super::format::{
     ACK, ACK_FILE, Chain, IMAGE_HEADER, ImageHeader, decode_ack, image_name, image_number,
 };
@@ -98,7 +98,7 @@ pub(crate) struct Scan {
     pub(crate) unreadable: BTreeMap<u64, u64>,
     pub(crate) lineage: Arc<Lineage>,
     /// Because of this nobody may open it who does not accept a loss.
-    refused: Option<StoreError>,
+    pub(crate) refused: Option<StoreError>,
     /// Versions of each image.
     pub(crate) found: BTreeMap<u64, Vec<Version>>,
     /// The highest number of a version which is not used again.
@@ -320,6 +320,10 @@ fn open_all(
                 opened.insert(number, image);
             }
             Err((StoreError::Damaged(damage), _)) => {
+                // It may have the newest versions, and be read next time.
+                if damage.what == DamageKind::Unreadable && Some(&number) == numbers.last() {
+                    scan.refused.get_or_insert(damage.clone().into());
+                }
                 scan.problems.push(damage);
                 scan.unreadable.insert(number, bytes);
             }
@@ -396,7 +400,7 @@ fn open_image(
         plain(if irregular(&error) {
             damage(&name, 0, DamageKind::Irregular)
         } else {
-            io("open", &name, error)
+            unread(&name, 0, error)
         })
     })?;
     *bytes = file
@@ -405,7 +409,7 @@ fn open_image(
     let mut header = [0; IMAGE_HEADER];
     let got = file
         .read_at(&mut header, 0)
-        .map_err(|error| plain(io("read", &name, error)))?;
+        .map_err(|error| plain(unread(&name, 0, error)))?;
     let raw = &header[..got];
     let header =
         ImageHeader::decode(&name, raw, key).map_err(|error| (error, ImageHeader::mangled(raw)))?;

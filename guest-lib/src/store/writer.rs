@@ -161,7 +161,10 @@ impl Writer {
         let failed = |error| io("write", ACK_FILE, error);
         let (file, fresh) = match backend.open(ACK_FILE, true) {
             Ok(file) => (file, false),
-            Err(_) => (backend.create(ACK_FILE).map_err(failed)?, true),
+            Err(error) if error.kind() == ErrorKind::NotFound => {
+                (backend.create(ACK_FILE).map_err(failed)?, true)
+            }
+            Err(error) => return Err(failed(error)),
         };
         // More than there is was lost: that is told until something is
         // committed.
