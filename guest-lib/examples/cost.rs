@@ -273,7 +273,7 @@ fn measure(args: &Args) -> Result<serde_json::Value, CycleError> {
 fn main() {
     let args = Args::parse();
     if args.dirty > args.pages || args.writes > 512 {
-        eprintln!(
+        complain!(
             "--dirty must be 1 to --pages ({}), --writes 1 to 512",
             args.pages
         );
@@ -286,7 +286,7 @@ fn main() {
     match result {
         Ok(line) => say!("{line}"),
         Err(error) => {
-            eprintln!("{}", hvckpt::explain(&error));
+            complain!("{}", hvckpt::explain(&error));
             std::process::exit(2);
         }
     }

@@ -14,7 +14,7 @@ use hvckpt::TrackerKind;
 
 fn main() -> ExitCode {
     let fail = |error: &(dyn std::error::Error + 'static), status| {
-        eprintln!("counter: {}", hvckpt::explain(error));
+        complain!("counter: {}", hvckpt::explain(error));
         ExitCode::from(status)
     };
     match arguments() {
@@ -28,11 +28,11 @@ fn main() -> ExitCode {
 
 fn arguments() -> Result<TrackerKind, Box<dyn std::error::Error>> {
     let mut arguments = std::env::args().skip(1);
-    let tracker = arguments.next().unwrap_or_else(|| "ptxen".into()).parse()?;
-    match arguments.next() {
-        Some(_) => Err("usage: counter [TRACKER]".into()),
-        None => Ok(tracker),
+    let tracker = arguments.next().unwrap_or_else(|| "ptxen".into());
+    if tracker.starts_with('-') || arguments.next().is_some() {
+        return Err("usage: counter [TRACKER]".into());
     }
+    Ok(tracker.parse()?)
 }
 
 fn count(tracker: TrackerKind) -> Result<(), Box<dyn std::error::Error>> {

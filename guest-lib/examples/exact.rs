@@ -181,7 +181,7 @@ fn scribble(shared: &Shared<'_>, rng: &mut Rng) {
                 shared.refused.fetch_add(1, Ordering::Relaxed);
             }
             Err(e) => {
-                eprintln!("{} failed: {e}", shared.args.writer.name());
+                complain!("{} failed: {e}", shared.args.writer.name());
                 std::process::exit(2);
             }
         }
@@ -251,11 +251,11 @@ fn main() {
     }
     let remote = matches!(args.writer, Writer::VmWritev | Writer::Ptrace);
     if args.writer != Writer::Mem && args.threads != 1 {
-        eprintln!("one thread, unless it writes by itself");
+        complain!("one thread, unless it writes by itself");
         std::process::exit(2);
     }
     let hand = Hand::new(args.writer).unwrap_or_else(|error| {
-        eprintln!("cannot set up {}: {error}", args.writer.name());
+        complain!("cannot set up {}: {error}", args.writer.name());
         std::process::exit(2);
     });
     let lock = if args.lock {

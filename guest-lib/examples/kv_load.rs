@@ -255,7 +255,8 @@ struct Known {
 fn read_logs(paths: &[&Path]) -> Result<BTreeMap<String, Known>, Failure> {
     let mut known: BTreeMap<String, Known> = BTreeMap::new();
     for path in paths {
-        let text = std::fs::read(path)?;
+        let text = std::fs::read(path)
+            .map_err(|error| format!("cannot read {}: {error}", path.display()))?;
         for line in String::from_utf8_lossy(&text).lines() {
             let words: Vec<&str> = line.split(' ').collect();
             // The last line may be torn, and consoles add lines.
@@ -378,9 +379,10 @@ fn act(command: &Command) -> Result<bool, Failure> {
                     &mut out
                 }
             };
-            let time = Duration::from_secs_f64(*seconds);
+            let time = Duration::try_from_secs_f64(*seconds)
+                .map_err(|error| format!("--seconds {seconds}: {error}"))?;
             let acknowledged = run(server, log, name, from, (PATIENCE, time))?;
-            eprintln!("kv_load: {acknowledged} writes were acknowledged");
+            complain!("kv_load: {acknowledged} writes were acknowledged");
             Ok(acknowledged > 0)
         }
         Command::Check {
@@ -408,11 +410,11 @@ fn main() -> std::process::ExitCode {
     match act(&Args::parse().command) {
         Ok(true) => std::process::ExitCode::SUCCESS,
         Ok(false) => {
-            eprintln!("kv_load: too few writes were acknowledged");
+            complain!("kv_load: too few writes were acknowledged");
             std::process::ExitCode::FAILURE
         }
         Err(error) => {
-            eprintln!("kv_load: {error}");
+            complain!("kv_load: {error}");
             std::process::ExitCode::FAILURE
         }
     }

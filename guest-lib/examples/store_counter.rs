@@ -7,7 +7,10 @@
 
 #![allow(clippy::cast_possible_truncation)] // 64-bit only
 
-use std::io::Write;
+#[macro_use]
+#[path = "common/say.rs"]
+mod say;
+
 use std::path::Path;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
@@ -15,6 +18,7 @@ use std::time::Duration;
 use hvckpt::store::{Durability, Durable, StoreKey, StoreOptions};
 use hvckpt::{LockPolicy, TrackerKind};
 
+const USAGE: &str = "usage: store_counter DIRECTORY [TRACKER]";
 /// Size of the region.
 pub const PAGES: usize = 150;
 const WORDS: usize = PAGES * 512;
@@ -45,7 +49,6 @@ pub fn run(directory: &Path, tracker: TrackerKind) -> Result<(), Box<dyn std::er
         .options(options)
         .open(directory)?;
     let cell = |word: usize| &region.atomics_u64()[word];
-    let mut out = std::io::stdout().lock();
     loop {
         let n = cell(0).load(Relaxed) + 1;
         let transaction = region.begin()?;
@@ -60,8 +63,7 @@ pub fn run(directory: &Path, tracker: TrackerKind) -> Result<(), Box<dyn std::er
         let durability = [Durability::Sync, Durability::Group, Durability::Async][(n % 3) as usize];
         transaction.commit(durability)?;
         if durability != Durability::Async {
-            writeln!(out, "{n}")?;
-            out.flush()?;
+            say!("{n}");
         }
     }
 }
@@ -69,7 +71,7 @@ pub fn run(directory: &Path, tracker: TrackerKind) -> Result<(), Box<dyn std::er
 #[allow(dead_code)] // a test has its own
 fn main() {
     if let Err(error) = arguments().and_then(|(directory, tracker)| run(&directory, tracker)) {
-        eprintln!("store_counter: {}", hvckpt::explain(&*error));
+        complain!("store_counter: {}", hvckpt::explain(&*error));
         std::process::exit(2);
     }
 }
@@ -79,8 +81,11 @@ fn arguments() -> Result<(std::path::PathBuf, TrackerKind), Box<dyn std::error::
     let mut arguments = std::env::args_os().skip(1);
     let (directory, tracker) = (arguments.next(), arguments.next());
     let (Some(directory), None) = (directory, arguments.next()) else {
-        return Err("usage: store_counter DIRECTORY [TRACKER]".into());
+        return Err(USAGE.into());
     };
+    if directory.as_encoded_bytes().starts_with(b"-") {
+        return Err(USAGE.into());
+    }
     let tracker = tracker.map_or(Ok(TrackerKind::Pt), |name| name.to_string_lossy().parse());
     Ok((directory.into(), tracker?))
 }

@@ -65,7 +65,7 @@ fn threads(
                             Ok::<_, Infallible>(())
                         });
                         if let Err(error) = update {
-                            return eprintln!("{}", hvckpt::explain(&error));
+                            return complain!("{}", hvckpt::explain(&error));
                         }
                     }
                 });
@@ -97,7 +97,7 @@ fn threads(
 
 fn main() -> ExitCode {
     let fail = |error: &(dyn std::error::Error + 'static), status| {
-        eprintln!("store_latency: {}", hvckpt::explain(error));
+        complain!("store_latency: {}", hvckpt::explain(error));
         ExitCode::from(status)
     };
     match arguments() {
@@ -112,7 +112,8 @@ fn main() -> ExitCode {
 fn arguments() -> Result<(String, usize, TrackerKind), Box<dyn std::error::Error>> {
     const USAGE: &str = "usage: store_latency DIRECTORY [COMMITS [TRACKER]]";
     let mut arguments = std::env::args().skip(1);
-    let directory = arguments.next().ok_or(USAGE)?;
+    let directory = arguments.next().filter(|name| !name.starts_with('-'));
+    let directory = directory.ok_or(USAGE)?;
     let commits = arguments.next().map_or(Some(500), |text| text.parse().ok());
     let commits: usize = commits
         .filter(|commits| (1..=10_000_000).contains(commits))

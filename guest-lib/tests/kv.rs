@@ -31,12 +31,17 @@ impl Kv {
     }
 
     fn open(directory: PathBuf, arguments: &[&str]) -> Self {
+        Self::spawn(directory, arguments, Stdio::inherit())
+    }
+
+    fn spawn(directory: PathBuf, arguments: &[&str], complaints: Stdio) -> Self {
         let mut child = Command::new(common::example("kv"))
             .arg("--dir")
             .arg(&directory)
             .args(["--listen", "127.0.0.1:0", "--trackers", "pt"])
             .args(arguments)
             .stdout(Stdio::piped())
+            .stderr(complaints)
             .spawn()
             .unwrap();
         let mut said = String::new();
@@ -252,6 +257,17 @@ fn quit_closes() {
     assert_eq!(kv.all(b"PING\r\nQUIT\r\nSET a 1\r\n"), "+PONG\r\n+OK\r\n");
     assert_eq!(kv.all(b"*1\r\n$4\r\nquit\r\n"), "+OK\r\n");
     assert_eq!(kv.all(b"EXISTS a\r\nQUIT\r\n"), ":0\r\n+OK\r\n");
+}
+
+#[test]
+fn nobody_need_read_what_it_complains_of() {
+    let directory = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("kv-unheard");
+    let _absent = std::fs::remove_dir_all(&directory);
+    let (gone, unheard) = std::io::pipe().unwrap();
+    drop(gone);
+    let kv = Kv::spawn(directory, &[], unheard.into());
+    assert_eq!(kv.all(b"POST / HTTP/1.1\r\n\r\n"), "");
+    kv.serves();
 }
 
 #[test]

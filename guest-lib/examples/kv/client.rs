@@ -128,7 +128,7 @@ impl Client {
                         // A web page had a browser send this: what follows
                         // must not be taken for commands.
                         let peer = self.tcp.peer_addr().ok();
-                        eprintln!("kv: an HTTP request from {peer:?}: closed");
+                        complain!("kv: an HTTP request from {peer:?}: closed");
                         self.dead = true;
                         return VecDeque::new();
                     }

@@ -13,6 +13,11 @@
 
 #![allow(missing_docs, missing_debug_implementations)] // a program
 
+#[macro_use]
+#[allow(clippy::duplicate_mod)] // of a test which has another example, too
+#[path = "../common/say.rs"]
+mod say;
+
 mod client;
 mod db;
 mod resp;
@@ -59,8 +64,8 @@ pub struct Args {
     #[arg(long, default_value = "127.0.0.1:6379")]
     listen: std::net::SocketAddr,
     /// Size of the area in pages of 4096 bytes; it can grow at a later start.
-    #[arg(long, default_value_t = 16384)]
-    pages: usize,
+    #[arg(long, default_value_t = 16384, value_parser = clap::value_parser!(u32).range(16..))]
+    pages: u32,
     /// Trackers in the order of preference.
     #[arg(long, value_delimiter = ',', default_value = "ptxen,pagemap-scan,pt")]
     trackers: Vec<TrackerKind>,
@@ -68,16 +73,16 @@ pub struct Args {
     #[arg(long, requires = "key")]
     backup: Option<String>,
     /// Key file from hvckpt backup key add.
-    #[arg(long)]
+    #[arg(long, requires = "backup")]
     key: Option<PathBuf>,
     /// Where a write must be before it is acknowledged, if there is a backup.
-    #[arg(long, default_value = "both")]
+    #[arg(long, default_value = "both", requires = "backup")]
     require: Require,
     /// Seconds to wait for the backup.
     #[arg(long, default_value_t = 10)]
     timeout: u64,
     /// Go on without a backup which does not answer in time.
-    #[arg(long)]
+    #[arg(long, requires = "backup")]
     degrade: bool,
 }
 
@@ -91,7 +96,7 @@ fn open(args: &Args) -> Result<Arena<Db>, Box<dyn Error>> {
         options.replication = Some(replication);
     }
     let region = Durable::builder("kv")
-        .pages(args.pages)
+        .pages(args.pages as usize)
         .trackers(args.trackers.clone())
         .lock(LockPolicy::IfAllowed)
         .options(options)
@@ -102,7 +107,8 @@ fn open(args: &Args) -> Result<Arena<Db>, Box<dyn Error>> {
 pub fn serve(args: &Args) -> Result<(), Box<dyn Error>> {
     let arena = open(args)?;
     let mut poll = Poll::new()?;
-    let mut listener = TcpListener::bind(args.listen)?;
+    let mut listener = TcpListener::bind(args.listen)
+        .map_err(|error| format!("cannot listen on {}: {error}", args.listen))?;
     poll.registry()
         .register(&mut listener, LISTENER, Interest::READABLE)?;
     let (version, tracker, address) = (arena.version(), arena.tracker(), listener.local_addr()?);
@@ -239,7 +245,7 @@ fn drop_largest(clients: &mut BTreeMap<Token, Client>) {
         let Some((bytes, token)) = largest else {
             return;
         };
-        eprintln!("kv: a client held {bytes} bytes: closed");
+        complain!("kv: a client held {bytes} bytes: closed");
         clients.remove(&token);
         held -= bytes;
     }
@@ -248,7 +254,7 @@ fn drop_largest(clients: &mut BTreeMap<Token, Client>) {
 #[allow(dead_code)] // a test has its own
 fn main() {
     if let Err(error) = serve(&Args::parse()) {
-        eprintln!("kv: {}", explain(&*error));
+        complain!("kv: {}", explain(&*error));
         std::process::exit(1);
     }
 }

@@ -214,7 +214,7 @@ impl Server {
             Ok(replies) => return replies,
             Err(UpdateError::Refused(full)) => full.to_string(),
             Err(UpdateError::Durable(error)) => {
-                eprintln!("kv: {}", explain(&error));
+                complain!("kv: {}", explain(&error));
                 if let DurableError::Store(error) = &error {
                     self.over |= error.fenced();
                     if let StoreError::Unreplicated { version, .. } = error {
