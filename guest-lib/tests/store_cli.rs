@@ -89,6 +89,44 @@ fn a_store_is_shown_checked_restored_and_compacted() {
 }
 
 #[test]
+fn what_is_no_file_is_not_replaced_by_one() {
+    let scratch = Scratch::new("cli-output");
+    let at = |name: &str| scratch.path().join(name);
+    build(&at("store"));
+    let mode = rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR;
+    rustix::fs::mknodat(
+        rustix::fs::CWD,
+        at("pipe"),
+        rustix::fs::FileType::Fifo,
+        mode,
+        0,
+    )
+    .unwrap();
+    std::os::unix::fs::symlink("/dev/null", at("device")).unwrap();
+    fs::create_dir(at("directory")).unwrap();
+    fs::write(at("file"), "old").unwrap();
+    std::os::unix::fs::symlink("file", at("link")).unwrap();
+    let restore = |name: &str| {
+        let (store, file) = (at("store"), at(name));
+        let (store, file) = (store.to_str().unwrap(), file.to_str().unwrap());
+        hvckpt(&["restore", store, "--output", file])
+    };
+    for name in ["pipe", "device", "directory"] {
+        let kind = || fs::symlink_metadata(at(name)).unwrap().file_type();
+        let before = kind();
+        let refused = restore(name);
+        assert_eq!(refused.status.code(), Some(2), "{refused:?}");
+        let said = String::from_utf8(refused.stderr).unwrap();
+        assert!(said.contains("is no file"), "{said}");
+        assert_eq!(kind(), before, "{name}");
+    }
+    let done = restore("link");
+    assert_eq!(done.status.code(), Some(0), "{done:?}");
+    assert!(fs::symlink_metadata(at("link")).unwrap().is_symlink());
+    assert_eq!(fs::metadata(at("file")).unwrap().len(), 5 * 4096);
+}
+
+#[test]
 fn damage_and_absence_have_their_exit_status() {
     let scratch = Scratch::new("cli-damage");
     build(scratch.path());

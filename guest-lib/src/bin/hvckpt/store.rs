@@ -135,6 +135,8 @@ enum Failure {
     Store(#[from] StoreError),
     #[error("cannot write {0}")]
     Output(PathBuf, #[source] io::Error),
+    #[error("cannot write {0}: it is no file; name a file, which may be new")]
+    NoFile(PathBuf),
     #[error("there are several areas, choose one with --area: {0}")]
     Ambiguous(String),
     #[error(transparent)]
@@ -467,15 +469,21 @@ fn restored(restore: &Restore) -> Result<ExitCode, Failure> {
 }
 
 /// Writes a file under another name first, so that it is complete or absent.
+/// What is there and no file, such as a device, is not replaced by one.
 fn write(
     output: &Path,
     pages: u64,
     fill: impl FnOnce(&mut fs::File) -> Result<(), Failure>,
 ) -> Result<(), Failure> {
-    let mut name = output.as_os_str().to_owned();
+    let failed = |error| Failure::Output(output.to_owned(), error);
+    let target = match fs::metadata(output) {
+        Ok(there) if there.is_file() => fs::canonicalize(output).map_err(failed)?,
+        Ok(_) => return Err(Failure::NoFile(output.to_owned())),
+        Err(_) => output.to_owned(),
+    };
+    let mut name = target.as_os_str().to_owned();
     name.push(format!(".{}.tmp", std::process::id()));
     let temporary = PathBuf::from(name);
-    let failed = |error| Failure::Output(output.to_owned(), error);
     // For its owner only, as the store is.
     let result = fs::OpenOptions::new()
         .write(true)
@@ -488,8 +496,8 @@ fn write(
             .map_err(failed)?;
         fill(&mut file)?;
         file.sync_all().map_err(failed)?;
-        fs::rename(&temporary, output).map_err(failed)?;
-        let parent = output.parent().unwrap_or(Path::new(""));
+        fs::rename(&temporary, &target).map_err(failed)?;
+        let parent = target.parent().unwrap_or(Path::new(""));
         hvckpt_proto::files::sync_directory(parent).map_err(failed)
     });
     if result.is_err() {
