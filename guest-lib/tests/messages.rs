@@ -317,6 +317,33 @@ fn help_says_which_commands_make_a_directory() {
 }
 
 #[test]
+fn a_wrong_directory_is_told_with_a_way_out() {
+    let scratch = Scratch::new("messages-directory");
+    let (made, absent) = (scratch.path().join("store"), scratch.path().join("absent"));
+    drop(store(&made));
+    let (made, absent) = (made.to_str().unwrap(), absent.to_str().unwrap());
+    for (arguments, said) in [
+        (&["copy", made, made][..], "name a new directory"),
+        (
+            &["backup", "status", "--dir", absent],
+            "there is no backup in",
+        ),
+        (
+            &["backup", "promote", "a", "--dir", absent],
+            "there is no backup in",
+        ),
+    ] {
+        let output = Command::new(HVCKPT).args(arguments).output().unwrap();
+        assert_eq!(output.status.code(), Some(2), "{arguments:?}");
+        says(
+            &String::from_utf8_lossy(&output.stderr),
+            &[said],
+            &["os error"],
+        );
+    }
+}
+
+#[test]
 fn a_variable_that_is_empty_is_not_set() {
     let (text, _) = printed(&["doctor"]);
     let line = |name: &str| text.lines().find(|line| line.starts_with(name));

@@ -120,6 +120,45 @@ fn a_fork_child_is_told_and_does_no_harm() {
 }
 
 #[test]
+fn a_fork_child_leaves_the_store_alone() {
+    use hvckpt::store::backend::Directory;
+    use hvckpt::store::{Durability, Durable, DurableError, StoreError, verify};
+    succeeds("a_fork_child_leaves_the_store_alone", "", || {
+        let path = scratch("fork-store");
+        let region = Durable::builder("a").pages(4).tracker(TrackerKind::Pt);
+        let region = region.lock(hvckpt::LockPolicy::IfAllowed);
+        let region = region.open(&path).unwrap();
+        let first = region.begin().unwrap();
+        region.atomics_u8()[0].store(1, Ordering::Relaxed);
+        first.commit(Durability::Sync).unwrap();
+        let mut open = Some(region.begin().unwrap());
+        region.atomics_u8()[0].store(2, Ordering::Relaxed);
+        let told = |error: Option<DurableError>| {
+            matches!(error, Some(DurableError::Store(StoreError::ForkChild)))
+        };
+        let store = region.store();
+        let asked = [
+            fork(|| i32::from(!matches!(store.flush(), Err(StoreError::ForkChild)))),
+            fork(|| i32::from(!matches!(store.compact(|_| ()), Err(StoreError::ForkChild)))),
+            fork(|| i32::from(!told(region.begin().err()))),
+            fork(|| i32::from(!told(open.take().unwrap().commit(Durability::Sync).err()))),
+            fork(|| {
+                open.take().unwrap().abort();
+                0
+            }),
+        ];
+        assert_eq!(asked, [0; 5], "a child was not told");
+        open.take().unwrap().commit(Durability::Sync).unwrap();
+        drop(open);
+        drop(region);
+        let backend: std::sync::Arc<dyn hvckpt::store::backend::Backend> =
+            std::sync::Arc::new(Directory::new(&path));
+        assert!(verify(&backend, None, |_| ()).unwrap().sound());
+        std::fs::remove_dir_all(&path).unwrap();
+    });
+}
+
+#[test]
 fn a_fork_child_does_not_unmap_what_is_there_now() {
     succeeds("a_fork_child_does_not_unmap_what_is_there_now", "", || {
         for kind in trackers() {

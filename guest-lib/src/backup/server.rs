@@ -41,6 +41,9 @@ pub enum BackupError {
     /// The address cannot be listened on.
     #[error("cannot listen on {0}; choose another --listen address, or end who has it")]
     Listen(String, #[source] io::Error),
+    /// There is no directory to look into.
+    #[error("there is no backup in {}; check the directory", .0.display())]
+    Absent(PathBuf),
     /// Another backup runs in the directory.
     #[error("another backup runs in {}: {holder}; end that first, or choose another directory", .directory.display())]
     Running {
@@ -193,7 +196,12 @@ fn running(directory: &Path) -> BackupError {
 /// Keeps other backups out of the directory; `None` if one is there.
 pub(crate) fn lock(directory: &Path) -> Result<Option<LockFile>, BackupError> {
     let path = directory.join("lock");
-    LockFile::take(&path).map_err(|error| BackupError::io("lock", &path, error))
+    LockFile::take(&path).map_err(|error| match error.kind() {
+        io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => {
+            BackupError::Absent(directory.to_owned())
+        }
+        _ => BackupError::io("lock", &path, error),
+    })
 }
 
 /// A running backup.  Dropping it ends it.

@@ -19,8 +19,9 @@ fn failure(code: i32) -> Failure {
 /// `durable` is null or lives.
 unsafe fn arena(durable: *const CDurable) -> Result<RawArena, Failure> {
     // SAFETY: the caller vouches.
-    let arena = unsafe { known(durable) }?.arena;
-    arena.ok_or_else(|| failure(codes::NO_ARENA))
+    let known = unsafe { known(durable) }?;
+    known.durable.owned()?;
+    known.arena.ok_or_else(|| failure(codes::NO_ARENA))
 }
 
 /// Runs the body of a function which answers with an address.

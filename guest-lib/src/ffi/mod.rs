@@ -142,13 +142,19 @@ fn lock_policy(options: &Options) -> Result<LockPolicy, Failure> {
     })
 }
 
+/// More than there are, each once.
+const MOST_TRACKERS: usize = 64;
+
 /// The trackers asked for; none: the default.
 ///
 /// # Safety
 /// The pointers in `options` are what the header asks for.
 unsafe fn trackers(options: &Options) -> Result<Vec<TrackerKind>, Failure> {
-    if options.trackers.is_null() || options.tracker_count == 0 {
+    if options.tracker_count == 0 {
         return Ok(Vec::new());
+    }
+    if options.trackers.is_null() || options.tracker_count > MOST_TRACKERS {
+        return Err(invalid("trackers: NULL, or tracker_count is too large"));
     }
     // SAFETY: the caller vouches.
     let numbers = unsafe { core::slice::from_raw_parts(options.trackers, options.tracker_count) };

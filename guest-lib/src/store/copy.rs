@@ -58,7 +58,8 @@ pub fn copy(
     let shown = to.display().to_string();
     let make = |error| failed("make", &shown, error);
     if fs::symlink_metadata(to).is_ok() {
-        return Err(make(io::ErrorKind::AlreadyExists.into()));
+        let there = "something is there; name a new directory";
+        return Err(make(io::Error::new(io::ErrorKind::AlreadyExists, there)));
     }
     let name = to
         .file_name()

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Regions which survive.
 
+mod transaction;
+
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -16,8 +18,11 @@ use super::{Recovery, Store};
 use crate::attach::Attach;
 use crate::region::{Region, RegionError};
 use crate::sys::PAGE_SIZE;
+use crate::sys::fork;
 use crate::sys::memory::LockPolicy;
 use crate::tracker::{CycleError, SimGate, TrackerKind};
+
+pub use transaction::DurableTransaction;
 
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 
@@ -330,6 +335,15 @@ impl Durable {
         self.region.atomics_u64()
     }
 
+    /// In a fork child the memory is not mapped, and a thread which is not
+    /// there may hold the locks.
+    pub(crate) fn owned(&self) -> Result<(), DurableError> {
+        match fork::is_child() {
+            true => Err(StoreError::ForkChild.into()),
+            false => Ok(()),
+        }
+    }
+
     fn state(&self) -> MutexGuard<'_, State> {
         // A panic in here leaves at worst pages unwritten which are counted
         // again: the shadow changes last.
@@ -343,6 +357,7 @@ impl Durable {
     /// [`DurableError::AlreadyOpen`]; [`DurableError::TakenBack`]; or the
     /// tracker lost its session and does not begin anew.
     pub fn begin(&self) -> Result<DurableTransaction<'_>, DurableError> {
+        self.owned()?;
         let mut state = self.state();
         if state.open {
             return Err(DurableError::AlreadyOpen);
@@ -363,6 +378,7 @@ impl Durable {
 
     /// The transaction which is open, for those who could not keep it.
     pub(crate) fn opened(&self) -> Result<DurableTransaction<'_>, DurableError> {
+        self.owned()?;
         let open = self.state().open;
         open.then_some(DurableTransaction {
             durable: self,
@@ -410,6 +426,7 @@ impl Durable {
     }
 
     fn commit(&self, durability: Durability) -> Result<u64, DurableError> {
+        self.owned()?;
         if let Err(error) = self.admit(durability) {
             self.abort();
             return Err(error);
@@ -428,6 +445,7 @@ impl Durable {
 
     /// Commits in memory, for everybody to see, and waits for nothing.
     pub(crate) fn publish(&self, durability: Durability) -> Result<Published, DurableError> {
+        self.owned()?;
         let mut state = self.state();
         let state = &mut *state;
         if !core::mem::take(&mut state.open) {
@@ -528,6 +546,9 @@ impl Durable {
     }
 
     fn abort(&self) {
+        if self.owned().is_err() {
+            return;
+        }
         let mut state = self.state();
         let state = &mut *state;
         if !core::mem::take(&mut state.open) {
@@ -542,57 +563,5 @@ impl Durable {
 impl Drop for Durable {
     fn drop(&mut self) {
         let _closed = self.region.end_cycle();
-    }
-}
-
-/// An open transaction on a durable region.  Dropping it, also by a panic,
-/// aborts it.
-#[derive(Debug)]
-#[must_use = "dropping a transaction aborts it"]
-pub struct DurableTransaction<'d> {
-    durable: &'d Durable,
-    open: bool,
-}
-
-impl<'d> DurableTransaction<'d> {
-    /// The region.
-    #[must_use]
-    pub fn durable(&self) -> &'d Durable {
-        self.durable
-    }
-
-    /// Commits what was written to the region, also since the transaction
-    /// before; the number of the version.  A write which races with this call
-    /// belongs to this transaction or to the next.
-    ///
-    /// Other threads may see what was committed, and begin the next
-    /// transaction, while this call waits for the disk or for the backup.
-    ///
-    /// # Errors
-    /// See [`StoreError`].  The transaction was aborted, but for
-    /// [`StoreError::Unreplicated`]: then memory and store have it, and whether
-    /// the backup has is not known.  With an aborted transaction go those of
-    /// other threads which were built on it; the memory is as it was before
-    /// once none of them is open.
-    pub fn commit(mut self, durability: Durability) -> Result<u64, DurableError> {
-        self.open = false;
-        self.durable.commit(durability)
-    }
-
-    /// Commits in memory, and waits for nothing.
-    pub(crate) fn publish(mut self, durability: Durability) -> Result<Published, DurableError> {
-        self.open = false;
-        self.durable.publish(durability)
-    }
-
-    /// Brings back exactly the bytes which were committed last.
-    pub fn abort(self) {}
-}
-
-impl Drop for DurableTransaction<'_> {
-    fn drop(&mut self) {
-        if self.open {
-            self.durable.abort();
-        }
     }
 }

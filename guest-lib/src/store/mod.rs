@@ -466,11 +466,13 @@ impl Store {
     /// # Errors
     /// See [`StoreError`].  What could not be written waits on.
     pub fn flush(&self) -> Result<(), StoreError> {
-        if self.shared.lock.is_none() || fork::is_child() {
-            Ok(())
-        } else {
-            self.shared.lead()
+        if self.shared.lock.is_none() {
+            return Ok(());
         }
+        if fork::is_child() {
+            return Err(StoreError::ForkChild);
+        }
+        self.shared.lead()
     }
 
     /// A version to read; the newest durable one unless told.
@@ -492,6 +494,9 @@ impl Store {
     ) -> Result<Option<Compacted>, StoreError> {
         if self.shared.lock.is_none() {
             return Err(StoreError::ReadOnly);
+        }
+        if fork::is_child() {
+            return Err(StoreError::ForkChild);
         }
         compact::compact(&self.shared, &self.shared.options, &mut |at| {
             progress(at);

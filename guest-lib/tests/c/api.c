@@ -129,6 +129,16 @@ static void refused(void)
 
     CHECK(hvckpt_register_cda(NULL, &none) == HVCKPT_E_INVALID && !none);
     CHECK(hvckpt_register_cda(&options, NULL) == HVCKPT_E_INVALID);
+    {
+        struct hvckpt_options wrong = options;
+
+        wrong.trackers = &pt;
+        wrong.tracker_count = SIZE_MAX;
+        CHECK(hvckpt_register_cda(&wrong, &none) == HVCKPT_E_INVALID && !none);
+        wrong.tracker_count = 1;
+        wrong.trackers = NULL;
+        CHECK(hvckpt_register_cda(&wrong, &none) == HVCKPT_E_INVALID && !none);
+    }
     options.trackers = &pt;
     options.tracker_count = 1;
     CHECK(hvckpt_register_cda(&options, &none) == HVCKPT_E_EMPTY);
