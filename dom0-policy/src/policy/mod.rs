@@ -13,9 +13,9 @@ use std::net::SocketAddr;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
-use hvckpt_proto::server::random;
-use hvckpt_proto::wire::{Answer, WireError};
-use hvckpt_proto::{Grant, PublicKey, Reason, Refusal, Request};
+use hvckpt_wire::server::random;
+use hvckpt_wire::wire::{Answer, WireError};
+use hvckpt_wire::{Grant, PublicKey, Reason, Refusal, Request};
 
 pub use manage::{Ended, Failure, KeySpec, ListedSession, RevokeOutcome};
 

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 mod time;
 
-use hvckpt_proto::ModeSet;
+use hvckpt_wire::ModeSet;
 use std::io;
 use std::path::Path;
 

@@ -15,9 +15,9 @@
 //!
 //! ```no_run
 //! use std::time::Duration;
-//! # fn main() -> Result<(), hvckpt_proto::Error> {
-//! let key = hvckpt_proto::Key::load("/etc/hvckpt/guest.key")?;
-//! let grant = hvckpt_proto::request_token("10.84.0.1:4884", &key, Duration::from_secs(5))?;
+//! # fn main() -> Result<(), hvckpt_wire::Error> {
+//! let key = hvckpt_wire::Key::load("/etc/hvckpt/guest.key")?;
+//! let grant = hvckpt_wire::request_token("10.84.0.1:4884", &key, Duration::from_secs(5))?;
 //! // Hand `grant.token` to CDA_OP_attach within `grant.lifetime`.
 //! # let _ = grant.token; Ok(())
 //! # }
