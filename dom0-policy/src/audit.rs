@@ -97,7 +97,7 @@ impl Record {
     /// The same with more detail, cut to a bounded length.
     #[must_use]
     pub fn detail(mut self, detail: &str) -> Self {
-        self.detail = Some(hvckpt_wire::wire::cut(detail, 300).to_owned());
+        self.detail = Some(hvckpt_wire::token::cut(detail, 300).to_owned());
         self
     }
 }

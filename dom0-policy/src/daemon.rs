@@ -9,9 +9,9 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use hvckpt_wire::Acceptor;
 use hvckpt_wire::Secret;
 use hvckpt_wire::listen::{Door, Limits, stopper};
-use hvckpt_wire::server::Acceptor;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;

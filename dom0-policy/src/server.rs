@@ -10,7 +10,7 @@ use std::thread;
 use std::time::Instant;
 
 use hvckpt_wire::listen::{self, Door, Pass, Refused, Stop, Visit};
-use hvckpt_wire::server::{Acceptor, ServerError};
+use hvckpt_wire::{Acceptor, ServerError};
 
 use crate::policy::Policy;
 

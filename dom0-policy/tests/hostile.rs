@@ -12,7 +12,7 @@ use std::time::Duration;
 use common::wild::{Stream, builder, connect, handshake, key_pair};
 use common::{AMPLE, Rig, await_that, rig, rig_with};
 use hvckpt_wire::listen::Limits;
-use hvckpt_wire::wire::{Answer, read_frame};
+use hvckpt_wire::token::{Answer, read_frame};
 use hvckpt_wire::{Error, Key, Reason, Request, Secret, request_token};
 
 /// Sends octets, then reads until the server closes.

@@ -20,7 +20,7 @@ use common::wild::{Stream, connect, key_pair};
 use common::{AMPLE, await_that};
 use hvckpt_policy::admin::client::call;
 use hvckpt_policy::admin::{AddedKey, Request as Admin};
-use hvckpt_wire::wire::{Answer, read_frame};
+use hvckpt_wire::token::{Answer, read_frame};
 use hvckpt_wire::{Request, request_token};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 

@@ -1,14 +1,13 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! How a guest application gets a one-time token from the policy daemon in
-//! Dom0, both halves: the client (used by the guest library) and the server
-//! (used by `hvckpt-policy`).
+//! How machines of hvckpt speak with each other, and what both of their
+//! servers need: keys, TLS, frames, listeners, private files.
 //!
-//! One TCP connection carries one TLS 1.3 handshake in which both sides
-//! prove a raw Ed25519 public key (RFC 7250), one request and one answer.
-//! The octets are specified in `docs/spec-wire.md`.
+//! Two protocols stand on it: [`token`], by which a guest application gets a
+//! one-time token from the policy daemon in Dom0, is here, both halves; that
+//! between a store and its backup is the library's.
 //!
-//! Both kinds of server, this one and a store's backup, let connections in
-//! by [`listen`].
+//! A connection is TLS 1.3 on TCP, and both sides prove a raw Ed25519 public
+//! key (RFC 7250). Servers let connections in by [`listen`].
 //!
 //! The crate starts no threads, installs no process-wide provider and keeps
 //! no global state, so it can be linked into any application.
@@ -24,27 +23,24 @@
 //! ```
 #![forbid(unsafe_code)]
 
+mod accept;
 mod channel;
-mod client;
+mod connect;
 mod deadline;
 mod error;
 pub mod files;
+pub mod frame;
 mod hex;
 mod key;
 pub mod listen;
-pub mod server;
 mod tls;
-pub mod wire;
+pub mod token;
 
+pub use accept::{Acceptor, ServerError};
 pub use channel::Channel;
-pub use client::{request_token, request_token_with};
 pub use error::{Error, KeyError};
 pub use hvckpt_abi::{Mode, ModeSet};
-pub use key::{Key, NAME_MAX, PublicKey, Secret, valid_name};
-pub use wire::{Grant, Reason, Refusal, Request};
-
-/// The TLS application protocol name; it carries the protocol's version.
-pub const ALPN: &[u8] = b"hvckpt-policy/1";
-
-/// Port the daemon listens on unless told otherwise.
-pub const DEFAULT_PORT: u16 = 4884;
+pub use key::{Key, NAME_MAX, PublicKey, Secret, random, valid_name};
+pub use token::{
+    ALPN, DEFAULT_PORT, Grant, Reason, Refusal, Request, request_token, request_token_with,
+};

@@ -6,8 +6,8 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use hvckpt_wire::server::{Acceptor, ServerError};
-use hvckpt_wire::wire::Answer;
+use hvckpt_wire::token::Answer;
+use hvckpt_wire::{Acceptor, ServerError};
 use hvckpt_wire::{
     Error, Grant, Key, ModeSet, Reason, Refusal, Request, Secret, request_token, request_token_with,
 };

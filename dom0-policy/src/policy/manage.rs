@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 use std::num::NonZeroU64;
 
-use hvckpt_wire::server::random;
+use hvckpt_wire::random;
 use hvckpt_wire::{ModeSet, PublicKey};
 
 use super::{Inner, Policy};

@@ -24,7 +24,7 @@ const SPKI: [u8; 12] = *b"\x30\x2a\x30\x05\x06\x03\x2b\x65\x70\x03\x21\x00";
 /// A private key and its public half.
 pub fn key_pair() -> ([u8; 32], PublicKey) {
     let mut seed = [0; 32];
-    hvckpt_wire::server::random(&mut seed).unwrap();
+    hvckpt_wire::random(&mut seed).unwrap();
     let signer = signer(seed);
     let spki = signer.public_key().unwrap();
     (

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use hvckpt_wire::Secret;
 use hvckpt_wire::listen::{self, Door, Limits, Stop, Stopper, Visit, stopper};
-use hvckpt_wire::server::{Acceptor, ServerError};
+use hvckpt_wire::{Acceptor, ServerError};
 
 use super::control;
 use super::files;
