@@ -14,7 +14,7 @@ use std::net::SocketAddr;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
-use hvckpt_proto::files::open_at_once;
+use hvckpt_wire::files::open_at_once;
 use serde::{Deserialize, Serialize};
 
 pub use read::{Follow, Line, tail};
@@ -97,7 +97,7 @@ impl Record {
     /// The same with more detail, cut to a bounded length.
     #[must_use]
     pub fn detail(mut self, detail: &str) -> Self {
-        self.detail = Some(hvckpt_proto::wire::cut(detail, 300).to_owned());
+        self.detail = Some(hvckpt_wire::token::cut(detail, 300).to_owned());
         self
     }
 }

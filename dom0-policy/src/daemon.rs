@@ -9,9 +9,9 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use hvckpt_proto::Secret;
-use hvckpt_proto::listen::{Door, Limits, stopper};
-use hvckpt_proto::server::Acceptor;
+use hvckpt_wire::Acceptor;
+use hvckpt_wire::Secret;
+use hvckpt_wire::listen::{Door, Limits, stopper};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
@@ -190,7 +190,7 @@ fn allow_descriptors(limits: &Limits) {
 pub fn server_key(state: &Path) -> Result<Secret, String> {
     let path = state.join("server.key");
     let shown = path.display();
-    let text = hvckpt_proto::files::read_regular(&path)
+    let text = hvckpt_wire::files::read_regular(&path)
         .and_then(|bytes| String::from_utf8(bytes).map_err(std::io::Error::other));
     match text {
         Ok(text) => Secret::from_server_file(&text).map_err(|e| format!("{shown}: {e}")),

@@ -6,7 +6,7 @@ use std::io::{self, Write as _};
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
-use hvckpt_proto::files::{make_directory, open_regular};
+use hvckpt_wire::files::{make_directory, open_regular};
 use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
 

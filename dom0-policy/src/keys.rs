@@ -6,7 +6,7 @@ use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use hvckpt_proto::{ModeSet, PublicKey, valid_name};
+use hvckpt_wire::{ModeSet, PublicKey, valid_name};
 use serde::{Deserialize, Serialize};
 
 use crate::files;
@@ -206,7 +206,7 @@ impl KeyStore {
     pub fn open(dir: &Path) -> Result<Self, String> {
         let path = dir.join(FILE);
         let shown = path.display();
-        let keys = match hvckpt_proto::files::read_regular(&path) {
+        let keys = match hvckpt_wire::files::read_regular(&path) {
             Err(e) if e.kind() == io::ErrorKind::NotFound => Vec::new(),
             Err(e) => return Err(format!("cannot read {shown}: {e}")),
             Ok(bytes) => {

@@ -9,8 +9,8 @@ use std::sync::Arc;
 use std::thread;
 use std::time::Instant;
 
-use hvckpt_proto::listen::{self, Door, Pass, Refused, Stop, Visit};
-use hvckpt_proto::server::{Acceptor, ServerError};
+use hvckpt_wire::listen::{self, Door, Pass, Refused, Stop, Visit};
+use hvckpt_wire::{Acceptor, ServerError};
 
 use crate::policy::Policy;
 

@@ -13,10 +13,10 @@ use std::process::Stdio;
 
 use common::AMPLE;
 use common::daemon::{Daemon, build, command};
-use hvckpt_proto::{Error, Key, ModeSet, Reason, request_token};
+use hvckpt_wire::{Error, Key, ModeSet, Reason, request_token};
 use serde_json::Value;
 
-fn reason(result: Result<hvckpt_proto::Grant, Error>) -> Reason {
+fn reason(result: Result<hvckpt_wire::Grant, Error>) -> Reason {
     match result {
         Err(Error::Refused(refusal)) => refusal.reason,
         other => panic!("expected a refusal: {other:?}"),

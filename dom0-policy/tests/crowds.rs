@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use common::wild::{self, key_pair};
 use common::{AMPLE, Rig, rig_with};
 use hvckpt_policy::admin::server::LIMITS;
-use hvckpt_proto::listen::Limits;
+use hvckpt_wire::listen::Limits;
 
 const CROWD: usize = 64;
 const REQUESTS: usize = 10;

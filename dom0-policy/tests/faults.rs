@@ -16,10 +16,10 @@ use std::time::Duration;
 
 use common::daemon::{Daemon, build, command};
 use common::{AMPLE, await_that};
-use hvckpt_proto::{Error, Reason, request_token};
+use hvckpt_wire::{Error, Reason, request_token};
 use serde_json::Value;
 
-fn refused(result: Result<hvckpt_proto::Grant, Error>) -> Option<Reason> {
+fn refused(result: Result<hvckpt_wire::Grant, Error>) -> Option<Reason> {
     match result {
         Err(Error::Refused(refusal)) => Some(refusal.reason),
         _ => None,

@@ -10,8 +10,8 @@ use std::thread;
 use std::time::Duration;
 
 use common::{AMPLE, Rig, await_that, rig, rig_with};
-use hvckpt_proto::listen::Limits;
-use hvckpt_proto::{Error, Key, Reason, Secret};
+use hvckpt_wire::listen::Limits;
+use hvckpt_wire::{Error, Key, Reason, Secret};
 use rustix::net::{AddressFamily, SocketType, bind, connect, socket, sockopt};
 
 /// A connection from another address of this machine.

@@ -11,9 +11,9 @@ use std::time::Duration;
 
 use common::wild::{Stream, builder, connect, handshake, key_pair};
 use common::{AMPLE, Rig, await_that, rig, rig_with};
-use hvckpt_proto::listen::Limits;
-use hvckpt_proto::wire::{Answer, read_frame};
-use hvckpt_proto::{Error, Key, Reason, Request, Secret, request_token};
+use hvckpt_wire::listen::Limits;
+use hvckpt_wire::token::{Answer, read_frame};
+use hvckpt_wire::{Error, Key, Reason, Request, Secret, request_token};
 
 /// Sends octets, then reads until the server closes.
 fn send(rig: &Rig, octets: &[u8]) -> Vec<u8> {

@@ -20,8 +20,8 @@ use common::wild::{Stream, connect, key_pair};
 use common::{AMPLE, await_that};
 use hvckpt_policy::admin::client::call;
 use hvckpt_policy::admin::{AddedKey, Request as Admin};
-use hvckpt_proto::wire::{Answer, read_frame};
-use hvckpt_proto::{Request, request_token};
+use hvckpt_wire::token::{Answer, read_frame};
+use hvckpt_wire::{Request, request_token};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 const CLIENTS: usize = 1000;

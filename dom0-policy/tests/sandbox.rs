@@ -100,7 +100,7 @@ fn outcome(name: &str, state: &Path) -> String {
         "thread" => word(std::thread::Builder::new().spawn(|| 7).map(|t| t.join())),
         "memory" => word(Ok(vec![1u8; 64 << 20].len())),
         "unix-socket" => word(std::os::unix::net::UnixDatagram::unbound()),
-        "random" => word(hvckpt_proto::server::random(&mut [0; 16])),
+        "random" => word(hvckpt_wire::random(&mut [0; 16])),
         "panic" => match std::panic::catch_unwind(|| panic!("as a defect would")) {
             Ok(()) => "no panic".to_owned(),
             Err(_) => "done".to_owned(),

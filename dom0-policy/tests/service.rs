@@ -7,12 +7,12 @@ use std::thread;
 
 use common::wild::{self, key_pair};
 use common::{AMPLE, await_that, rig, rig_with, start};
-use hvckpt_proto::listen::Limits;
-use hvckpt_proto::{
+use hvckpt_wire::listen::Limits;
+use hvckpt_wire::{
     Error, Key, ModeSet, Reason, Request, Secret, request_token, request_token_with,
 };
 
-fn reason(result: Result<hvckpt_proto::Grant, Error>) -> Reason {
+fn reason(result: Result<hvckpt_wire::Grant, Error>) -> Reason {
     match result {
         Err(Error::Refused(refusal)) => refusal.reason,
         other => panic!("expected a refusal: {other:?}"),

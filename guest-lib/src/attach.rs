@@ -10,7 +10,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
-use hvckpt_proto::{Key, Reason};
+use hvckpt_wire::{Key, Reason};
 
 use crate::abi::{self, Mode};
 use crate::sys::fork;
@@ -159,7 +159,7 @@ impl Attach {
         let path = self.key_path()?;
         let address = self.address()?;
         let key = Key::load(&path).map_err(|error| key_error(path, error))?;
-        hvckpt_proto::request_token(address.as_str(), &key, self.timeout)
+        hvckpt_wire::request_token(address.as_str(), &key, self.timeout)
             .map(|grant| grant.token)
             .map_err(|error| request_error(address, error))
     }
@@ -204,7 +204,7 @@ pub enum AttachError {
         path: PathBuf,
         /// What is wrong with it.
         #[source]
-        source: hvckpt_proto::KeyError,
+        source: hvckpt_wire::KeyError,
     },
     /// The policy daemon cannot be reached, or does not answer in time.
     #[error("cannot reach the policy daemon at {address}")]
@@ -213,7 +213,7 @@ pub enum AttachError {
         address: String,
         /// What failed.
         #[source]
-        source: hvckpt_proto::Error,
+        source: hvckpt_wire::Error,
     },
     /// Who answered is not the daemon the key belongs to.
     #[error(
@@ -224,7 +224,7 @@ pub enum AttachError {
         address: String,
         /// What failed.
         #[source]
-        source: hvckpt_proto::Error,
+        source: hvckpt_wire::Error,
     },
     /// The daemon answered, but not in a way this library understands.
     #[error(
@@ -235,7 +235,7 @@ pub enum AttachError {
         address: String,
         /// What failed.
         #[source]
-        source: hvckpt_proto::Error,
+        source: hvckpt_wire::Error,
     },
     /// The daemon refuses the key.
     #[error("the policy daemon refuses the key: {}; ask its administrator", refusal(.reason, .text))]
@@ -278,8 +278,8 @@ fn refusal(reason: &str, text: &str) -> String {
     }
 }
 
-fn key_error(path: PathBuf, source: hvckpt_proto::KeyError) -> AttachError {
-    use hvckpt_proto::KeyError;
+fn key_error(path: PathBuf, source: hvckpt_wire::KeyError) -> AttachError {
+    use hvckpt_wire::KeyError;
     match source {
         KeyError::Read { source, .. } => AttachError::KeyUnreadable { path, source },
         KeyError::Permissions { mode, .. } => AttachError::KeyOpen { path, mode },
@@ -287,8 +287,8 @@ fn key_error(path: PathBuf, source: hvckpt_proto::KeyError) -> AttachError {
     }
 }
 
-fn request_error(address: String, source: hvckpt_proto::Error) -> AttachError {
-    use hvckpt_proto::Error;
+fn request_error(address: String, source: hvckpt_wire::Error) -> AttachError {
+    use hvckpt_wire::Error;
     match source {
         Error::ServerNotAuthentic(_) => AttachError::NotAuthentic { address, source },
         Error::Connect(_) | Error::Timeout | Error::Closed(_) => {

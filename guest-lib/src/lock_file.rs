@@ -6,7 +6,7 @@ use std::io;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use hvckpt_proto::files::open_regular;
+use hvckpt_wire::files::open_regular;
 
 /// Holds the lock until it is dropped.
 #[derive(Debug)]

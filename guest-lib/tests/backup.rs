@@ -448,7 +448,7 @@ fn hostile_peers_harm_nobody_else() {
         until("a place", || {
             let time = Duration::from_secs(60);
             let tried =
-                hvckpt_proto::Channel::connect(backup.address(), &bad, b"hvckpt-backup/1", time);
+                hvckpt_wire::Channel::connect(backup.address(), &bad, b"hvckpt-backup/1", time);
             channel = tried.ok();
             channel.is_some()
         });

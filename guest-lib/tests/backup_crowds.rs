@@ -16,7 +16,7 @@ use std::time::Duration;
 use backup_common::{Primary, check, key, options, replication, until, vault};
 use hvckpt::backup::{Key, Require, Server, ServerOptions, status};
 use hvckpt::store::Durability;
-use hvckpt_proto::{Channel, Secret};
+use hvckpt_wire::{Channel, Secret};
 use store_common::Scratch;
 
 const CROWD: usize = 64;

@@ -562,9 +562,9 @@ fn a_missing_right_is_named() {
 #[test]
 fn an_unreachable_daemon_is_named() {
     succeeds("an_unreachable_daemon_is_named", "", || {
-        let secret = hvckpt_proto::Secret::generate().unwrap();
-        let server = hvckpt_proto::Secret::generate().unwrap().public_key();
-        let key = hvckpt_proto::Key::new("test", 7, server, secret).unwrap();
+        let secret = hvckpt_wire::Secret::generate().unwrap();
+        let server = hvckpt_wire::Secret::generate().unwrap().public_key();
+        let key = hvckpt_wire::Key::new("test", 7, server, secret).unwrap();
         let path = scratch("good-key");
         std::fs::write(&path, key.to_text().as_bytes()).unwrap();
         let mode = std::os::unix::fs::PermissionsExt::from_mode(0o600);

@@ -10,8 +10,8 @@ use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
-use hvckpt_proto::listen::{self, Door, Limits, Pass, Stop, Visit};
-use hvckpt_proto::{ModeSet, PublicKey};
+use hvckpt_wire::listen::{self, Door, Limits, Pass, Stop, Visit};
+use hvckpt_wire::{ModeSet, PublicKey};
 use serde_json::{Value, json};
 
 use super::{

@@ -8,8 +8,8 @@ use std::process::ExitCode;
 use std::thread;
 use std::time::Duration;
 
-use hvckpt_proto::listen::Limits;
-use hvckpt_proto::{Key, PublicKey, Secret};
+use hvckpt_wire::listen::Limits;
+use hvckpt_wire::{Key, PublicKey, Secret};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 

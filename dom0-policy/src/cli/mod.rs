@@ -10,7 +10,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
-use hvckpt_proto::{ModeSet, valid_name};
+use hvckpt_wire::{ModeSet, valid_name};
 
 use crate::keys::DomainRef;
 use crate::{audit, units};

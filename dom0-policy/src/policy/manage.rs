@@ -4,8 +4,8 @@
 use std::collections::BTreeSet;
 use std::num::NonZeroU64;
 
-use hvckpt_proto::server::random;
-use hvckpt_proto::{ModeSet, PublicKey};
+use hvckpt_wire::random;
+use hvckpt_wire::{ModeSet, PublicKey};
 
 use super::{Inner, Policy};
 use crate::audit::Record;

@@ -13,9 +13,10 @@ use std::net::SocketAddr;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
-use hvckpt_proto::server::random;
-use hvckpt_proto::wire::{Answer, WireError};
-use hvckpt_proto::{Grant, PublicKey, Reason, Refusal, Request};
+use hvckpt_wire::frame::FrameError;
+use hvckpt_wire::random;
+use hvckpt_wire::token::Answer;
+use hvckpt_wire::{Grant, PublicKey, Reason, Refusal, Request};
 
 pub use manage::{Ended, Failure, KeySpec, ListedSession, RevokeOutcome};
 
@@ -144,7 +145,7 @@ impl Policy {
     pub fn decide(
         &self,
         public: PublicKey,
-        request: Result<Request, WireError>,
+        request: Result<Request, FrameError>,
         peer: SocketAddr,
     ) -> Answer {
         let inner = &mut *lock(&self.inner);
@@ -192,7 +193,7 @@ impl Policy {
         &self,
         inner: &mut Inner,
         key: &Key,
-        request: Result<Request, WireError>,
+        request: Result<Request, FrameError>,
         peer: SocketAddr,
     ) -> Result<Grant, No> {
         inner.check_rate(key.id, self.options.key_rate)?;

@@ -6,7 +6,7 @@ use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 
-use hvckpt_proto::Key;
+use hvckpt_wire::Key;
 use serde_json::Value;
 use tempfile::TempDir;
 

@@ -18,9 +18,9 @@ use hvckpt_policy::hypervisor::sim::Sim;
 use hvckpt_policy::keys::{DomainRef, KeyStore};
 use hvckpt_policy::policy::{KeySpec, Options, Policy};
 use hvckpt_policy::server::serve;
-use hvckpt_proto::listen::{Door, Limits, Stopper, stopper};
-use hvckpt_proto::server::Acceptor;
-use hvckpt_proto::{Error, Grant, Key, ModeSet, PublicKey, Secret, request_token};
+use hvckpt_wire::Acceptor;
+use hvckpt_wire::listen::{Door, Limits, Stopper, stopper};
+use hvckpt_wire::{Error, Grant, Key, ModeSet, PublicKey, Secret, request_token};
 use tempfile::TempDir;
 
 /// Long enough never to be the reason for a result.

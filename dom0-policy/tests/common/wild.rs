@@ -5,7 +5,7 @@ use std::io;
 use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
 
-use hvckpt_proto::PublicKey;
+use hvckpt_wire::PublicKey;
 use rustls::client::AlwaysResolvesClientRawPublicKeys;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::ring;
@@ -24,7 +24,7 @@ const SPKI: [u8; 12] = *b"\x30\x2a\x30\x05\x06\x03\x2b\x65\x70\x03\x21\x00";
 /// A private key and its public half.
 pub fn key_pair() -> ([u8; 32], PublicKey) {
     let mut seed = [0; 32];
-    hvckpt_proto::server::random(&mut seed).unwrap();
+    hvckpt_wire::random(&mut seed).unwrap();
     let signer = signer(seed);
     let spki = signer.public_key().unwrap();
     (
@@ -47,7 +47,7 @@ fn identity(public: PublicKey, seed: [u8; 32]) -> ClientConfig {
 
 fn client(mut config: ClientConfig, alpn: bool) -> ClientConnection {
     if alpn {
-        config.alpn_protocols = vec![hvckpt_proto::ALPN.to_vec()];
+        config.alpn_protocols = vec![hvckpt_wire::ALPN.to_vec()];
     }
     let name = ServerName::try_from("x").unwrap();
     ClientConnection::new(Arc::new(config), name).unwrap()

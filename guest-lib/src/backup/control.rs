@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use hvckpt_proto::listen::{self, Door, Limits, Pass, Stop, Visit};
+use hvckpt_wire::listen::{self, Door, Limits, Pass, Stop, Visit};
 
 use super::server::{BackupError, Inner, lock};
 use super::vault::Vaults;

@@ -6,8 +6,8 @@ use std::io::{self, Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
-pub(crate) use hvckpt_proto::files::sync_directory;
-use hvckpt_proto::files::{make_directory, open_regular};
+pub(crate) use hvckpt_wire::files::sync_directory;
+use hvckpt_wire::files::{make_directory, open_regular};
 
 /// Longest small file in bytes.
 const LONGEST: u64 = 4096;

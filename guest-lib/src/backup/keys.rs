@@ -5,7 +5,7 @@ use std::fs;
 use std::io;
 use std::path::Path;
 
-use hvckpt_proto::{Key, PublicKey, Secret, valid_name};
+use hvckpt_wire::{Key, PublicKey, Secret, valid_name};
 
 use super::files;
 use super::server::{BackupError, identity};

@@ -5,7 +5,7 @@ use std::io::{self, Write};
 use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
-use hvckpt_proto::Channel;
+use hvckpt_wire::Channel;
 
 use super::wire::{self, Message};
 

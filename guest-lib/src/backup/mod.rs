@@ -35,7 +35,7 @@ mod wire;
 use std::time::Duration;
 
 pub use control::{Promoted, Status, promote, status};
-pub use hvckpt_proto::{Key, KeyError};
+pub use hvckpt_wire::{Key, KeyError};
 pub use keys::{add_key, keys, remove_key};
 pub use replica::{Link, ReplicaStatus, ReplicationError};
 pub use server::{BackupError, Server, ServerOptions};

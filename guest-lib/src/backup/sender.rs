@@ -8,7 +8,7 @@
 use std::io;
 use std::time::Duration;
 
-use hvckpt_proto::Channel;
+use hvckpt_wire::Channel;
 
 use super::fence;
 use super::link::Conversation;
@@ -32,7 +32,7 @@ enum Ended {
     #[error(
         "the server at {0} is not the backup this key belongs to; check the address, or get a new key file"
     )]
-    NotAuthentic(String, #[source] hvckpt_proto::Error),
+    NotAuthentic(String, #[source] hvckpt_wire::Error),
     #[error("the connection to the backup broke")]
     Link(#[from] io::Error),
     #[error("the backup refuses")]
@@ -45,8 +45,8 @@ enum Ended {
 
 /// The protocol's words, which do not know whose server it is, are left out
 /// where the kernel's say enough.
-fn cause(error: &hvckpt_proto::Error) -> String {
-    use hvckpt_proto::Error::{Closed, Connect, Timeout};
+fn cause(error: &hvckpt_wire::Error) -> String {
+    use hvckpt_wire::Error::{Closed, Connect, Timeout};
     match error {
         Connect(error) | Closed(error) => error.to_string(),
         Timeout => "no answer in time".to_owned(),
@@ -127,7 +127,7 @@ impl<'s> Sender<'s> {
             .map_err(|error| {
                 let address = options.address.clone();
                 match error {
-                    hvckpt_proto::Error::ServerNotAuthentic(_) => {
+                    hvckpt_wire::Error::ServerNotAuthentic(_) => {
                         Ended::NotAuthentic(address, error)
                     }
                     _ => Ended::Connect(address, cause(&error)),

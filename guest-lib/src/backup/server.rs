@@ -11,9 +11,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use hvckpt_proto::Secret;
-use hvckpt_proto::listen::{self, Door, Limits, Stop, Stopper, Visit, stopper};
-use hvckpt_proto::server::{Acceptor, ServerError};
+use hvckpt_wire::Secret;
+use hvckpt_wire::listen::{self, Door, Limits, Stop, Stopper, Visit, stopper};
+use hvckpt_wire::{Acceptor, ServerError};
 
 use super::control;
 use super::files;
@@ -60,7 +60,7 @@ pub enum BackupError {
     Open(PathBuf),
     /// The server's key cannot be used.
     #[error("cannot use the server's key, {}; bring it back from a copy, or remove it and make all keys anew", .0.display())]
-    Key(PathBuf, #[source] hvckpt_proto::KeyError),
+    Key(PathBuf, #[source] hvckpt_wire::KeyError),
     /// TLS cannot be set up.
     #[error("cannot set up TLS")]
     Tls(#[source] ServerError),

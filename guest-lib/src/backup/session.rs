@@ -6,8 +6,8 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use hvckpt_proto::Channel;
-use hvckpt_proto::listen::Pass;
+use hvckpt_wire::Channel;
+use hvckpt_wire::listen::Pass;
 
 use super::incoming::Incoming;
 use super::link::Conversation;

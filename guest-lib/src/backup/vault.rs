@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
-use hvckpt_proto::{PublicKey, valid_name};
+use hvckpt_wire::{PublicKey, valid_name};
 
 use super::control::{Promoted, Status};
 use super::fence;

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use hvckpt_proto::listen::{self, Door, Limits, Pass, Stop, Stopper, Visit, stopper};
+use hvckpt_wire::listen::{self, Door, Limits, Pass, Stop, Stopper, Visit, stopper};
 
 use super::Registry;
 

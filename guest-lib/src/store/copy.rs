@@ -9,7 +9,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::sync::Arc;
 
-use hvckpt_proto::files;
+use hvckpt_wire::files;
 
 use super::backend::{Directory, rename_new};
 use super::error::{StoreError, io as failed};

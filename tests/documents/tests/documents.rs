@@ -318,7 +318,7 @@ fn wrong_test(arguments: &[&str]) -> Option<String> {
     let all = [
         "guest-lib",
         "dom0-policy",
-        "dom0-policy/proto",
+        "wire",
         "bench",
         "tests/documents",
     ];

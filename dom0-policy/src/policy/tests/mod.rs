@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 mod time;
 
-use hvckpt_proto::ModeSet;
+use hvckpt_wire::ModeSet;
 use std::io;
 use std::path::Path;
 
@@ -151,7 +151,7 @@ fn every_refusal_has_its_reason() {
     assert_eq!(lab.ask_for(1, wants), Err(Reason::ModeNotAllowed));
     let malformed = lab
         .policy
-        .decide(PublicKey([1; 32]), Err(WireError::Length), peer());
+        .decide(PublicKey([1; 32]), Err(FrameError::Length), peer());
     assert!(matches!(malformed, Answer::Refusal(r) if r.reason == Reason::Malformed));
 
     let grant = lab.ask(1).unwrap();

@@ -7,12 +7,8 @@ use proptest::prelude::*;
 
 use super::*;
 
-fn read(bytes: &[u8]) -> Result<Frame, WireError> {
-    read_frame(&mut &bytes[..]).map_err(|e| {
-        *e.get_ref()
-            .and_then(|e| e.downcast_ref::<WireError>())
-            .expect("a wire error")
-    })
+fn read(bytes: &[u8]) -> Result<Frame, FrameError> {
+    read_frame(&mut &bytes[..]).map_err(|e| FrameError::of(&e).expect("a frame's error"))
 }
 
 #[test]
@@ -35,9 +31,9 @@ fn octets_of_a_request() {
 fn lengths_are_checked_before_reading() {
     let mut bytes = Request::default().encode();
     bytes[..4].copy_from_slice(&u32::MAX.to_le_bytes());
-    assert_eq!(read(&bytes), Err(WireError::TooLong));
+    assert_eq!(read(&bytes), Err(FrameError::TooLong));
     bytes[..4].copy_from_slice(&4089u32.to_le_bytes());
-    assert_eq!(read(&bytes), Err(WireError::TooLong));
+    assert_eq!(read(&bytes), Err(FrameError::TooLong));
     bytes[..4].copy_from_slice(&4088u32.to_le_bytes());
     let short = read_frame(&mut &bytes[..]).unwrap_err();
     assert_eq!(short.kind(), io::ErrorKind::UnexpectedEof);
@@ -51,13 +47,13 @@ fn wrong_headers_and_fields() {
         bytes[at] = value;
         read(&bytes).and_then(|f| Request::decode(&f))
     };
-    assert_eq!(with(4, 2), Err(WireError::Version));
-    assert_eq!(with(6, 2), Err(WireError::Type));
-    assert_eq!(with(0, 23), Err(WireError::Length));
-    assert_eq!(with(8, 1), Err(WireError::Field));
-    assert_eq!(with(28, 1), Err(WireError::Field));
+    assert_eq!(with(4, 2), Err(FrameError::Version));
+    assert_eq!(with(6, 2), Err(FrameError::Type));
+    assert_eq!(with(0, 23), Err(FrameError::Length));
+    assert_eq!(with(8, 1), Err(FrameError::Field));
+    assert_eq!(with(28, 1), Err(FrameError::Field));
     let answer = read(&good).and_then(|f| Answer::decode(&f));
-    assert_eq!(answer, Err(WireError::Type));
+    assert_eq!(answer, Err(FrameError::Type));
 }
 
 #[test]

@@ -269,7 +269,10 @@ pub fn valid_name(name: &str) -> bool {
 }
 
 /// Fills `out` from the operating system's random numbers.
-pub(crate) fn random(out: &mut [u8]) -> std::io::Result<()> {
+///
+/// # Errors
+/// When the system gives none.
+pub fn random(out: &mut [u8]) -> std::io::Result<()> {
     let provider: CryptoProvider = ring::default_provider();
     provider
         .secure_random

@@ -1,10 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Frames: fixed-width, little-endian, one length in front which is checked
-//! before anything is allocated. See `docs/spec-wire.md` for the diagrams.
-
-mod reason;
-#[cfg(test)]
-mod tests;
+//! What a request and an answer are in octets: fixed-width, little-endian. See
+//! `docs/spec-wire.md` for the diagrams.
 
 use std::fmt;
 use std::io::{self, Read};
@@ -12,19 +8,19 @@ use std::time::Duration;
 
 use hvckpt_abi::ModeSet;
 
-pub use reason::{Reason, Refusal, cut};
-
-/// Octets in front of every body.
-pub const HEADER: usize = 8;
+use super::reason::{Reason, Refusal, TEXT_MAX, cut};
+use crate::frame::{FrameError, Frames, HEADER};
 
 /// Longest body, in octets. Header and body fit in one 4 KiB page.
 pub const BODY_MAX: usize = 4096 - HEADER;
 
-/// Longest text in a refusal, in octets.
-pub const TEXT_MAX: usize = 256;
-
 /// Protocol version in every header.
 pub const VERSION: u16 = 1;
+
+const FRAMES: Frames = Frames {
+    version: VERSION,
+    body_max: BODY_MAX,
+};
 
 const TYPE_REQUEST: u16 = 1;
 const TYPE_GRANT: u16 = 2;
@@ -33,27 +29,6 @@ const TYPE_REFUSAL: u16 = 3;
 const REQUEST: usize = 24;
 const GRANT: usize = 64;
 const REFUSAL: usize = 8;
-
-/// What is wrong with a frame.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
-pub enum WireError {
-    /// The length is over [`BODY_MAX`].
-    #[error("frame too long")]
-    TooLong,
-    /// The body's length is not the one its type has.
-    #[error("body of the wrong length")]
-    Length,
-    /// Another version than [`VERSION`].
-    #[error("unknown protocol version")]
-    Version,
-    /// A type which does not belong here.
-    #[error("unexpected frame type")]
-    Type,
-    /// Reserved bits are set, or a field is outside its range.
-    #[error("field out of range")]
-    Field,
-}
 
 /// What an application asks for. The default asks for all its key allows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -144,23 +119,11 @@ pub struct Frame {
 /// Reads one frame.
 ///
 /// # Errors
-/// The reader's own, or `InvalidData` holding a [`WireError`]. Nothing is
+/// The reader's own, or `InvalidData` holding a [`FrameError`]. Nothing is
 /// allocated for a length over [`BODY_MAX`].
 pub fn read_frame(from: &mut impl Read) -> io::Result<Frame> {
-    let invalid = |e: WireError| io::Error::new(io::ErrorKind::InvalidData, e);
-    let mut header = [0; HEADER];
-    from.read_exact(&mut header)?;
-    let mut fields = Fields(&header);
-    let length = usize::try_from(fields.u32()).unwrap_or(usize::MAX);
-    let (version, kind) = (fields.u16(), fields.u16());
-    if length > BODY_MAX {
-        return Err(invalid(WireError::TooLong));
-    }
-    if version != VERSION {
-        return Err(invalid(WireError::Version));
-    }
-    let mut body = vec![0; length];
-    from.read_exact(&mut body)?;
+    let mut body = Vec::new();
+    let kind = FRAMES.read(from, &mut body)?;
     Ok(Frame { kind, body })
 }
 
@@ -188,13 +151,8 @@ impl Fields<'_> {
 }
 
 fn frame(kind: u16, body: &[u8]) -> Vec<u8> {
-    debug_assert!(body.len() <= BODY_MAX);
-    let length = u32::try_from(body.len()).expect("bodies are short");
     let mut out = Vec::with_capacity(HEADER + body.len());
-    out.extend_from_slice(&length.to_le_bytes());
-    out.extend_from_slice(&VERSION.to_le_bytes());
-    out.extend_from_slice(&kind.to_le_bytes());
-    out.extend_from_slice(body);
+    FRAMES.write(&mut out, kind, |out| out.extend_from_slice(body));
     out
 }
 
@@ -219,12 +177,12 @@ impl Request {
     ///
     /// # Errors
     /// Wrong type or length, reserved bits.
-    pub fn decode(frame: &Frame) -> Result<Self, WireError> {
+    pub fn decode(frame: &Frame) -> Result<Self, FrameError> {
         if frame.kind != TYPE_REQUEST {
-            return Err(WireError::Type);
+            return Err(FrameError::Type);
         }
         if frame.body.len() != REQUEST {
-            return Err(WireError::Length);
+            return Err(FrameError::Length);
         }
         let mut fields = Fields(&frame.body);
         let flags = fields.u32();
@@ -234,7 +192,7 @@ impl Request {
             max_ranges: fields.u32(),
         };
         if flags != 0 || fields.u32() != 0 {
-            return Err(WireError::Field);
+            return Err(FrameError::Field);
         }
         Ok(request)
     }
@@ -276,18 +234,18 @@ impl Answer {
     ///
     /// # Errors
     /// Wrong type or length, reserved bits, text which is not UTF-8.
-    pub fn decode(frame: &Frame) -> Result<Self, WireError> {
+    pub fn decode(frame: &Frame) -> Result<Self, FrameError> {
         match frame.kind {
             TYPE_GRANT => decode_grant(&frame.body).map(Self::Grant),
             TYPE_REFUSAL => decode_refusal(&frame.body).map(Self::Refusal),
-            _ => Err(WireError::Type),
+            _ => Err(FrameError::Type),
         }
     }
 }
 
-fn decode_grant(body: &[u8]) -> Result<Grant, WireError> {
+fn decode_grant(body: &[u8]) -> Result<Grant, FrameError> {
     if body.len() != GRANT {
-        return Err(WireError::Length);
+        return Err(FrameError::Length);
     }
     let mut fields = Fields(body);
     let token = fields.take();
@@ -302,14 +260,14 @@ fn decode_grant(body: &[u8]) -> Result<Grant, WireError> {
     let reserved = fields.u32();
     grant.tag = fields.u64();
     if reserved != 0 || lifetime.is_zero() || grant.tag == 0 {
-        return Err(WireError::Field);
+        return Err(FrameError::Field);
     }
     Ok(grant)
 }
 
-fn decode_refusal(body: &[u8]) -> Result<Refusal, WireError> {
+fn decode_refusal(body: &[u8]) -> Result<Refusal, FrameError> {
     if body.len() < REFUSAL {
-        return Err(WireError::Length);
+        return Err(FrameError::Length);
     }
     let mut fields = Fields(body);
     let reason = Reason::from_code(fields.u16());
@@ -317,11 +275,14 @@ fn decode_refusal(body: &[u8]) -> Result<Refusal, WireError> {
     let retry_after = Duration::from_millis(fields.u32().into());
     let text = fields.0;
     if text.len() != length || length > TEXT_MAX {
-        return Err(WireError::Length);
+        return Err(FrameError::Length);
     }
-    let text = std::str::from_utf8(text).map_err(|_| WireError::Field)?;
+    let text = std::str::from_utf8(text).map_err(|_| FrameError::Field)?;
     Ok(Refusal {
         retry_after,
         ..Refusal::new(reason, text)
     })
 }
+
+#[cfg(test)]
+mod tests;

@@ -4,7 +4,8 @@
 
 use std::io;
 
-use crate::wire::Refusal;
+use crate::frame::FrameError;
+use crate::token::Refusal;
 
 /// Why no token was obtained.
 #[derive(Debug, thiserror::Error)]
@@ -31,7 +32,7 @@ pub enum Error {
     Refused(Refusal),
     /// The answer is not one of this protocol.
     #[error("malformed answer: {0}")]
-    Malformed(#[from] crate::wire::WireError),
+    Malformed(#[from] FrameError),
     /// The key file cannot be used.
     #[error(transparent)]
     Key(#[from] KeyError),

@@ -6,9 +6,9 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use hvckpt_proto::server::{Acceptor, ServerError};
-use hvckpt_proto::wire::Answer;
-use hvckpt_proto::{
+use hvckpt_wire::token::Answer;
+use hvckpt_wire::{Acceptor, ServerError};
+use hvckpt_wire::{
     Error, Grant, Key, ModeSet, Reason, Refusal, Request, Secret, request_token, request_token_with,
 };
 

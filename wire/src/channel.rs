@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use rustls::{ClientConnection, ServerConnection, StreamOwned};
 
 use crate::deadline::DeadlineStream;
-use crate::{Error, Key, PublicKey, client};
+use crate::{Error, Key, PublicKey, connect};
 
 /// A TLS 1.3 connection on which both sides have proven a raw key.
 ///
@@ -41,7 +41,7 @@ impl Channel {
         alpn: &[u8],
         timeout: Duration,
     ) -> Result<Self, Error> {
-        let stream = client::open(addr, key, alpn, client::deadline(timeout))?;
+        let stream = connect::open(addr, key, alpn, connect::deadline(timeout))?;
         Ok(Self {
             peer: key.server(),
             end: End::Client(Box::new(stream)),

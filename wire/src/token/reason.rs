@@ -4,7 +4,8 @@
 use std::fmt;
 use std::time::Duration;
 
-use super::TEXT_MAX;
+/// Longest text in a refusal, in octets.
+pub const TEXT_MAX: usize = 256;
 
 /// Why the daemon said no.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The application's half.
+//! How a client connects: name resolution, TCP, the handshake.
 
-use std::io::{self, Write as _};
+use std::io;
 use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -10,45 +10,8 @@ use rustls::pki_types::ServerName;
 use rustls::{ClientConnection, StreamOwned};
 
 use crate::deadline::{DeadlineStream, remaining};
-use crate::wire::{self, Answer, Grant, Request, WireError};
-use crate::{ALPN, Error, Key, tls};
-
-/// Asks the daemon at `addr` for a one-time token, with all that `key`
-/// allows. Blocks for at most `timeout` (name resolution excepted: give an
-/// IP address where that matters).
-///
-/// # Errors
-/// See [`Error`]. After [`Error::Timeout`] and [`Error::Closed`] a token may
-/// exist; nobody knows it and it expires by itself.
-pub fn request_token(
-    addr: impl ToSocketAddrs,
-    key: &Key,
-    timeout: Duration,
-) -> Result<Grant, Error> {
-    request_token_with(addr, key, &Request::default(), timeout)
-}
-
-/// As [`request_token`], asking for less than the key allows or for
-/// particular trackers.
-///
-/// # Errors
-/// As [`request_token`].
-pub fn request_token_with(
-    addr: impl ToSocketAddrs,
-    key: &Key,
-    request: &Request,
-    timeout: Duration,
-) -> Result<Grant, Error> {
-    let deadline = deadline(timeout);
-    let mut stream = open(addr, key, ALPN, deadline)?;
-    stream.write_all(&request.encode()).map_err(classify)?;
-    stream.flush().map_err(classify)?;
-    let frame = wire::read_frame(&mut stream).map_err(classify)?;
-    match Answer::decode(&frame)? {
-        Answer::Grant(grant) => Ok(grant),
-        Answer::Refusal(refusal) => Err(Error::Refused(refusal)),
-    }
-}
+use crate::frame::FrameError;
+use crate::{Error, Key, tls};
 
 /// The moment after which nothing is waited for. A timeout too long for the
 /// clock is as good as a year.
@@ -115,9 +78,9 @@ pub(crate) fn classify(error: io::Error) -> Error {
         if let Some(tls) = inner.downcast_ref::<rustls::Error>() {
             return handshake(tls.clone());
         }
-        if let Some(&wire) = inner.downcast_ref::<WireError>() {
-            return Error::Malformed(wire);
-        }
+    }
+    if let Some(wrong) = FrameError::of(&error) {
+        return Error::Malformed(wrong);
     }
     match error.kind() {
         io::ErrorKind::TimedOut => Error::Timeout,
