@@ -19,7 +19,6 @@
 //! [`StoreError::Fenced`]: crate::store::StoreError::Fenced
 
 mod control;
-mod fence;
 mod files;
 mod incoming;
 mod keys;
@@ -41,7 +40,6 @@ pub use replica::{Link, ReplicaStatus, ReplicationError};
 pub use server::{BackupError, Server, ServerOptions};
 pub use wire::{Reason, Refusal, WireError};
 
-pub(crate) use fence::{FILE as FENCE_FILE, unfenced};
 pub(crate) use replica::Replica;
 pub(crate) use sender::replicate;
 

@@ -10,13 +10,12 @@ use std::time::Duration;
 
 use hvckpt_proto::Channel;
 
-use super::fence;
 use super::link::Conversation;
 use super::replica::{Replica, Work};
 use super::wire::{ALPN, Begin, GROUP_PAGES, Message, PAGES_TARGET, Reason, Refusal};
 use crate::explain::explain;
 use crate::store::ship::RecordWriter;
-use crate::store::{Batch, Change, Shared, StoreError};
+use crate::store::{Batch, Change, Shared, StoreError, epoch};
 
 const RETRY_FIRST: Duration = Duration::from_millis(50);
 const RETRY_MOST: Duration = Duration::from_secs(2);
@@ -80,7 +79,7 @@ pub(crate) fn replicate(shared: &Shared) {
             base |= refusal.reason == Reason::Mismatch;
             if refusal.reason == Reason::Stale {
                 // Also after the next start of the program.
-                let kept = fence::write(shared.backend(), 0, refusal.epoch);
+                let kept = epoch::write(shared.backend(), 0, refusal.epoch);
                 let said = kept.err().map(|error| explain(&error)).unwrap_or_default();
                 replica.down(format!("{refusal} {said}"), Some(refusal));
                 return;
@@ -151,7 +150,7 @@ impl<'s> Sender<'s> {
         }
         // What an earlier process wrote may not have reached the disk.
         if granted != epoch || !*written {
-            fence::write(shared.backend(), granted, 0)?;
+            epoch::write(shared.backend(), granted, 0)?;
             *written = true;
         }
         let newest = shared.newest();

@@ -49,6 +49,7 @@ mod commit;
 mod compact;
 mod copy;
 mod durable;
+pub(crate) mod epoch;
 mod error;
 mod format;
 mod frame;
@@ -222,7 +223,7 @@ impl Store {
         }
         let lock = made.lock.clone();
         let epoch = match &lock {
-            Some(_) => backup::unfenced(&*backend)?,
+            Some(_) => epoch::unfenced(&*backend)?,
             None => 0,
         };
         let key = options.key.as_ref();
