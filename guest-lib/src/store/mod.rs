@@ -51,6 +51,7 @@ mod copy;
 mod durable;
 pub(crate) mod epoch;
 mod error;
+pub mod follow;
 mod format;
 mod frame;
 mod frames;
@@ -83,11 +84,11 @@ use std::thread::JoinHandle;
 
 use backend::{Backend, Directory};
 pub(crate) use error::io as io_error;
+use follow::{FollowError, FollowerStatus};
 use images::Images;
 use opening::{Made, store_id};
 use writer::Writer;
 
-use crate::backup::{self, Replica, ReplicaStatus, ReplicationError};
 use crate::sys::fork;
 
 pub(crate) use format::size as format_size;
@@ -316,8 +317,8 @@ impl Store {
         if self.shared.options.auto_compact {
             spawn("hvckpt-compact", Shared::compact_behind)?;
         }
-        if self.shared.replica.is_some() {
-            spawn("hvckpt-replica", backup::replicate)?;
+        if self.shared.follower.is_some() {
+            spawn("hvckpt-replica", Shared::follow)?;
         }
         Ok(())
     }
@@ -348,18 +349,18 @@ impl Store {
 
     /// How far the backup is; `None` without [`StoreOptions::replication`].
     #[must_use]
-    pub fn replica(&self) -> Option<ReplicaStatus> {
-        self.shared.replica.as_ref().map(Replica::status)
+    pub fn replica(&self) -> Option<FollowerStatus> {
+        self.shared.follower.as_ref().map(|it| it.status())
     }
 
     /// Waits until the backup has a version, whatever commits wait for.
     ///
     /// # Errors
-    /// See [`ReplicationError`]; at once if there is no replication.
-    pub fn wait_for_backup(&self, version: u64) -> Result<(), ReplicationError> {
-        match &self.shared.replica {
-            Some(replica) => replica.wait(version),
-            None => Err(ReplicationError::Closing),
+    /// See [`FollowError`]; at once if there is no replication.
+    pub fn wait_for_backup(&self, version: u64) -> Result<(), FollowError> {
+        match &self.shared.follower {
+            Some(follower) => follower.wait(version),
+            None => Err(FollowError::Closing),
         }
     }
 
