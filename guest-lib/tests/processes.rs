@@ -8,6 +8,8 @@
 
 mod common;
 
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Command, ExitStatus};
 use std::sync::atomic::{AtomicI32, AtomicUsize, Ordering};
@@ -495,7 +497,16 @@ fn a_missing_right_is_named() {
         );
         let path = scratch("bad-key");
         std::fs::write(&path, "not a key\n").unwrap();
-        let bad = attach().key(&path).policy("127.0.0.1:1").request_token();
+        let bad = |mode| {
+            std::fs::set_permissions(&path, Permissions::from_mode(mode)).unwrap();
+            attach().key(&path).policy("127.0.0.1:1").request_token()
+        };
+        let open = bad(0o644);
+        assert!(
+            matches!(open, Err(AttachError::KeyOpen { mode: 0o644, .. })),
+            "{open:?}"
+        );
+        let bad = bad(0o600);
         assert!(
             matches!(bad, Err(AttachError::KeyInvalid { .. })),
             "{bad:?}"

@@ -35,7 +35,7 @@ type Block = (&'static str, fn() -> Result<(), String>, bool);
 include!(concat!(env!("OUT_DIR"), "/documents.rs"));
 
 /// Inputs of key derivation, which only look like commands.
-const LABELS: [&str; 2] = ["hvckpt image", "hvckpt store key id"];
+const LABELS: [&str; 3] = ["hvckpt image", "hvckpt frame", "hvckpt store key id"];
 const BLOCK: &str = "HVCKPT_DOC_BLOCK";
 
 /// A directory which goes when the test ends.
