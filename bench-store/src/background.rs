@@ -114,7 +114,7 @@ pub fn replication(directory: &Path, commits: usize, mib: usize) -> Result<()> {
     let alone = region(directory, "alone", pages, options.clone())?;
     let mut replication = Replication::new(backup.address().to_string(), key);
     replication.require = Require::Both;
-    options.replication = Some(replication);
+    options.replication = Some(replication.into());
     let followed = region(directory, "followed", pages, options)?;
     let mut seed = 11;
     let (local, both) = (

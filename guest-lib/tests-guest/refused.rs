@@ -45,7 +45,7 @@ fn commit(arguments: &[String]) -> Result<(), Box<dyn Error>> {
         let mut replication = Replication::new(address.clone(), Key::load(key)?);
         replication.require = Require::Both;
         replication.timeout = Duration::from_secs(120);
-        options.replication = Some(replication);
+        options.replication = Some(replication.into());
     }
     let mut log = OpenOptions::new().create(true).append(true).open(log)?;
     let store = Store::open(directory, options)?;

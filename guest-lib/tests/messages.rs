@@ -215,7 +215,7 @@ fn a_dead_backup_is_called_a_backup() {
     let mut replication = Replication::new(&*address, key);
     replication.timeout = std::time::Duration::from_secs(2);
     let mut options = StoreOptions::default();
-    options.replication = Some(replication);
+    options.replication = Some(replication.into());
     let primary = Store::open(scratch.path().join("store"), options).unwrap();
     let error = primary
         .area("main", 0x10_0000, 4)

@@ -281,7 +281,7 @@ fn nobody_waits_for_the_backup_of_another() {
             replication.require = require;
             replication.timeout = Duration::from_millis(1);
             replication.degrade = true;
-            options.replication = Some(replication);
+            options.replication = Some(replication.into());
         });
         let (region, arena) = (region(&store, "main"), arena(&store));
         commit(&region, 0, 1, Durability::Sync).unwrap();
@@ -290,7 +290,7 @@ fn nobody_waits_for_the_backup_of_another() {
             let mut replication = Replication::new(address.clone(), key.clone());
             replication.require = require;
             replication.timeout = Duration::from_secs(3600);
-            options.replication = Some(replication);
+            options.replication = Some(replication.into());
         });
         let region = self::region(&store, "main");
         let durable = builder("arena", TrackerKind::Pt).open_in(&store).unwrap();

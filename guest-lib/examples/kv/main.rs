@@ -93,7 +93,7 @@ fn open(args: &Args) -> Result<Arena<Db>, Box<dyn Error>> {
         replication.require = args.require;
         replication.timeout = Duration::from_secs(args.timeout);
         replication.degrade = args.degrade;
-        options.replication = Some(replication);
+        options.replication = Some(replication.into());
     }
     let region = Durable::builder("kv")
         .pages(args.pages as usize)

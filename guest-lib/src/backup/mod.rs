@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Live backup: the committed versions of a store, on another machine too.
 //!
-//! The primary's side is part of the store: give [`StoreOptions`] a
+//! The primary's side follows the store: give [`StoreOptions`] a
 //! [`Replication`], and a thread of the store sends every version to a backup
 //! ([`Server`], or `hvckpt backup serve`), which keeps a store of its own and
 //! acknowledges what is on its stable storage.  [`Require`] says what a commit
@@ -19,7 +19,6 @@
 //! [`StoreError::Fenced`]: crate::store::StoreError::Fenced
 
 mod control;
-mod fence;
 mod files;
 mod incoming;
 mod keys;
@@ -34,16 +33,17 @@ mod wire;
 
 use std::time::Duration;
 
+use crate::store::follow::{Follow, Follower, Following};
+use replica::Replica;
+
+pub use crate::store::follow::{
+    FollowError as ReplicationError, FollowerStatus as ReplicaStatus, Link, Reason, Refusal,
+};
 pub use control::{Promoted, Status, promote, status};
 pub use hvckpt_wire::{Key, KeyError};
 pub use keys::{add_key, keys, remove_key};
-pub use replica::{Link, ReplicaStatus, ReplicationError};
 pub use server::{BackupError, Server, ServerOptions};
-pub use wire::{Reason, Refusal, WireError};
-
-pub(crate) use fence::{FILE as FENCE_FILE, unfenced};
-pub(crate) use replica::Replica;
-pub(crate) use sender::replicate;
+pub use wire::WireError;
 
 /// Port on which a backup listens unless told otherwise.
 pub const DEFAULT_PORT: u16 = 4885;
@@ -120,5 +120,17 @@ impl Replication {
             queue_bytes: 64 << 20,
             heartbeat: Duration::from_secs(1),
         }
+    }
+}
+
+impl Follow for Replication {
+    fn follower(&self, newest: u64, epoch: u64) -> Box<dyn Follower> {
+        Box::new(Replica::new(self.clone(), newest, epoch))
+    }
+}
+
+impl From<Replication> for Following {
+    fn from(replication: Replication) -> Self {
+        Self::new(replication)
     }
 }

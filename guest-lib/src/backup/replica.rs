@@ -7,74 +7,11 @@ use std::net::{Shutdown, TcpStream};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use super::sender::replicate;
 use super::wire::{GROUP_PAGES, GROUP_VERSIONS, Reason, Refusal};
-use super::{Replication, Require};
+use super::{Link, ReplicaStatus, Replication, ReplicationError, Require};
 use crate::store::Batch;
-
-/// Why a version is not known to be on the backup.
-#[derive(Debug, Clone, thiserror::Error)]
-#[non_exhaustive]
-pub enum ReplicationError {
-    /// No answer in time; the last trouble with the connection, if any.
-    #[error("the backup did not acknowledge within {0:?}{1}")]
-    Timeout(Duration, String),
-    /// Another instance was promoted, and its epoch is this.
-    #[error("another instance was promoted (epoch {0})")]
-    Fenced(u64),
-    /// The backup says no, and waiting does not help.
-    #[error("the backup refuses")]
-    Refused(#[source] Refusal),
-    /// The store is being closed.
-    #[error("the store is being closed")]
-    Closing,
-}
-
-/// What the connection to the backup does.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-#[non_exhaustive]
-pub enum Link {
-    /// There is none, it is tried again and again.
-    #[default]
-    Down,
-    /// Versions are sent as they are committed.
-    Streaming,
-    /// The backup is sent what it missed.
-    CatchingUp,
-    /// The backup refused; see [`ReplicaStatus::trouble`].
-    Refused,
-}
-
-/// How far the backup is.
-#[derive(Debug, Clone, Default)]
-#[non_exhaustive]
-pub struct ReplicaStatus {
-    /// The connection.
-    pub link: Link,
-    /// The primary's epoch; zero before the first contact.
-    pub epoch: u64,
-    /// Newest version which the backup acknowledged.
-    pub acknowledged: u64,
-    /// Newest version meant for it.
-    pub offered: u64,
-    /// Versions in memory which wait for it.
-    pub queued: usize,
-    /// Their size in bytes.
-    pub queued_bytes: usize,
-    /// For how long the oldest version it lacks has been waiting.
-    pub lag: Duration,
-    /// Commits go on without the backup, since it did not answer in time.
-    pub degraded: bool,
-    /// Connections made.
-    pub connections: u64,
-    /// Times it caught up from the store.
-    pub catch_ups: u64,
-    /// Those of them which sent everything.
-    pub bases: u64,
-    /// Bytes sent.
-    pub sent_bytes: u64,
-    /// What went wrong last, if it still matters.
-    pub trouble: Option<String>,
-}
+use crate::store::follow::{Feed, Follower};
 
 #[derive(Debug)]
 struct Waiting {
@@ -137,82 +74,6 @@ impl Replica {
     fn state(&self) -> MutexGuard<'_, State> {
         // Consistent at every point where somebody could panic.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// The local disk has the versions, or need not.  In the order of commits.
-    pub(crate) fn offer(&self, batches: &[Arc<Batch>]) {
-        let mut state = self.state();
-        for batch in batches {
-            let previous = state.status.offered;
-            state.status.offered = batch.version;
-            state.bytes += batch.bytes();
-            let batch = batch.clone();
-            state.queue.push_back(Waiting { previous, batch });
-        }
-        if state.bytes > self.options.queue_bytes {
-            // The sender sees that the chain is broken.
-            state.queue.clear();
-            state.bytes = 0;
-        }
-        state.behind();
-        self.wake.notify_one();
-    }
-
-    /// There is a version which must be read from the store.
-    pub(crate) fn skip_to(&self, version: u64) {
-        let mut state = self.state();
-        state.status.offered = state.status.offered.max(version);
-        state.behind();
-        self.wake.notify_one();
-    }
-
-    /// The epoch of the instance which took over, if one did.
-    pub(crate) fn fenced(&self) -> Option<u64> {
-        self.state().fenced
-    }
-
-    /// Waits until the backup has the version, or need not have it.
-    pub(crate) fn wait(&self, version: u64) -> Result<(), ReplicationError> {
-        let deadline = Instant::now() + self.options.timeout;
-        let mut state = self.state();
-        loop {
-            if let Some(epoch) = state.fenced {
-                return Err(ReplicationError::Fenced(epoch));
-            }
-            if state.status.acknowledged >= version || state.status.degraded {
-                return Ok(());
-            }
-            if let Some(refusal) = &state.refused {
-                return Err(ReplicationError::Refused(refusal.clone()));
-            }
-            if state.stop {
-                return Err(ReplicationError::Closing);
-            }
-            let left = deadline.saturating_duration_since(Instant::now());
-            if left.is_zero() {
-                break;
-            }
-            let waited = self.moved.wait_timeout(state, left);
-            state = waited.unwrap_or_else(PoisonError::into_inner).0;
-        }
-        if self.options.degrade {
-            state.status.degraded = true;
-            self.moved.notify_all();
-            return Ok(());
-        }
-        let trouble = state.status.trouble.as_ref();
-        let trouble = trouble.map_or(String::new(), |trouble| format!(" ({trouble})"));
-        Err(ReplicationError::Timeout(self.options.timeout, trouble))
-    }
-
-    pub(crate) fn status(&self) -> ReplicaStatus {
-        let state = self.state();
-        ReplicaStatus {
-            queued: state.queue.len(),
-            queued_bytes: state.bytes,
-            lag: state.behind_since.map_or(Duration::ZERO, |at| at.elapsed()),
-            ..state.status.clone()
-        }
     }
 
     /// What to send after `sent`.
@@ -317,10 +178,92 @@ impl Replica {
         }
         self.moved.notify_all();
     }
+}
+
+impl Follower for Replica {
+    /// The local disk has the versions, or need not.  In the order of commits.
+    fn offer(&self, batches: &[Arc<Batch>]) {
+        let mut state = self.state();
+        for batch in batches {
+            let previous = state.status.offered;
+            state.status.offered = batch.version;
+            state.bytes += batch.bytes();
+            let batch = batch.clone();
+            state.queue.push_back(Waiting { previous, batch });
+        }
+        if state.bytes > self.options.queue_bytes {
+            // The sender sees that the chain is broken.
+            state.queue.clear();
+            state.bytes = 0;
+        }
+        state.behind();
+        self.wake.notify_one();
+    }
+
+    /// There is a version which must be read from the store.
+    fn skip_to(&self, version: u64) {
+        let mut state = self.state();
+        state.status.offered = state.status.offered.max(version);
+        state.behind();
+        self.wake.notify_one();
+    }
+
+    /// The epoch of the instance which took over, if one did.
+    fn fenced(&self) -> Option<u64> {
+        self.state().fenced
+    }
+
+    /// Waits until the backup has the version, or need not have it.
+    fn wait(&self, version: u64) -> Result<(), ReplicationError> {
+        let deadline = Instant::now() + self.options.timeout;
+        let mut state = self.state();
+        loop {
+            if let Some(epoch) = state.fenced {
+                return Err(ReplicationError::Fenced(epoch));
+            }
+            if state.status.acknowledged >= version || state.status.degraded {
+                return Ok(());
+            }
+            if let Some(refusal) = &state.refused {
+                return Err(ReplicationError::Refused(refusal.clone()));
+            }
+            if state.stop {
+                return Err(ReplicationError::Closing);
+            }
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                break;
+            }
+            let waited = self.moved.wait_timeout(state, left);
+            state = waited.unwrap_or_else(PoisonError::into_inner).0;
+        }
+        if self.options.degrade {
+            state.status.degraded = true;
+            self.moved.notify_all();
+            return Ok(());
+        }
+        let trouble = state.status.trouble.as_ref();
+        let trouble = trouble.map_or(String::new(), |trouble| format!(" ({trouble})"));
+        Err(ReplicationError::Timeout(self.options.timeout, trouble))
+    }
+
+    fn status(&self) -> ReplicaStatus {
+        let state = self.state();
+        ReplicaStatus {
+            queued: state.queue.len(),
+            queued_bytes: state.bytes,
+            lag: state.behind_since.map_or(Duration::ZERO, |at| at.elapsed()),
+            ..state.status.clone()
+        }
+    }
+
+    fn run(&self, feed: Feed<'_>) {
+        replicate(self, feed);
+    }
 
     /// Nothing will be committed any more: lets the sender finish, if it can,
     /// and ends it.
-    pub(crate) fn stop(&self) {
+    fn stop(&self) {
         let deadline = Instant::now() + self.options.timeout.min(Duration::from_secs(2));
         let mut state = self.state();
         let behind = |state: &State| {
@@ -341,12 +284,12 @@ impl Replica {
     }
 
     /// Whether commits wait for the backup.
-    pub(crate) fn required(&self) -> bool {
+    fn required(&self) -> bool {
         self.options.require != Require::Disk
     }
 
     /// Whether the backup may have what the local disk has not.
-    pub(crate) fn first(&self) -> bool {
+    fn before_disk(&self) -> bool {
         self.options.require == Require::Backup
     }
 }

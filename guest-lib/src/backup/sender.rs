@@ -10,13 +10,13 @@ use std::time::Duration;
 
 use hvckpt_wire::Channel;
 
-use super::fence;
 use super::link::Conversation;
 use super::replica::{Replica, Work};
 use super::wire::{ALPN, Begin, GROUP_PAGES, Message, PAGES_TARGET, Reason, Refusal};
 use crate::explain::explain;
+use crate::store::follow::{Feed, Follower};
 use crate::store::ship::RecordWriter;
-use crate::store::{Batch, Change, Shared, StoreError};
+use crate::store::{Batch, Change, StoreError};
 
 const RETRY_FIRST: Duration = Duration::from_millis(50);
 const RETRY_MOST: Duration = Duration::from_secs(2);
@@ -55,16 +55,13 @@ fn cause(error: &hvckpt_wire::Error) -> String {
 }
 
 /// Sends until the store is dropped.
-pub(crate) fn replicate(shared: &Shared) {
-    let Some(replica) = &shared.replica else {
-        return;
-    };
+pub(super) fn replicate(replica: &Replica, feed: Feed<'_>) {
     let mut retry = RETRY_FIRST;
     let mut base = false;
     let mut written = false;
     loop {
         let before = replica.status();
-        let ended = match Sender::connect(shared, replica, base, &mut written) {
+        let ended = match Sender::connect(feed, replica, base, &mut written) {
             Ok(mut sender) => {
                 base = false;
                 sender.run()
@@ -79,8 +76,7 @@ pub(crate) fn replicate(shared: &Shared) {
         if let Some(refusal) = refusal {
             base |= refusal.reason == Reason::Mismatch;
             if refusal.reason == Reason::Stale {
-                // Also after the next start of the program.
-                let kept = fence::write(shared.backend(), 0, refusal.epoch);
+                let kept = feed.replaced(refusal.epoch);
                 let said = kept.err().map(|error| explain(&error)).unwrap_or_default();
                 replica.down(format!("{refusal} {said}"), Some(refusal));
                 return;
@@ -104,7 +100,7 @@ pub(crate) fn replicate(shared: &Shared) {
 }
 
 struct Sender<'s> {
-    shared: &'s Shared,
+    feed: Feed<'s>,
     replica: &'s Replica,
     link: Conversation,
     records: RecordWriter,
@@ -117,7 +113,7 @@ struct Sender<'s> {
 impl<'s> Sender<'s> {
     /// `written`: this process wrote down the epoch which was granted.
     fn connect(
-        shared: &'s Shared,
+        feed: Feed<'s>,
         replica: &'s Replica,
         base: bool,
         written: &mut bool,
@@ -136,9 +132,9 @@ impl<'s> Sender<'s> {
         let mut link = Conversation::new(channel, options.timeout);
         let epoch = replica.status().epoch;
         link.put(&Message::Hello {
-            store: shared.id,
+            store: feed.id(),
             epoch,
-            newest: shared.newest(),
+            newest: feed.newest(),
         })?;
         link.flush()?;
         let (granted, have, time) = match link.get()? {
@@ -151,15 +147,15 @@ impl<'s> Sender<'s> {
         }
         // What an earlier process wrote may not have reached the disk.
         if granted != epoch || !*written {
-            fence::write(shared.backend(), granted, 0)?;
+            feed.granted(granted)?;
             *written = true;
         }
-        let newest = shared.newest();
+        let newest = feed.newest();
         let mut sender = Self {
-            shared,
+            feed,
             replica,
             link,
-            records: RecordWriter::new(&shared.options),
+            records: feed.records(),
             sent: have,
             base,
         };
@@ -167,7 +163,7 @@ impl<'s> Sender<'s> {
             return Err(Ended::Refused(ahead(have, newest)));
         }
         if have > 0
-            && let Some(own) = shared.time_of(have)
+            && let Some(own) = feed.time_of(have)
             && own != time
         {
             // Numbers are the same, contents are not: a copy of this store
@@ -238,10 +234,8 @@ impl<'s> Sender<'s> {
 
     /// Sends what the backup misses, as one version.
     fn catch_up(&mut self) -> Result<(), Ended> {
-        // Under `Require::Backup` the disk may be behind.
-        self.shared.lead()?;
         let since = Some(self.sent).filter(|&sent| sent > 0 && !self.base);
-        let delta = self.shared.delta(since)?;
+        let delta = self.feed.delta(since)?;
         let version = delta.version;
         if version.number <= self.sent {
             // A base needs a version of its own: with the next commit.
@@ -293,7 +287,7 @@ impl<'s> Sender<'s> {
 
     /// Waits until the backup has everything up to a version.
     fn sync(&mut self, version: u64, pages: u64) -> Result<(), Ended> {
-        let newest = self.shared.newest();
+        let newest = self.feed.newest();
         let timeout = self.replica.options.timeout;
         let sent = self
             .link

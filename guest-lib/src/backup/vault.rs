@@ -17,7 +17,6 @@ use std::time::SystemTime;
 use hvckpt_wire::{PublicKey, valid_name};
 
 use super::control::{Promoted, Status};
-use super::fence;
 use super::files;
 use super::incoming::{Group, refuse};
 use super::keys::keys;
@@ -26,7 +25,7 @@ use super::state::{Hello, State, admit, stale};
 use super::wire::{Reason, Refusal};
 use crate::store::backend::{Directory, rename_new};
 use crate::store::ship::AreaShape;
-use crate::store::{Shared, Store, StoreError, StoreKey, StoreOptions};
+use crate::store::{Shared, Store, StoreError, StoreKey, StoreOptions, epoch};
 
 #[derive(Debug, Default)]
 struct Inner {
@@ -284,7 +283,7 @@ impl Vault {
         }
         let mut path = self.directory();
         let backend = Directory::new(&path);
-        fence::write(&backend, state.epoch, 0).map_err(BackupError::Store)?;
+        epoch::write(&backend, state.epoch, 0).map_err(BackupError::Store)?;
         let (version, _) = self.version()?;
         if let Some(to) = to {
             rename_new(&path, to).map_err(|error| BackupError::io("move to", to, error))?;

@@ -6,6 +6,7 @@
 
 use std::io::{self, Read};
 
+pub(crate) use crate::store::follow::{Reason, Refusal};
 use crate::store::ship::AreaShape;
 use crate::sys::PAGE_SIZE;
 
@@ -26,7 +27,6 @@ pub(crate) const GROUP_VERSIONS: usize = 1024;
 const AREAS_MAX: usize = 1024;
 const AREA: usize = 64;
 const NAME: usize = 48;
-const TEXT_MAX: usize = 256;
 
 const HELLO: u16 = 1;
 const WELCOME: u16 = 2;
@@ -65,103 +65,33 @@ pub enum WireError {
     Record,
 }
 
-/// Why a backup does not take what a primary sends.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum Reason {
-    /// What was sent is not of this protocol.
-    Malformed,
-    /// The backup does not know the key.
-    UnknownKey,
-    /// Another instance was promoted: this primary's time is over.
-    Stale,
-    /// What the backup keeps was promoted, and is in use or waits for it.
-    Promoted,
-    /// Under this key the backup keeps the state of another store.
-    OtherStore,
-    /// The backup has newer versions than the primary.
-    Ahead,
-    /// A page does not come out as the primary has it; a base helps.
-    Mismatch,
-    /// A version does not follow what the backup has.
-    Gap,
-    /// The backup's disk is full.
-    Full,
-    /// The backup's copy or its disk is damaged.
-    Damaged,
-    /// Anything else which may pass.
-    Unavailable,
-    /// A newer connection with the same key took over.
-    Replaced,
-    /// A reason which this version does not know.
-    Other(u16),
-}
-
-const REASONS: [(Reason, &str); 12] = [
-    (Reason::Malformed, "malformed"),
-    (Reason::UnknownKey, "unknown-key"),
-    (Reason::Stale, "stale"),
-    (Reason::Promoted, "promoted"),
-    (Reason::OtherStore, "other-store"),
-    (Reason::Ahead, "backup-ahead"),
-    (Reason::Mismatch, "mismatch"),
-    (Reason::Gap, "gap"),
-    (Reason::Full, "full"),
-    (Reason::Damaged, "damaged"),
-    (Reason::Unavailable, "unavailable"),
-    (Reason::Replaced, "replaced"),
+/// In the order of their codes, from 1 on.
+const REASONS: [Reason; 12] = [
+    Reason::Malformed,
+    Reason::UnknownKey,
+    Reason::Stale,
+    Reason::Promoted,
+    Reason::OtherStore,
+    Reason::Ahead,
+    Reason::Mismatch,
+    Reason::Gap,
+    Reason::Full,
+    Reason::Damaged,
+    Reason::Unavailable,
+    Reason::Replaced,
 ];
 
-impl Reason {
-    fn code(self) -> u16 {
-        if let Self::Other(code) = self {
-            return code;
-        }
-        let at = REASONS.iter().position(|(reason, _)| *reason == self);
-        at.and_then(|at| u16::try_from(at + 1).ok()).unwrap_or(0)
+fn code(reason: Reason) -> u16 {
+    if let Reason::Other(code) = reason {
+        return code;
     }
-
-    fn from_code(code: u16) -> Self {
-        let at = usize::from(code).wrapping_sub(1);
-        REASONS.get(at).map_or(Self::Other(code), |known| known.0)
-    }
-
-    /// Its name, as in the documentation.
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        let known = REASONS.iter().find(|(reason, _)| *reason == self);
-        known.map_or("unknown", |known| known.1)
-    }
+    let at = REASONS.iter().position(|known| *known == reason);
+    at.and_then(|at| u16::try_from(at + 1).ok()).unwrap_or(0)
 }
 
-/// A backup's no.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{}: {text}", .reason.name())]
-#[non_exhaustive]
-pub struct Refusal {
-    /// Why.
-    pub reason: Reason,
-    /// The backup's epoch; zero if that is not the point.
-    pub epoch: u64,
-    /// The newest version which the backup has; zero if that is not the point.
-    pub version: u64,
-    /// For people.
-    pub text: String,
-}
-
-impl Refusal {
-    pub(crate) fn new(reason: Reason, text: impl Into<String>) -> Self {
-        let mut text = text.into();
-        while text.len() > TEXT_MAX {
-            text.pop();
-        }
-        Self {
-            reason,
-            epoch: 0,
-            version: 0,
-            text,
-        }
-    }
+fn reason(code: u16) -> Reason {
+    let at = usize::from(code).wrapping_sub(1);
+    REASONS.get(at).copied().unwrap_or(Reason::Other(code))
 }
 
 /// What a version is, before its pages come.
@@ -259,7 +189,7 @@ impl Message {
             }
             Self::Refusal(refusal) => frame(out, REFUSAL, |out| {
                 let length = u16::try_from(refusal.text.len()).unwrap_or(0);
-                out.extend(refusal.reason.code().to_le_bytes());
+                out.extend(code(refusal.reason).to_le_bytes());
                 out.extend(length.to_le_bytes());
                 out.extend([0; 4]);
                 numbers(out, &[refusal.epoch, refusal.version]);
@@ -324,14 +254,14 @@ impl Message {
 
 fn refusal(body: &[u8]) -> Result<Refusal, WireError> {
     let length = usize::from(u16_at(body, 2));
-    if body.len() < 24 || length > TEXT_MAX || body.len() != 24 + length {
+    if body.len() < 24 || length > Refusal::TEXT_MAX || body.len() != 24 + length {
         return Err(WireError::Length);
     }
     if u32_at(body, 4) != 0 {
         return Err(WireError::Field);
     }
     Ok(Refusal {
-        reason: Reason::from_code(u16_at(body, 0)),
+        reason: reason(u16_at(body, 0)),
         epoch: u64_at(body, 8),
         version: u64_at(body, 16),
         // It ends up in logs and on terminals.

@@ -17,7 +17,6 @@ use super::options::Durability;
 use super::pipeline::{Shared, lock};
 use super::queue::{Entry, Queue, Waiter};
 use super::writer::{Batch, Writer};
-use crate::backup::Replica;
 use crate::sys::fork;
 
 /// A version which is in the queue: committed in memory.
@@ -59,8 +58,7 @@ impl Shared {
     /// # Errors
     /// The disk refuses, and nothing may be committed before it works.
     pub(crate) fn admit(&self) -> Result<(), StoreError> {
-        let first = self.replica.as_ref().is_some_and(Replica::first);
-        if first && self.crowded() {
+        if self.follows_first() && self.crowded() {
             // What went to the backup cannot be taken back afterwards.
             return self.lead().inspect_err(|_| add(&self.metrics.failed, 1));
         }
@@ -111,10 +109,10 @@ impl Shared {
         if fork::is_child() {
             return Err(StoreError::ForkChild);
         }
-        if let Some(epoch) = self.replica.as_ref().and_then(Replica::fenced) {
+        if let Some(epoch) = self.follower.as_ref().and_then(|it| it.fenced()) {
             return Err(StoreError::Fenced { epoch });
         }
-        let first = self.replica.as_ref().is_some_and(Replica::first);
+        let first = self.follows_first();
         let mut queue = lock(&self.queue);
         if let Some((_, error)) = origin.and_then(|origin| queue.broken(origin)) {
             return Err(error);
@@ -136,8 +134,8 @@ impl Shared {
             Durability::Group => Waiter::Patient,
             Durability::Sync => Waiter::Hasty,
         };
-        if let Some(replica) = self.replica.as_ref().filter(|_| first) {
-            replica.offer(std::slice::from_ref(&batch));
+        if let Some(follower) = self.follower.as_ref().filter(|_| first) {
+            follower.offer(std::slice::from_ref(&batch));
         }
         queue.push(Entry {
             batch,
@@ -159,19 +157,24 @@ impl Shared {
         })
     }
 
+    /// Whether versions go to the follower before they go to the disk.
+    fn follows_first(&self) -> bool {
+        self.follower.as_ref().is_some_and(|it| it.before_disk())
+    }
+
     fn outcome(&self, ticket: &Ticket) -> Result<(), StoreError> {
         if ticket.waiter != Waiter::None {
             self.wait_for_disk(ticket.version)?;
         }
         match ticket.durability {
-            Durability::Group | Durability::Sync => self.wait_for_backup(ticket.version),
+            Durability::Group | Durability::Sync => self.wait_for_follower(ticket.version),
             Durability::Memory | Durability::Async => Ok(()),
         }
     }
 
-    fn wait_for_backup(&self, version: u64) -> Result<(), StoreError> {
-        match self.replica.as_ref().filter(|replica| replica.required()) {
-            Some(replica) => replica
+    fn wait_for_follower(&self, version: u64) -> Result<(), StoreError> {
+        match self.follower.as_ref().filter(|it| it.required()) {
+            Some(follower) => follower
                 .wait(version)
                 .map_err(|source| StoreError::Unreplicated { version, source }),
             None => Ok(()),
@@ -248,7 +251,7 @@ impl Shared {
             }
         }
         drop(queue);
-        self.wait_for_backup(version)
+        self.wait_for_follower(version)
     }
 
     /// Whether a region must go back to what it was before a version, and why.
@@ -332,8 +335,8 @@ impl Shared {
     /// Writes the first ones of the queue with one sync.
     fn append(&self, writer: &mut Writer, batches: &[Arc<Batch>]) -> Result<(), StoreError> {
         writer.write(batches)?;
-        if let Some(replica) = self.replica.as_ref().filter(|replica| !replica.first()) {
-            replica.offer(batches);
+        if let Some(follower) = self.follower.as_ref().filter(|it| !it.before_disk()) {
+            follower.offer(batches);
         }
         self.catalog().follow(writer);
         let mut queue = lock(&self.queue);

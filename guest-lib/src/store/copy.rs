@@ -18,8 +18,7 @@ use super::images::ImageFile;
 use super::key::StoreKey;
 use super::options::StoreOptions;
 use super::scan::{ATTEMPTS, Scan, acknowledged, scan};
-use super::{Backend, Store};
-use crate::backup::FENCE_FILE;
+use super::{Backend, Store, epoch};
 
 /// Bytes which are read at a time.
 const CHUNK: usize = 1 << 20;
@@ -162,11 +161,11 @@ fn fill(
         write(&to.join(ACK_FILE), &encode_ack(scan.store, newest))
             .map_err(|error| failed("write", ACK_FILE, error))?;
     }
-    match files::read_regular(&from.join(FENCE_FILE)) {
+    match files::read_regular(&from.join(epoch::FILE)) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        other => other.and_then(|bytes| write(&to.join(FENCE_FILE), &bytes)),
+        other => other.and_then(|bytes| write(&to.join(epoch::FILE), &bytes)),
     }
-    .map_err(|error| failed("copy", FENCE_FILE, error))?;
+    .map_err(|error| failed("copy", epoch::FILE, error))?;
     if let Some(version) = version.filter(|version| *version != newest) {
         let mut options = StoreOptions {
             create: false,

@@ -4,6 +4,7 @@
 use std::fmt;
 use std::io;
 
+use super::follow::FollowError;
 use super::key::{KeyId, StoreKeyError};
 
 /// Why a store cannot do what was asked.
@@ -190,7 +191,7 @@ pub enum StoreError {
         version: u64,
         /// Why.
         #[source]
-        source: crate::backup::ReplicationError,
+        source: FollowError,
     },
     /// A backup of this store was promoted: another instance goes on in its
     /// place.  To use this copy on its own all the same, remove the file
@@ -252,12 +253,11 @@ impl StoreError {
     /// any more.
     #[must_use]
     pub fn fenced(&self) -> bool {
-        use crate::backup::ReplicationError::Fenced;
         matches!(
             self,
             Self::Fenced { .. }
                 | Self::Unreplicated {
-                    source: Fenced(_),
+                    source: FollowError::Fenced(_),
                     ..
                 }
         )

@@ -15,7 +15,7 @@ use super::format::{
 };
 use super::images::ImageFile;
 use super::index::{AreaIndex, NodeSink, Undo, delta};
-use super::page::{Difference, Encoder, WORDS, Words, runs};
+use super::page::{Difference, Encoder, WORDS, Words, runs, runs_into};
 use super::scan::Version;
 use super::seal::{Object, Seal};
 use crate::sys::PAGE_SIZE;
@@ -65,12 +65,13 @@ impl Before {
 }
 
 impl Change {
-    /// What changed, as runs, if that is known and little.
-    pub(crate) fn runs(&self) -> Option<Cow<'_, [u8]>> {
+    /// What changed, as runs, if that is known and little.  `room`: a buffer
+    /// which is used again.
+    pub(crate) fn runs<'r>(&'r self, room: &'r mut Vec<u8>) -> Option<&'r [u8]> {
         match &self.before {
             Before::Unknown => None,
-            Before::Page(old) => runs(old, &self.new).map(Cow::Owned),
-            Before::Runs(runs) => Some(Cow::Borrowed(runs)),
+            Before::Page(old) => runs_into(old, &self.new, room).then_some(&**room),
+            Before::Runs(runs) => Some(runs),
         }
     }
 
@@ -113,6 +114,8 @@ pub(crate) struct Out {
     /// Where in the file `buffer` begins.
     at: u64,
     buffer: Vec<u8>,
+    /// Room for what changed in a page.
+    runs: Vec<u8>,
     /// How deep the pages lie which this image has.
     depths: HashMap<(u32, u64), u8>,
     node_depths: HashMap<NodeId, u8>,
@@ -152,6 +155,7 @@ impl Out {
             chain: Chain::image(&bytes),
             at,
             buffer: Vec::new(),
+            runs: Vec::new(),
             depths: HashMap::new(),
             node_depths: HashMap::new(),
         })
@@ -317,10 +321,11 @@ impl Out {
         // A difference never leaves its image: images can be removed.
         let depth = self.depths.get(&key).copied();
         let depth = depth.filter(|&depth| depth < MAX_DEPTH && old.image() == self.image);
-        let runs = depth.and_then(|_| change.runs());
+        let mut room = core::mem::take(&mut self.runs);
+        let runs = depth.and_then(|_| change.runs(&mut room));
         let difference = depth
             .map(|depth| Difference {
-                runs: runs.as_deref(),
+                runs,
                 words: change.words.as_deref(),
                 base: old,
                 depth,
@@ -329,6 +334,7 @@ impl Out {
         let (place, depth) = self.object(Object::Record, |out| {
             encoder.encode(out, change.area, change.page, &change.new, difference)
         });
+        self.runs = room;
         self.depths.insert(key, depth);
         place
     }

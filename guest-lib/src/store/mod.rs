@@ -49,7 +49,9 @@ mod commit;
 mod compact;
 mod copy;
 mod durable;
+pub(crate) mod epoch;
 mod error;
+pub mod follow;
 mod format;
 mod frame;
 mod frames;
@@ -82,11 +84,11 @@ use std::thread::JoinHandle;
 
 use backend::{Backend, Directory};
 pub(crate) use error::io as io_error;
+use follow::{FollowError, FollowerStatus};
 use images::Images;
 use opening::{Made, store_id};
 use writer::Writer;
 
-use crate::backup::{self, Replica, ReplicaStatus, ReplicationError};
 use crate::sys::fork;
 
 pub(crate) use format::size as format_size;
@@ -222,7 +224,7 @@ impl Store {
         }
         let lock = made.lock.clone();
         let epoch = match &lock {
-            Some(_) => backup::unfenced(&*backend)?,
+            Some(_) => epoch::unfenced(&*backend)?,
             None => 0,
         };
         let key = options.key.as_ref();
@@ -315,8 +317,8 @@ impl Store {
         if self.shared.options.auto_compact {
             spawn("hvckpt-compact", Shared::compact_behind)?;
         }
-        if self.shared.replica.is_some() {
-            spawn("hvckpt-replica", backup::replicate)?;
+        if self.shared.follower.is_some() {
+            spawn("hvckpt-replica", Shared::follow)?;
         }
         Ok(())
     }
@@ -347,18 +349,18 @@ impl Store {
 
     /// How far the backup is; `None` without [`StoreOptions::replication`].
     #[must_use]
-    pub fn replica(&self) -> Option<ReplicaStatus> {
-        self.shared.replica.as_ref().map(Replica::status)
+    pub fn replica(&self) -> Option<FollowerStatus> {
+        self.shared.follower.as_ref().map(|it| it.status())
     }
 
     /// Waits until the backup has a version, whatever commits wait for.
     ///
     /// # Errors
-    /// See [`ReplicationError`]; at once if there is no replication.
-    pub fn wait_for_backup(&self, version: u64) -> Result<(), ReplicationError> {
-        match &self.shared.replica {
-            Some(replica) => replica.wait(version),
-            None => Err(ReplicationError::Closing),
+    /// See [`FollowError`]; at once if there is no replication.
+    pub fn wait_for_backup(&self, version: u64) -> Result<(), FollowError> {
+        match &self.shared.follower {
+            Some(follower) => follower.wait(version),
+            None => Err(FollowError::Closing),
         }
     }
 

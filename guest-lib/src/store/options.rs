@@ -3,9 +3,9 @@
 
 use std::time::Duration;
 
+use super::follow::Following;
 use super::key::StoreKey;
 use super::page::Compression;
-use crate::backup::Replication;
 
 /// When a commit is safe.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -61,8 +61,9 @@ pub struct StoreOptions {
     pub accept_loss: bool,
     /// Go back to this version; what is newer stays kept, as history.
     pub at: Option<u64>,
-    /// Send every version to a backup as well; see [`crate::backup`].
-    pub replication: Option<Replication>,
+    /// Send every version to a backup as well: `Some(replication.into())` with
+    /// a `Replication` of `hvckpt::backup`.
+    pub replication: Option<Following>,
     /// Encrypts a store which is made, and is needed to open it again.
     pub key: Option<StoreKey>,
 }

@@ -3,6 +3,8 @@
 
 use std::sync::Arc;
 
+use lz4_flex::block::{CompressTable, compress_into_with_table, get_maximum_output_size};
+
 use super::format::{Codec, Place, RecordHeader, RecordKind};
 use crate::sys::PAGE_SIZE;
 
@@ -91,6 +93,12 @@ pub enum Compression {
 /// the words.  `None` if that is not worth it.
 pub(crate) fn runs(old: &[u64; WORDS], new: &[u64; WORDS]) -> Option<Vec<u8>> {
     let mut out = Vec::new();
+    runs_into(old, new, &mut out).then_some(out)
+}
+
+/// As [`runs`], in a buffer which is used again; false for `None`.
+pub(crate) fn runs_into(old: &[u64; WORDS], new: &[u64; WORDS], out: &mut Vec<u8>) -> bool {
+    out.clear();
     let mut word = 0;
     while word < WORDS {
         if old[word] == new[word] {
@@ -99,7 +107,7 @@ pub(crate) fn runs(old: &[u64; WORDS], new: &[u64; WORDS]) -> Option<Vec<u8>> {
         }
         let end = (word..WORDS).find(|&w| old[w] == new[w]).unwrap_or(WORDS);
         if out.len() + 4 + 8 * (end - word) > MAX_RUNS {
-            return None;
+            return false;
         }
         for number in [word, end - word] {
             // Below 512.
@@ -110,27 +118,30 @@ pub(crate) fn runs(old: &[u64; WORDS], new: &[u64; WORDS]) -> Option<Vec<u8>> {
         }
         word = end;
     }
-    Some(out)
+    true
+}
+
+/// A run from the front: index of its first word, its XOR, what follows;
+/// `None` if it is malformed.
+fn split_run(runs: &[u8]) -> Option<(usize, &[u8], &[u8])> {
+    let (head, rest) = runs.split_at_checked(4)?;
+    let first = usize::from(u16::from_le_bytes([head[0], head[1]]));
+    let count = usize::from(u16::from_le_bytes([head[2], head[3]]));
+    if count == 0 || first + count > WORDS {
+        return None;
+    }
+    let (xor, rest) = rest.split_at_checked(8 * count)?;
+    Some((first, xor, rest))
 }
 
 /// XORs runs into a page; false if they are malformed.
 fn apply_runs(page: &mut Page, mut runs: &[u8]) -> bool {
     while !runs.is_empty() {
-        let Some((head, rest)) = runs.split_at_checked(4) else {
+        let Some((first, xor, rest)) = split_run(runs) else {
             return false;
         };
-        let first = usize::from(u16::from_le_bytes([head[0], head[1]]));
-        let count = usize::from(u16::from_le_bytes([head[2], head[3]]));
-        let Some(words) = page.0.get_mut(first..first + count) else {
-            return false;
-        };
-        let Some((data, rest)) = rest.split_at_checked(8 * count) else {
-            return false;
-        };
-        if count == 0 {
-            return false;
-        }
-        for (word, xor) in words.iter_mut().zip(data.chunks_exact(8)) {
+        let words = page.0[first..].iter_mut();
+        for (word, xor) in words.zip(xor.chunks_exact(8)) {
             *word ^= super::format::u64_at(xor, 0);
         }
         runs = rest;
@@ -144,20 +155,16 @@ type Span = (usize, usize);
 /// Bytes of a word at most.
 const WORD: usize = 16;
 
-/// Words with their values: offset and size less one as `u16` (12 and 4
-/// bits), then the bytes.
-fn pack_words(spans: impl Iterator<Item = Span>, new: &[u8; PAGE_SIZE]) -> Vec<u8> {
-    let mut out = Vec::new();
-    for (offset, len) in spans {
-        for at in (offset..offset + len).step_by(WORD) {
-            let size = WORD.min(offset + len - at);
-            // Below 4096, and below 16.
-            let head = u16::try_from(at | (size - 1) << 12).unwrap_or(u16::MAX);
-            out.extend(head.to_le_bytes());
-            out.extend(&new[at..at + size]);
-        }
+/// Appends words with their values: offset and size less one as `u16` (12 and
+/// 4 bits), then the bytes.
+fn pack_words(out: &mut Vec<u8>, (offset, len): Span, new: &[u8; PAGE_SIZE]) {
+    for at in (offset..offset + len).step_by(WORD) {
+        let size = WORD.min(offset + len - at);
+        // Below 4096, and below 16.
+        let head = u16::try_from(at | (size - 1) << 12).unwrap_or(u16::MAX);
+        out.extend(head.to_le_bytes());
+        out.extend(&new[at..at + size]);
     }
-    out
 }
 
 /// The words at ranges of bytes, as the page has them now.  `None` if that is
@@ -169,25 +176,44 @@ pub(crate) fn words_at(ranges: &[core::ops::Range<u16>], new: &Page) -> Option<V
     });
     let spans: Vec<Span> = spans.collect::<Option<_>>()?;
     let bytes: usize = spans.iter().map(|span| span.1).sum();
-    (bytes <= SHORT_RUNS).then(|| pack_words(spans.into_iter(), &new.to_bytes()))
+    (bytes <= SHORT_RUNS).then(|| {
+        let new = new.to_bytes();
+        let mut out = Vec::new();
+        spans
+            .into_iter()
+            .for_each(|span| pack_words(&mut out, span, &new));
+        out
+    })
 }
 
-/// The bytes which runs change, as words.
-fn words_of(runs: &[u8], new: &[u8; PAGE_SIZE]) -> Option<Vec<u8>> {
-    let mut mask = Page::ZERO;
-    apply_runs(&mut mask, runs).then_some(())?;
-    let mask = mask.to_bytes();
-    let mut spans: Vec<Span> = Vec::new();
-    for at in (0..PAGE_SIZE).filter(|&at| mask[at] != 0) {
-        match spans.last_mut() {
-            // A gap costs no more than another head.
-            Some((offset, len)) if at - (*offset + *len) <= 2 && at < *offset + WORD => {
-                *len = at + 1 - *offset;
+/// The bytes which runs change, as words; false if they are malformed.
+fn words_of(mut runs: &[u8], new: &[u8; PAGE_SIZE], out: &mut Vec<u8>) -> bool {
+    out.clear();
+    let mut open: Option<Span> = None;
+    while !runs.is_empty() {
+        let Some((first, xor, rest)) = split_run(runs) else {
+            return false;
+        };
+        let changed = (8 * first..).zip(xor).filter(|(_, byte)| **byte != 0);
+        for (at, _) in changed {
+            match &mut open {
+                // A gap costs no more than another head.
+                Some((offset, len)) if at - (*offset + *len) <= 2 && at < *offset + WORD => {
+                    *len = at + 1 - *offset;
+                }
+                _ => {
+                    if let Some(span) = open.replace((at, 1)) {
+                        pack_words(out, span, new);
+                    }
+                }
             }
-            _ => spans.push((at, 1)),
         }
+        runs = rest;
     }
-    Some(pack_words(spans.into_iter(), new))
+    if let Some(span) = open {
+        pack_words(out, span, new);
+    }
+    true
 }
 
 /// Puts words into a page; false if they are malformed.
@@ -224,37 +250,108 @@ pub(crate) struct Difference<'a> {
     pub(crate) depth: u8,
 }
 
-/// Writes records.
+/// Compresses; what it needs for that it keeps.
+enum Packer {
+    None,
+    Lz4(CompressTable),
+    Zstd(zstd::bulk::Compressor<'static>),
+}
+
+impl Packer {
+    fn new(compression: Compression) -> Self {
+        match compression {
+            Compression::None => Self::None,
+            Compression::Lz4 => Self::Lz4(CompressTable::small()),
+            Compression::Zstd(level) => {
+                zstd::bulk::Compressor::new(level.clamp(1, 19)).map_or(Self::None, Self::Zstd)
+            }
+        }
+    }
+
+    /// Compresses into a buffer; `None` if that does not work.
+    fn pack<'o>(
+        &mut self,
+        bytes: &[u8; PAGE_SIZE],
+        out: &'o mut Vec<u8>,
+    ) -> Option<(Codec, &'o [u8])> {
+        let codec = match self {
+            Self::None => return None,
+            Self::Lz4(table) => {
+                out.resize(get_maximum_output_size(PAGE_SIZE), 0);
+                let len = compress_into_with_table(bytes, out, table).ok()?;
+                out.truncate(len);
+                Codec::Lz4
+            }
+            Self::Zstd(zstd) => {
+                out.clear();
+                out.reserve(zstd::zstd_safe::compress_bound(PAGE_SIZE));
+                zstd.compress_to_buffer(bytes, out).ok()?;
+                Codec::Zstd
+            }
+        };
+        Some((codec, out))
+    }
+}
+
+impl core::fmt::Debug for Packer {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.write_str(match self {
+            Self::None => "None",
+            Self::Lz4(_) => "Lz4",
+            Self::Zstd(_) => "Zstd",
+        })
+    }
+}
+
+/// The shortest payload so far.
+struct Best<'b> {
+    kind: RecordKind,
+    codec: Codec,
+    payload: &'b [u8],
+}
+
+impl<'b> Best<'b> {
+    fn consider(&mut self, kind: RecordKind, codec: Codec, payload: &'b [u8]) {
+        if payload.len() < self.payload.len() {
+            *self = Self {
+                kind,
+                codec,
+                payload,
+            };
+        }
+    }
+
+    /// Whether it is worth trying anything else.
+    fn long(&self) -> bool {
+        self.payload.len() > SHORT_RUNS
+    }
+}
+
+/// Writes records.  The buffers are those of the page before: a page costs no
+/// memory.
 pub(crate) struct Encoder {
-    compression: Compression,
-    zstd: Option<zstd::bulk::Compressor<'static>>,
+    packer: Packer,
+    words: Vec<u8>,
+    xor: Vec<u8>,
+    whole: Vec<u8>,
 }
 
 impl core::fmt::Debug for Encoder {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
         f.debug_struct("Encoder")
-            .field("compression", &self.compression)
+            .field("packer", &self.packer)
             .finish_non_exhaustive()
     }
 }
 
 impl Encoder {
     pub(crate) fn new(compression: Compression) -> Self {
-        let zstd = match compression {
-            Compression::Zstd(level) => zstd::bulk::Compressor::new(level.clamp(1, 19)).ok(),
-            _ => None,
-        };
-        Self { compression, zstd }
-    }
-
-    /// The payload, if it is smaller than raw.
-    fn compress(&mut self, bytes: &[u8]) -> Option<(Codec, Vec<u8>)> {
-        let (codec, packed) = match (self.compression, &mut self.zstd) {
-            (Compression::Lz4, _) => (Codec::Lz4, lz4_flex::block::compress(bytes)),
-            (Compression::Zstd(_), Some(zstd)) => (Codec::Zstd, zstd.compress(bytes).ok()?),
-            _ => return None,
-        };
-        (packed.len() < bytes.len()).then_some((codec, packed))
+        Self {
+            packer: Packer::new(compression),
+            words: Vec::new(),
+            xor: Vec::new(),
+            whole: Vec::new(),
+        }
     }
 
     /// Appends the record of a page which is not zero.  Returns its depth.
@@ -267,40 +364,37 @@ impl Encoder {
         difference: Option<Difference<'_>>,
     ) -> u8 {
         let bytes = to_bytes(new);
-        let mut best = (RecordKind::Whole, Codec::Raw, None);
-        let mut best_len = PAGE_SIZE;
-        let mut consider = |kind, codec, payload: Vec<u8>| {
-            if payload.len() < best_len {
-                best_len = payload.len();
-                best = (kind, codec, Some(payload));
-            }
-            best_len
+        let mut best = Best {
+            kind: RecordKind::Whole,
+            codec: Codec::Raw,
+            payload: &bytes,
         };
-        let runs = difference.and_then(|difference| difference.runs);
         if let Some(words) = difference.and_then(|difference| difference.words) {
-            consider(RecordKind::Words, Codec::Words, words.to_vec());
+            best.consider(RecordKind::Words, Codec::Words, words);
         }
-        if let Some(runs) = runs {
-            if runs.len() <= SHORT_RUNS
-                && let Some(words) = words_of(runs, &bytes)
-            {
-                consider(RecordKind::Words, Codec::Words, words);
+        if let Some(runs) = difference.and_then(|difference| difference.runs) {
+            if runs.len() <= SHORT_RUNS && words_of(runs, &bytes, &mut self.words) {
+                best.consider(RecordKind::Words, Codec::Words, &self.words);
             }
-            if consider(RecordKind::Xor, Codec::Runs, runs.to_vec()) > SHORT_RUNS {
+            best.consider(RecordKind::Xor, Codec::Runs, runs);
+            if best.long() {
                 let mut mask = Page::ZERO;
                 apply_runs(&mut mask, runs);
-                if let Some((codec, packed)) = self.compress(&mask.to_bytes()) {
-                    consider(RecordKind::Xor, codec, packed);
+                if let Some((codec, packed)) = self.packer.pack(&mask.to_bytes(), &mut self.xor) {
+                    best.consider(RecordKind::Xor, codec, packed);
                 }
             }
         }
-        if consider(RecordKind::Whole, Codec::Raw, bytes.to_vec()) > SHORT_RUNS
-            && let Some((codec, packed)) = self.compress(&bytes)
+        if best.long()
+            && let Some((codec, packed)) = self.packer.pack(&bytes, &mut self.whole)
         {
-            consider(RecordKind::Whole, codec, packed);
+            best.consider(RecordKind::Whole, codec, packed);
         }
-        let (kind, codec, payload) = best;
-        let payload = payload.as_deref().unwrap_or(&bytes);
+        let Best {
+            kind,
+            codec,
+            payload,
+        } = best;
         let (base, depth) = match (kind, difference) {
             (RecordKind::Whole, _) | (_, None) => (Place::ZERO, 0),
             (_, Some(difference)) => (difference.base, difference.depth.saturating_add(1)),
@@ -356,92 +450,4 @@ fn unpack(codec: Codec, payload: &[u8]) -> Option<Page> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn noise() -> Page {
-        let mut page = Page::ZERO;
-        for (n, word) in page.0.iter_mut().enumerate() {
-            *word = (n as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-        }
-        page
-    }
-
-    fn there_and_back(
-        compression: Compression,
-        old: &Page,
-        new: &Page,
-        words: Option<&[u8]>,
-    ) -> RecordHeader {
-        let runs = runs(&old.0, &new.0);
-        let difference = Difference {
-            runs: runs.as_deref().filter(|_| words.is_none()),
-            words,
-            base: Place::new(1, 128),
-            depth: 0,
-        };
-        let mut out = Vec::new();
-        Encoder::new(compression).encode(&mut out, 0, 3, &new.0, Some(difference));
-        let header = RecordHeader::decode(&out).unwrap();
-        let payload = &out[super::super::format::RECORD_HEADER..][..header.bytes as usize];
-        let mut page = *old;
-        assert!(apply(&mut page, header.kind, header.codec, payload));
-        assert!(page == *new, "{compression:?}");
-        header
-    }
-
-    #[test]
-    fn every_codec_gives_the_page_back() {
-        let old = noise();
-        for compression in [Compression::None, Compression::Lz4, Compression::Zstd(3)] {
-            for changed in [0, 1, 40, 200, 512] {
-                let mut new = old;
-                new.0[..changed].iter_mut().for_each(|word| *word = 7);
-                there_and_back(compression, &old, &new, None);
-            }
-        }
-    }
-
-    #[test]
-    fn what_is_smallest_is_written() {
-        let old = noise();
-        // A few bytes here and there: words.
-        let mut new = old;
-        new.0[5] ^= 0x1;
-        new.0[500] ^= 0xff00_0000_0000_0001;
-        let header = there_and_back(Compression::Lz4, &old, &new, None);
-        assert_eq!((header.kind, header.bytes), (RecordKind::Words, 3 + 3 + 3));
-        // Some whole words on end: runs, which have one head.
-        let mut new = old;
-        for word in &mut new.0[8..40] {
-            *word = word.rotate_left(23).wrapping_mul(0xd6e8_feb8_6659_fd93);
-        }
-        let header = there_and_back(Compression::Lz4, &old, &new, None);
-        assert_eq!((header.kind, header.bytes), (RecordKind::Xor, 4 + 32 * 8));
-        // Without the old page, from a log of words.
-        let words = words_at(&[64..72, 100..101], &new).unwrap();
-        assert_eq!(words.len(), 2 + 8 + 2 + 1);
-        let mut logged = old;
-        assert!(apply_words(&mut logged, &words));
-        let header = there_and_back(Compression::None, &old, &logged, Some(&words));
-        assert_eq!((header.kind, header.bytes), (RecordKind::Words, 13));
-        assert_eq!(words_at(&[0..1, 4090..4097], &new), None);
-        assert_eq!(words_at(&[0..1, 7..7], &new), None);
-    }
-
-    #[test]
-    fn malformed_runs_and_words_are_refused() {
-        let mut page = Page::ZERO;
-        for bad in [
-            &[1, 0, 1][..],
-            &[0, 2, 1, 0, 1, 2, 3, 4, 5, 6, 7, 8],
-            &[0, 0, 0, 0],
-            &[0, 0, 2, 0, 9],
-        ] {
-            assert!(!apply_runs(&mut page, bad));
-        }
-        for bad in [&[1][..], &[0, 0], &[0, 0x10, 1], &[0xff, 0x1f, 1, 2]] {
-            assert!(!apply_words(&mut page, bad), "{bad:?}");
-        }
-    }
-}
+mod tests;

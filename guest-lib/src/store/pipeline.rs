@@ -9,12 +9,12 @@ use super::backend::Hold;
 use super::catalog::Catalog;
 use super::compact::compact;
 use super::error::StoreError;
+use super::follow::{Feed, Follower};
 use super::images::Images;
 use super::metrics::{StoreMetrics, set};
 use super::options::StoreOptions;
 use super::queue::Queue;
 use super::writer::Writer;
-use crate::backup::Replica;
 
 /// How long the store's thread waits after a failure.
 const RETRY: Duration = Duration::from_millis(100);
@@ -41,8 +41,7 @@ pub(crate) struct Shared {
     pub(crate) stop: AtomicBool,
     /// Keeps other writers out; `None` if this one only reads.
     pub(crate) lock: Option<Arc<dyn Hold>>,
-    /// The way to the backup, if there is one.
-    pub(crate) replica: Option<Replica>,
+    pub(super) follower: Option<Box<dyn Follower>>,
 }
 
 impl core::fmt::Debug for Shared {
@@ -67,8 +66,8 @@ impl Shared {
         epoch: u64,
     ) -> Self {
         let durable = writer.last;
-        let replication = options.replication.clone().filter(|_| lock.is_some());
-        let replica = replication.map(|options| Replica::new(options, durable, epoch));
+        let following = options.replication.as_ref().filter(|_| lock.is_some());
+        let follower = following.map(|following| following.follower(durable, epoch));
         let queue = Queue::new(durable, durable.max(acknowledged).saturating_add(1));
         let mut catalog = Catalog::default();
         catalog.follow(&mut writer);
@@ -89,7 +88,7 @@ impl Shared {
             compact: Condvar::new(),
             stop: AtomicBool::new(false),
             lock,
-            replica,
+            follower,
         }
     }
 
@@ -174,9 +173,9 @@ impl Shared {
         };
         writer.write(&batches)?;
         let result = act(&mut writer, version);
-        if let Some(replica) = &self.replica {
+        if let Some(follower) = &self.follower {
             // Areas may differ, or everything: it is read from the store.
-            replica.skip_to(writer.last);
+            follower.skip_to(writer.last);
         }
         self.catalog().follow(&mut writer);
         let mut queue = lock(&self.queue);
@@ -260,13 +259,20 @@ impl Shared {
         }
     }
 
+    /// Lets the follower follow, until the store is dropped.
+    pub(super) fn follow(&self) {
+        if let Some(follower) = &self.follower {
+            follower.run(Feed::new(self));
+        }
+    }
+
     pub(crate) fn backend(&self) -> &dyn super::backend::Backend {
         &**self.images.backend()
     }
 
     pub(crate) fn stop(&self) {
-        if let Some(replica) = &self.replica {
-            replica.stop();
+        if let Some(follower) = &self.follower {
+            follower.stop();
         }
         // With the locks held nobody is between looking and waiting.
         let _writer = self.writer();

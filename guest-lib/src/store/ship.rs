@@ -88,23 +88,30 @@ impl Record<'_> {
 /// Writes page records as they are in images, but that a difference is one to
 /// the page of the version before, wherever that is.
 #[derive(Debug)]
-pub(crate) struct RecordWriter(Encoder);
+pub(crate) struct RecordWriter {
+    encoder: Encoder,
+    /// Room for what changed in a page.
+    runs: Vec<u8>,
+}
 
 impl RecordWriter {
     pub(crate) fn new(options: &StoreOptions) -> Self {
-        Self(Encoder::new(options.compression))
+        Self {
+            encoder: Encoder::new(options.compression),
+            runs: Vec::new(),
+        }
     }
 
     /// Appends a page, whole unless `difference` allows what changed.
     pub(crate) fn write(&mut self, out: &mut Vec<u8>, change: &Change, difference: bool) {
-        let runs = if difference { change.runs() } else { None };
+        let runs = difference.then(|| change.runs(&mut self.runs)).flatten();
         let difference = difference.then_some(Difference {
-            runs: runs.as_deref(),
+            runs,
             words: change.words.as_deref(),
             base: Place::ZERO,
             depth: 0,
         });
-        self.0
+        self.encoder
             .encode(out, change.area, change.page, &change.new, difference);
     }
 }

@@ -47,7 +47,7 @@ pub fn replication(address: SocketAddr, key: &Key, require: Require) -> Replicat
 pub fn options(replication: Option<Replication>) -> StoreOptions {
     let mut options = StoreOptions::default();
     options.interval = Duration::from_millis(1);
-    options.replication = replication;
+    options.replication = replication.map(Into::into);
     options
 }
 

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! What a primary must remember about its backup: the epoch it was granted,
-//! and that its time is over.  One file beside the images.
+//! What a primary must remember: the epoch it was granted, and that its time
+//! is over because another instance took over.  One file beside the images.
 
-use crate::store::backend::Backend;
-use crate::store::{Damage, DamageKind, StoreError, io_error};
+use super::backend::Backend;
+use super::error::{Damage, DamageKind, StoreError, io as io_error};
 
 pub(crate) const FILE: &str = "replica";
 const MAGIC: [u8; 8] = *b"hvckrep\0";
@@ -11,7 +11,7 @@ const BYTES: usize = 32;
 
 /// Epoch granted, and the epoch by which this store is fenced; zero for none.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(crate) struct Fence {
+pub(crate) struct Epoch {
     pub(crate) epoch: u64,
     pub(crate) fenced: u64,
 }
@@ -26,9 +26,9 @@ fn number(bytes: &[u8], at: usize) -> u64 {
 /// # Errors
 /// It is there and cannot be read, or is damaged: who ignored that might go on
 /// when its time is over.
-pub(crate) fn read(backend: &dyn Backend) -> Result<Fence, StoreError> {
+pub(crate) fn read(backend: &dyn Backend) -> Result<Epoch, StoreError> {
     let file = match backend.open(FILE, false) {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Fence::default()),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Epoch::default()),
         other => other.map_err(|error| io_error("open", FILE, error))?,
     };
     let mut bytes = [0; BYTES + 1];
@@ -39,7 +39,7 @@ pub(crate) fn read(backend: &dyn Backend) -> Result<Fence, StoreError> {
     if got != BYTES || bytes[..8] != MAGIC || bytes[BYTES - 4..BYTES] != crc {
         return Err(Damage::new(FILE, 0, DamageKind::Epoch).into());
     }
-    Ok(Fence {
+    Ok(Epoch {
         epoch: number(&bytes, 8),
         fenced: number(&bytes, 16),
     })
@@ -51,8 +51,8 @@ pub(crate) fn read(backend: &dyn Backend) -> Result<Fence, StoreError> {
 /// Its time is over; or as of [`read`].
 pub(crate) fn unfenced(backend: &dyn Backend) -> Result<u64, StoreError> {
     match read(backend)? {
-        Fence { fenced: 0, epoch } => Ok(epoch),
-        Fence { fenced: epoch, .. } => Err(StoreError::Fenced { epoch }),
+        Epoch { fenced: 0, epoch } => Ok(epoch),
+        Epoch { fenced: epoch, .. } => Err(StoreError::Fenced { epoch }),
     }
 }
 
