@@ -36,6 +36,24 @@ fn newest(store: &Store) -> Result<u64, Box<dyn Error>> {
     Ok(store.view(None)?.page(0, 0)?.0[0])
 }
 
+/// As a user would who is told that the disk refused: once more.  An error of
+/// writing which nobody has heard of yet meets whoever syncs the file next,
+/// though the disk works again.
+fn open(directory: &str, options: &StoreOptions) -> Result<Store, Box<dyn Error>> {
+    let mut tries = 0;
+    loop {
+        match Store::open(directory, options.clone()) {
+            Ok(store) => return Ok(store),
+            Err(error) if tries < 20 => {
+                println!("opening: {}", hvckpt::explain(&error));
+                tries += 1;
+                std::thread::sleep(Duration::from_millis(100));
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
 fn commit(arguments: &[String]) -> Result<(), Box<dyn Error>> {
     let [directory, log, count, backup @ ..] = arguments else {
         return Err("commit DIRECTORY LOG COUNT [ADDRESS KEY]".into());
@@ -48,7 +66,7 @@ fn commit(arguments: &[String]) -> Result<(), Box<dyn Error>> {
         options.replication = Some(replication.into());
     }
     let mut log = OpenOptions::new().create(true).append(true).open(log)?;
-    let store = Store::open(directory, options)?;
+    let store = open(directory, &options)?;
     let area = store.area("main", 0x10_0000, PAGES)?;
     let mut left: u64 = count.parse()?;
     let mut number = newest(&store)?;

@@ -9,12 +9,12 @@
 D=/tmp/refuse
 M=$D/mnt
 LOOP=/dev/loop7
-fail() { echo "FAIL $1"; dmesg | tail -n 5; tail -n 5 $D/*.log; exit 1; }
+fail() { echo "FAIL $1"; dmesg | tail -n 5; tail -n 5 $D/*.log $D/log; exit 1; }
 wait_for() {
     what=$1; shift
     n=0
     until "$@" >/dev/null 2>&1; do
-        n=$((n + 1)); [ $n -lt 3000 ] || fail "in vain: $what"
+        n=$((n + 1)); [ $n -lt 1000 ] || fail "in vain: $what"
         sleep 0.1
     done
 }
@@ -32,7 +32,9 @@ disk() {
         dmsetup resume refuse || fail "the disk does not $1"
 }
 make_disk() {
-    rm -rf $D; mkdir -p $M
+    # What a run that failed has left.
+    killall -9 refused hvckpt 2>/dev/null; clean_up 2>/dev/null
+    mkdir -p $M
     gunzip -c /lab/bin/refuse.img.gz >$D/img || fail "no disk"
     modprobe -a loop dm-mod dm-flakey || fail "no device mapper"
     [ -e $LOOP ] || mknod $LOOP b 7 7
