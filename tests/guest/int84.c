@@ -102,6 +102,8 @@ int main(void)
     struct sigaction sa = { .sa_sigaction = handler,
                             .sa_flags = SA_SIGINFO | SA_NODEFER };
 
+    /* A case which ends the program does not take the ones before with it. */
+    setvbuf(stdout, NULL, _IONBF, 0);
     sigaction(SIGSEGV, &sa, NULL);
     sigaction(SIGILL, &sa, NULL);
     sigaction(SIGBUS, &sa, NULL);
