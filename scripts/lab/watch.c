@@ -16,7 +16,7 @@ static const char broken_re[] =
     "GENERAL PROTECTION FAULT|DOUBLE FAULT|"
     "\\(XEN\\).*(domain_crash|crashed on cpu)|"
     "Kernel panic|kernel BUG at|BUG: |Oops: |Oops\\[|general protection|"
-    "WARNING: CPU: |[Uu]nable to handle (kernel|page fault)|Internal error|"
+    "Initramfs unpacking failed|WARNING: CPU: |[Uu]nable to handle (kernel|page fault)|Internal error|"
     "lab: FAILED";
 static const char harmless_re[] = "traps: |Command line:";
 

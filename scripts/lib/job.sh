@@ -63,14 +63,18 @@ job_libs() {
     done
 }
 
-# job_add WHERE SRC DEST: a file or directory, with what it needs to run.
+# job_add WHERE SRC DEST: a file or directory, with what it needs to run. A
+# program leaves its symbols behind: they would be unpacked at every boot, and a
+# small guest has no room for them. (A kernel module needs its own.)
 job_add() {
     local interp
     [ -e "$2" ] || die "no such file: $2"
     _job_copy "$1" "$2" "$3"
     [ -f "$2" ] || return 0
     case $(head -c 4 -- "$2" | tr -d '\0' | tr '\177' E) in
-    EELF*) job_libs "$1" "$2" ;;
+    EELF*)
+        case $2 in *.ko) ;; *) strip -- "$JOB/$1$(_job_dest "$3")" 2>/dev/null || true ;; esac
+        job_libs "$1" "$2" ;;
     '#!'*)
         interp=$(sed -n '1{s/^#! *//;s/^[^ ]*env  *//;s/ .*//;p}' "$2")
         job_tool "$1" "$(basename "$interp")" ;;
@@ -86,13 +90,8 @@ job_tool() {
     [ -e "$JOB/$1$(_job_dest "$path")" ] || job_add "$1" "$(readlink -f "$path")" "$path"
 }
 
-# _job_own WHERE FILE DEST: one of our binaries, without debugging data: it
-# would be unpacked at every boot.
-_job_own() {
-    [ -e "$2" ] || return 0
-    job_add "$@"
-    strip --strip-debug "$JOB/$1$(_job_dest "$3")" 2>/dev/null || true
-}
+# _job_own WHERE FILE DEST: one of our binaries.
+_job_own() { [ ! -e "$2" ] || job_add "$@"; }
 
 # job_ours WHERE: the workspace's binaries, as far as they exist.
 job_ours() {
