@@ -3,6 +3,8 @@
 
 #[path = "hvckpt/backup.rs"]
 mod backup;
+#[path = "hvckpt/process.rs"]
+mod process;
 #[path = "hvckpt/store.rs"]
 mod store;
 
@@ -34,6 +36,8 @@ enum Command {
     },
     #[command(flatten)]
     Store(store::Command),
+    #[command(flatten)]
+    Process(process::Command),
     /// Keep the state of programs on other machines, and hand it out.
     #[command(subcommand)]
     Backup(backup::Command),
@@ -114,6 +118,7 @@ fn as_text(report: &Report) -> String {
 fn main() -> ExitCode {
     match Args::parse().command {
         Command::Store(command) => store::run(command),
+        Command::Process(command) => process::run(command),
         Command::Backup(command) => backup::run(command),
         Command::Doctor { json } => {
             let report = doctor::examine();

@@ -32,7 +32,8 @@ pub enum Command {
     /// Exit status: 0 if it is sound, 1 if something is damaged or missing,
     /// 2 if it could not be read.
     Verify(Common),
-    /// Show versions, areas, images and hot pages of a store.
+    /// Show versions, areas, images and hot pages of a store, or the newest
+    /// image of a program.
     ///
     /// Exit status: as of verify; damage to pages is not looked for.
     Inspect(Common),
@@ -189,6 +190,11 @@ fn print(text: &str) -> Result<(), Failure> {
 
 pub fn run(command: Command) -> ExitCode {
     let result = match command {
+        Command::Verify(common) | Command::Inspect(common)
+            if crate::process::holds(&common.dir) =>
+        {
+            return crate::process::show(&common.dir, common.json);
+        }
         Command::Verify(common) => check(&common, true),
         Command::Inspect(common) => check(&common, false),
         Command::Restore(restore) => restored(&restore),
