@@ -4,7 +4,7 @@
 use std::ptr;
 use std::sync::atomic::AtomicU64;
 
-use super::common::{Area, CHUNK, PAGE, Rng, may_store};
+use hvckpt_guest_tests::{Area, CHUNK, PAGE, Rng, may_store};
 
 const DATA: usize = 6 * CHUNK;
 const LOGS: usize = CHUNK;
@@ -166,7 +166,7 @@ impl Arena {
                 for page in 0..piece.pages() {
                     may_store(
                         piece.start + page * PAGE + rng.below(PAGE),
-                        rng.next() as u8,
+                        rng.draw() as u8,
                     );
                 }
             }

@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use hvckpt::abi::cda_register;
 
 use super::WORDS;
-use super::common::{self, Area, Checks, PAGE, Rng, Session, wait};
+use hvckpt_guest_tests::{Area, Checks, PAGE, Rng, Session, wait};
 
 /// Bytes which a fork copies after the area, so that it takes milliseconds.
 const BALLAST: usize = 64 << 20;
@@ -141,7 +141,7 @@ fn meanwhile(t: &Thread) {
     on_cpu(1);
     keep_stack();
     // Or the moment that matters is seldom met.
-    common::before_all_others();
+    hvckpt_guest_tests::before_all_others();
     let (mut page, mut count, mut told) = (0, 0, 0);
     loop {
         match t.phase.load(Ordering::SeqCst) {
@@ -215,7 +215,7 @@ fn series(s: &Session, area: &Area, range: i64, forks: usize, what: Meanwhile) -
             // The kernel's authority, taken away by the commit.
             write(number);
             let mut answer = s.commit(range);
-            while answer == common::no(libc::EAGAIN) {
+            while answer == hvckpt_guest_tests::no(libc::EAGAIN) {
                 answer = s.commit(range);
             }
             if answer < 0 {

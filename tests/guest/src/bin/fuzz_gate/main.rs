@@ -13,12 +13,8 @@
 
 #![allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // random bits are cut to size
 
-#[path = "fuzz_gate/arena.rs"]
 mod arena;
-#[path = "fuzz_gate/calls.rs"]
 mod calls;
-mod common;
-
 use std::os::unix::process::CommandExt;
 use std::sync::Barrier;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -27,8 +23,8 @@ use std::time::{Duration, Instant};
 use arena::Arena;
 use calls::Caller;
 use clap::Parser;
-use common::{Area, PAGE, Rng, attach_struct, fresh_token, no, op, op1, spawn};
 use hvckpt::abi;
+use hvckpt_guest_tests::{Area, PAGE, Rng, attach_struct, fresh_token, no, op, op1, spawn};
 
 /// Random operations at the gate.
 #[derive(Parser, Debug)]
@@ -81,8 +77,8 @@ pub struct Totals {
 
 impl Totals {
     fn shared() -> &'static Self {
-        let size = size_of::<Self>().next_multiple_of(common::PAGE);
-        let area = common::Area::map(0, size, libc::MAP_SHARED, -1);
+        let size = size_of::<Self>().next_multiple_of(hvckpt_guest_tests::PAGE);
+        let area = hvckpt_guest_tests::Area::map(0, size, libc::MAP_SHARED, -1);
         // SAFETY: zeroed, large enough, aligned to a page, never unmapped;
         // every bit pattern is valid.
         unsafe { &*(area.start as *const Self) }
@@ -159,10 +155,10 @@ fn round(args: &Args, totals: &'static Totals, seed: u64, ending: Ending, end: I
     // A call that never returns, or a restart without end, ends the test.
     // SAFETY: no handler, the signal kills.
     unsafe { libc::alarm(120) };
-    common::catch_faults();
+    hvckpt_guest_tests::catch_faults();
     let opening = Opening::new();
     let arena = Arena::new();
-    let canary = common::Area::new(16 * common::PAGE);
+    let canary = hvckpt_guest_tests::Area::new(16 * hvckpt_guest_tests::PAGE);
     let (stop, left) = (AtomicBool::new(false), AtomicU64::new(args.round));
     // A thread that starts maps memory, perhaps where the arena has a hole for
     // a moment.
@@ -182,7 +178,7 @@ fn round(args: &Args, totals: &'static Totals, seed: u64, ending: Ending, end: I
                     started.wait();
                     if args.limit_ms != 0 {
                         // Time that the guest gives to others is not Xen's.
-                        common::before_all_others();
+                        hvckpt_guest_tests::before_all_others();
                     }
                     while !stop.load(Ordering::Relaxed)
                         && left.fetch_sub(1, Ordering::Relaxed).cast_signed() > 0
@@ -208,7 +204,7 @@ fn round(args: &Args, totals: &'static Totals, seed: u64, ending: Ending, end: I
                 }
                 if rng.below(16) == 0 {
                     let child = spawn(|| i32::from(!has_no_session()));
-                    if common::wait(child) != 0 {
+                    if hvckpt_guest_tests::wait(child) != 0 {
                         totals.broke("a fork child has a session");
                     }
                 }
@@ -223,7 +219,7 @@ fn round(args: &Args, totals: &'static Totals, seed: u64, ending: Ending, end: I
         }
     });
     for page in 0..canary.pages() {
-        if canary.get(page * common::PAGE) != 1 + page as u8 {
+        if canary.get(page * hvckpt_guest_tests::PAGE) != 1 + page as u8 {
             totals.broke("memory which no call named has changed");
         }
     }
@@ -265,7 +261,7 @@ fn work(args: &Args, totals: &'static Totals, worker: u64) -> i32 {
             _ => Ending::Killed,
         };
         first = false;
-        let seed = rng.next();
+        let seed = rng.draw();
         let child = spawn(|| round(args, totals, seed, ending, end));
         if ending == Ending::Killed {
             // Anywhere in its life.
@@ -273,7 +269,7 @@ fn work(args: &Args, totals: &'static Totals, worker: u64) -> i32 {
             // SAFETY: our child, which nobody has waited for.
             unsafe { libc::kill(child, libc::SIGKILL) };
         }
-        let status = common::wait(child);
+        let status = hvckpt_guest_tests::wait(child);
         let killed = ending == Ending::Killed && status == 200 + libc::SIGKILL;
         if status == 2 {
             return 2;
@@ -298,14 +294,14 @@ fn main() {
     if args.after_exec {
         std::process::exit(i32::from(!has_no_session()));
     }
-    common::need_gate();
+    hvckpt_guest_tests::need_gate();
     let totals = Totals::shared();
     let workers: Vec<i32> = (0..args.workers as u64)
         .map(|worker| spawn(|| work(&args, totals, worker)))
         .collect();
     let mut status = 0;
     for worker in workers {
-        status = status.max(common::wait(worker));
+        status = status.max(hvckpt_guest_tests::wait(worker));
     }
     let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
     for number in abi::CDA_OP_VERSION..=abi::CDA_OP_QUERY {

@@ -9,8 +9,6 @@
 //!
 //! One line per check; exit status 1 if one failed, 2 where that cannot be tried.
 
-mod common;
-
 use std::fs::File;
 use std::io::Write;
 use std::os::fd::AsRawFd;
@@ -18,7 +16,7 @@ use std::os::fd::AsRawFd;
 use clap::Parser;
 use hvckpt::abi::{self, cda_register};
 
-use common::{Area, Checks, PAGE, Session, in_child, may_store, no};
+use hvckpt_guest_tests::{Area, Checks, PAGE, Session, in_child, may_store, no};
 
 /// Where the frames of the tests are written to: nothing of a console's ring.
 const AT: usize = 4032;
@@ -350,8 +348,8 @@ struct Args {
 
 fn main() {
     let args = Args::parse();
-    common::need_gate();
-    common::catch_faults();
+    hvckpt_guest_tests::need_gate();
+    hvckpt_guest_tests::catch_faults();
     let mut c = Checks::default();
     let frames = frames(&args);
     for frame in &frames {

@@ -8,15 +8,13 @@
 
 #![allow(clippy::cast_possible_truncation)] // small numbers
 
-mod common;
-
 use std::ptr;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use clap::Parser;
-use common::{Area, PAGE, attach_struct, need_gate, no, op1, op2};
 use hvckpt::abi;
+use hvckpt_guest_tests::{Area, PAGE, attach_struct, need_gate, no, op1, op2};
 
 /// Races attach with the cookie that it tells.
 #[derive(Parser, Debug)]

@@ -16,8 +16,8 @@ use super::machine::{
     ALIGNMENT, ARITHMETIC, Code, DIRECTION, EXTENDED, FCW, HEADER, MXCSR, Machine, SOFTWARE, ST,
     WAY_OUT, WIDE, XMM,
 };
-use super::shared::Rng;
 use super::{AREA, PAGE};
+use hvckpt_guest_tests::Rng;
 
 /// Encodings kept of each kind.
 const ENCODINGS: usize = 40;
@@ -56,7 +56,7 @@ pub struct Pool {
 }
 
 fn byte(rng: &mut Rng) -> u8 {
-    rng.next().to_le_bytes()[7]
+    rng.draw().to_le_bytes()[7]
 }
 
 fn one_in(rng: &mut Rng, n: usize) -> bool {
@@ -412,7 +412,7 @@ fn beyond(machine: &Machine, instruction: &Instruction) -> u64 {
 
 fn random_registers(rng: &mut Rng, machine: &mut Machine) {
     for register in &mut machine.general {
-        let value = rng.next();
+        let value = rng.draw();
         *register = match rng.below(8) {
             0 => value & 0xff,
             1 => [
@@ -428,7 +428,7 @@ fn random_registers(rng: &mut Rng, machine: &mut Machine) {
             _ => value,
         };
     }
-    machine.flags = 0x202 | rng.next() & ARITHMETIC;
+    machine.flags = 0x202 | rng.draw() & ARITHMETIC;
     if one_in(rng, 3) {
         machine.flags |= DIRECTION;
     }
@@ -436,7 +436,7 @@ fn random_registers(rng: &mut Rng, machine: &mut Machine) {
         machine.flags |= ALIGNMENT;
     }
     // Where processes may have it.
-    machine.gs = rng.next() >> 18;
+    machine.gs = rng.draw() >> 18;
 }
 
 fn random_state(rng: &mut Rng, world: &World, state: &mut [u8; EXTENDED]) {
@@ -446,38 +446,38 @@ fn random_state(rng: &mut Rng, world: &World, state: &mut [u8; EXTENDED]) {
     state[..SOFTWARE].fill(0);
     let masked = !one_in(rng, 16);
     let precision = [0, 0x200, 0x300, 0x300][rng.below(4)];
-    let mut control = 0x7f | precision | rng.next() & 0xc00;
-    let mut status = rng.next() & 0x7f00;
+    let mut control = 0x7f | precision | rng.draw() & 0xc00;
+    let mut status = rng.draw() & 0x7f00;
     if masked {
-        status |= rng.next() & 0x3f;
+        status |= rng.draw() & 0x3f;
     } else {
-        control &= !(rng.next() & 0x3f);
+        control &= !(rng.draw() & 0x3f);
     }
     put(state, FCW, control, 2);
     put(state, FCW + 2, status, 2);
-    let tags = if one_in(rng, 4) { rng.next() } else { 0xff };
+    let tags = if one_in(rng, 4) { rng.draw() } else { 0xff };
     put(state, FCW + 4, tags, 1);
-    let mut mxcsr = 0x1f80 | rng.next() & u64::from(world.mxcsr_mask) & 0xe07f;
+    let mut mxcsr = 0x1f80 | rng.draw() & u64::from(world.mxcsr_mask) & 0xe07f;
     if one_in(rng, 16) {
         // Pending exceptions do not fault, new ones do.
-        mxcsr &= !(rng.next() & 0x1f80);
+        mxcsr &= !(rng.draw() & 0x1f80);
     }
     put(state, MXCSR, mxcsr, 4);
     for register in 0..8 {
         let at = ST + 16 * register;
-        let mantissa = rng.next();
+        let mantissa = rng.draw();
         if one_in(rng, 4) {
             put(state, at, mantissa, 8);
-            put(state, at + 8, rng.next(), 2);
+            put(state, at + 8, rng.draw(), 2);
         } else {
             // Numbers which fit into integers, or nearly.
-            let sign = rng.next() & 0x8000;
+            let sign = rng.draw() & 0x8000;
             put(state, at, mantissa | 1 << 63, 8);
             put(state, at + 8, (16383 + rng.below(66) as u64) | sign, 2);
         }
     }
     for at in (XMM..SOFTWARE).step_by(8) {
-        put(state, at, rng.next(), 8);
+        put(state, at, rng.draw(), 8);
     }
     if world.components != 0 {
         state[HEADER..WIDE].fill(0);
@@ -485,7 +485,7 @@ fn random_state(rng: &mut Rng, world: &World, state: &mut [u8; EXTENDED]) {
         // Beyond SSE there are registers and nothing else.
         if world.components & !3 != 0 {
             for at in (WIDE..EXTENDED).step_by(8) {
-                put(state, at, rng.next(), 8);
+                put(state, at, rng.draw(), 8);
             }
         }
     }
@@ -574,7 +574,7 @@ impl Setup<'_> {
         }
         let mask = if narrow { 0xffff_ffff } else { u64::MAX };
         // The upper half does not count, and may be anything.
-        let upper = if narrow { self.rng.next() << 32 } else { 0 };
+        let upper = if narrow { self.rng.draw() << 32 } else { 0 };
         let want = need.wrapping_sub(memory.displacement());
         match (base, index) {
             (Some(base), Some(index)) if base == index => {
@@ -620,7 +620,7 @@ impl Setup<'_> {
             let garbage = if bits == 64 {
                 0
             } else {
-                self.rng.next() << bits
+                self.rng.draw() << bits
             };
             let mask = u64::MAX >> (64 - bits);
             self.fix(number, offset & mask | garbage);
@@ -670,7 +670,7 @@ impl Setup<'_> {
             _ => self.rng.below(most),
         } as u64;
         let narrow = instruction.op_kind(0) == OpKind::MemoryESEDI;
-        let garbage = if narrow { self.rng.next() << 32 } else { 0 };
+        let garbage = if narrow { self.rng.draw() << 32 } else { 0 };
         self.fix(1, count | garbage);
         count
     }

@@ -10,13 +10,8 @@
 //! Prints one line of JSON.  Exit status: 0 all the same, 1 a difference
 //! (the case and the seed are printed), 2 the tracker does not work here.
 
-#[path = "insn/generate.rs"]
 mod generate;
-#[path = "insn/machine.rs"]
 mod machine;
-#[path = "../examples/common/mod.rs"]
-mod shared;
-#[path = "insn/twin.rs"]
 mod twin;
 
 use std::collections::BTreeMap;
@@ -25,9 +20,9 @@ use std::sync::atomic::Ordering;
 use clap::Parser;
 use generate::{Case, Pool, World};
 use hvckpt::{DirtyPages, LockPolicy, RawPages, Region, TrackerKind};
+use hvckpt_guest_tests::Rng;
 use iced_x86::{Mnemonic, OpKind, Register, RflagsBits};
 use machine::{ALIGNMENT, ARITHMETIC, Code, DIRECTION, MXCSR, Machine};
-use shared::Rng;
 use twin::Twin;
 
 const PAGE: usize = hvckpt::PAGE_SIZE;
@@ -336,7 +331,7 @@ fn main() {
     let codes = [Code::new(false), Code::new(true)];
     let (components, mxcsr_mask) = machine::extended_state();
     let scratch: &'static mut [u64] = vec![0; AREA / 8].leak();
-    scratch.iter_mut().for_each(|word| *word = rng.next());
+    scratch.iter_mut().for_each(|word| *word = rng.draw());
     machine::catch_signals();
     let mut twin = Twin::new(codes);
 
@@ -344,7 +339,7 @@ fn main() {
     let area = region.as_ptr() as u64;
     twin.place(area);
     for word in region.atomics_u64() {
-        word.store(rng.next(), Ordering::Relaxed);
+        word.store(rng.draw(), Ordering::Relaxed);
     }
     let mut fuzz = Fuzz {
         region: &region,

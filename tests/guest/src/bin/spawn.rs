@@ -5,13 +5,11 @@
 //! Prints one line of JSON.  Exit status: 0; 1 wrong counts; 2 not possible
 //! here.
 
-mod common;
-
 use std::process::Command;
 
 use clap::Parser;
-use common::{Area, PAGE, Session, in_child, need_gate};
 use hvckpt::abi::cda_counters;
+use hvckpt_guest_tests::{Area, PAGE, Session, in_child, need_gate};
 
 /// Starts programs and forks while a cycle is open.
 #[derive(Parser, Debug)]
@@ -38,7 +36,7 @@ fn vfork_and_exec() {
         }
         pid
     };
-    assert_eq!(common::wait(pid), 0, "the program fails");
+    assert_eq!(hvckpt_guest_tests::wait(pid), 0, "the program fails");
 }
 
 /// Writes to each page for the first time in a cycle; what was counted.

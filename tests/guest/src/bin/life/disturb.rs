@@ -8,9 +8,9 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use hvckpt::{PAGE_SIZE, Region};
 
-use super::common::{Area, PAGE, Rng, may_store, spawn, wait};
 use super::fail;
 use super::watch::Watch;
+use hvckpt_guest_tests::{Area, PAGE, Rng, may_store, spawn, wait};
 
 /// A counter of the kernel's.
 pub fn vmstat(name: &str) -> u64 {

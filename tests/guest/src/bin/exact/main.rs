@@ -7,24 +7,19 @@
 //! 2 the tracker does not work here, 77 the tracker is documented to miss
 //! such writes (see `--force`).
 
-mod common;
-#[macro_use]
-#[path = "common/say.rs"]
-mod say;
-#[path = "common/writers.rs"]
 mod writers;
 
 use std::sync::Barrier;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use clap::Parser;
-use common::Rng;
 use hvckpt::{Coverage, DirtyPages, LockPolicy, PAGE_SIZE, Region, TrackerKind};
+use hvckpt_guest_tests::Rng;
 use writers::{Hand, Writer};
 
 /// Checks that every changed page is reported.
 fn threads(text: &str) -> Result<usize, String> {
-    let number = common::some(text).ok();
+    let number = hvckpt_guest_tests::some(text).ok();
     number
         .filter(|number| *number <= 1024)
         .ok_or_else(|| "expected 1 to 1024".to_owned())
@@ -36,16 +31,16 @@ struct Args {
     #[arg(long)]
     tracker: TrackerKind,
     /// Pages in the area.
-    #[arg(long, default_value_t = 1024, value_parser = common::some)]
+    #[arg(long, default_value_t = 1024, value_parser = hvckpt_guest_tests::some)]
     pages: usize,
     /// Threads which write.
     #[arg(long, default_value_t = 1, value_parser = threads)]
     threads: usize,
     /// Transactions.
-    #[arg(long, default_value_t = 100, value_parser = common::some)]
+    #[arg(long, default_value_t = 100, value_parser = hvckpt_guest_tests::some)]
     transactions: usize,
     /// Writes of each thread in each transaction.
-    #[arg(long, default_value_t = 64, value_parser = common::some)]
+    #[arg(long, default_value_t = 64, value_parser = hvckpt_guest_tests::some)]
     writes: usize,
     /// First number of the generators.
     #[arg(long, default_value_t = 1)]
@@ -157,7 +152,7 @@ struct Shared<'a> {
 fn scribble(shared: &Shared<'_>, rng: &mut Rng) {
     let words = shared.region.atomics_u64();
     for _ in 0..shared.args.writes {
-        let (at, second, value) = (rng.below(words.len()), rng.below(words.len()), rng.next());
+        let (at, second, value) = (rng.below(words.len()), rng.below(words.len()), rng.draw());
         let address = |word: usize| shared.region.as_ptr() as usize + word * 8;
         if shared.args.prepare {
             for word in [at, second] {
@@ -181,7 +176,7 @@ fn scribble(shared: &Shared<'_>, rng: &mut Rng) {
                 shared.refused.fetch_add(1, Ordering::Relaxed);
             }
             Err(e) => {
-                complain!("{} failed: {e}", shared.args.writer.name());
+                eprintln!("{} failed: {e}", shared.args.writer.name());
                 std::process::exit(2);
             }
         }
@@ -233,6 +228,7 @@ fn run_racing(shared: &Shared<'_>, referee: &mut Referee<'_>) -> Result<(), hvck
 }
 
 fn main() {
+    hvckpt_guest_tests::end_with_the_reader();
     let args = Args::parse();
     let limits = args.tracker.limits();
     let coverage = match args.writer {
@@ -246,16 +242,16 @@ fn main() {
             "program": "exact", "tracker": args.tracker.name(), "writer": args.writer.name(),
             "skipped": "documented limit: this tracker misses such writes",
         });
-        say!("{line}");
+        println!("{line}");
         std::process::exit(77);
     }
     let remote = matches!(args.writer, Writer::VmWritev | Writer::Ptrace);
     if args.writer != Writer::Mem && args.threads != 1 {
-        complain!("one thread, unless it writes by itself");
+        eprintln!("one thread, unless it writes by itself");
         std::process::exit(2);
     }
     let hand = Hand::new(args.writer).unwrap_or_else(|error| {
-        complain!("cannot set up {}: {error}", args.writer.name());
+        eprintln!("cannot set up {}: {error}", args.writer.name());
         std::process::exit(2);
     });
     let lock = if args.lock {
@@ -263,7 +259,7 @@ fn main() {
     } else {
         LockPolicy::IfAllowed
     };
-    let region = common::region(args.tracker, args.pages, lock);
+    let region = hvckpt_guest_tests::region(args.tracker, args.pages, lock);
     let shared = Shared {
         region: &region,
         args: &args,
@@ -321,6 +317,6 @@ fn main() {
         "error": result.as_ref().err().map(|error| hvckpt::explain(error)),
         "ok": good,
     });
-    say!("{line}");
+    println!("{line}");
     std::process::exit(i32::from(!good));
 }

@@ -1,6 +1,12 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! What the example programs share.
-#![allow(dead_code)]
+//! What the test programs share: the raw ABI, memory to misuse, numbers, checks.
+//! Each program is a file or folder of `src/bin`; steps of the emulated machine
+//! (`tests/steps`) run them by name.
+#![allow(missing_docs)] // helpers of these programs, and nobody's interface
+
+mod raw;
+
+pub use raw::*;
 
 use hvckpt::{LockPolicy, Region, TrackerKind};
 
@@ -14,7 +20,7 @@ impl Rng {
         Self(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1)
     }
 
-    pub fn next(&mut self) -> u64 {
+    pub fn draw(&mut self) -> u64 {
         self.0 ^= self.0 >> 12;
         self.0 ^= self.0 << 25;
         self.0 ^= self.0 >> 27;
@@ -23,8 +29,15 @@ impl Rng {
 
     /// A number below `end`.
     pub fn below(&mut self, end: usize) -> usize {
-        (self.next() >> 11) as usize % end
+        (self.draw() >> 11) as usize % end
     }
+}
+
+/// For programs whose reader may go away (`| head`): they end of SIGPIPE then,
+/// instead of panicking. First in `main`.
+pub fn end_with_the_reader() {
+    // SAFETY: no handler is replaced but Rust's own setting.
+    unsafe { libc::signal(libc::SIGPIPE, libc::SIG_DFL) };
 }
 
 /// A number of things of which there must be some, for an option.

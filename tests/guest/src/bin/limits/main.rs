@@ -5,8 +5,6 @@
 //! Prints a line for each.  Exit status: 0; 1 it is otherwise; 2 not possible
 //! here.
 
-mod common;
-#[path = "limits/overtaken.rs"]
 mod overtaken;
 
 use core::ptr;
@@ -14,8 +12,8 @@ use std::fs::OpenOptions;
 use std::os::unix::fs::FileExt;
 
 use clap::Parser;
-use common::Checks;
 use hvckpt::{Coverage, LockPolicy, PAGE_SIZE, RawPages, Region, TrackerKind};
+use hvckpt_guest_tests::Checks;
 
 const PAGES: usize = 16;
 const PAGE: usize = 5;

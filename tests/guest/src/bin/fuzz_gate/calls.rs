@@ -8,8 +8,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use hvckpt::abi::{self, cda_query, cda_register};
 
 use super::arena::Arena;
-use super::common::{Rng, attach_struct, may_store, op};
 use super::{OPS, Totals};
+use hvckpt_guest_tests::{Rng, attach_struct, may_store, op};
 
 /// Every errno that docs/abi.md names.
 const DOCUMENTED: [i64; 15] = [1, 2, 9, 11, 12, 13, 14, 16, 17, 22, 28, 38, 61, 95, 128];
@@ -60,7 +60,7 @@ impl<'a> Caller<'a> {
             0 => self.rng.below(8) as u64,
             1 => 1 << self.rng.below(64),
             2 => (1_u64 << self.rng.below(64)).wrapping_sub(1),
-            _ => self.rng.next(),
+            _ => self.rng.draw(),
         }
     }
 
@@ -115,7 +115,7 @@ impl<'a> Caller<'a> {
     pub fn step(&mut self) {
         if self.one_in(2) {
             let at = self.arena.data(&mut self.rng).0;
-            may_store(at as usize + self.rng.below(4096), self.rng.next() as u8);
+            may_store(at as usize + self.rng.below(4096), self.rng.draw() as u8);
         }
         let number = match self.rng.below(100) {
             0..15 => abi::CDA_OP_BEGIN,
@@ -148,7 +148,7 @@ impl<'a> Caller<'a> {
         match number {
             abi::CDA_OP_VERSION => args[0] = 0,
             abi::CDA_OP_ATTACH => {
-                let token = self.rng.next().to_le_bytes();
+                let token = self.rng.draw().to_le_bytes();
                 args[0] = self.arena.pointer(&mut self.rng);
                 let attach = attach_struct([token, token].concat().try_into().expect("16 bytes"));
                 self.arena.fill(args[0], bytes(&attach));

@@ -13,15 +13,13 @@
 //! --limit-ms, which means something only where time is counted in
 //! instructions.
 
-mod common;
-
 use std::ptr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use clap::Parser;
-use common::{Area, PAGE, Session, in_child, need_gate};
 use hvckpt::abi;
+use hvckpt_guest_tests::{Area, PAGE, Session, in_child, need_gate};
 
 /// How long an operation keeps the processor.
 #[derive(Parser, Debug)]
@@ -127,7 +125,7 @@ fn register_in_a_loop(session: &Session, area: &Area, log: &Area) -> u64 {
     let (start, mut made) = (Instant::now(), 0);
     while start.elapsed() < Duration::from_millis(500) {
         let range = session.register(&registration);
-        if range == common::no(libc::EAGAIN) {
+        if range == hvckpt_guest_tests::no(libc::EAGAIN) {
             std::thread::sleep(Duration::from_millis(1));
             continue;
         }

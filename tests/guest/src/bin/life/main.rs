@@ -7,18 +7,15 @@
 //! Prints one line of JSON.  Exit status: 0; 1 a byte or a page was wrong;
 //! 2 not possible here; 77 nothing happened, so nothing was tested.
 
-mod common;
-#[path = "life/disturb.rs"]
 mod disturb;
-#[path = "life/watch.rs"]
 mod watch;
 
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use clap::{Parser, ValueEnum};
-use common::{Rng, spawn, wait};
 use hvckpt::{CycleError, LockPolicy, SessionError, TrackerKind};
+use hvckpt_guest_tests::{Rng, spawn, wait};
 use watch::Watch;
 
 #[derive(ValueEnum, Debug, Clone, Copy, PartialEq)]
@@ -90,7 +87,7 @@ fn fail(what: &str) -> ! {
 
 impl Args {
     fn watch(&self, lock: LockPolicy) -> Watch {
-        Watch::new(common::shared_region(self.tracker, self.pages, lock))
+        Watch::new(hvckpt_guest_tests::region(self.tracker, self.pages, lock))
     }
 
     fn stopped(&self) -> bool {
@@ -279,7 +276,7 @@ fn run(args: &Args) -> Result<Outcome, CycleError> {
             Ok(outcome)
         }
         Scenario::Mprotect => {
-            common::catch_faults();
+            hvckpt_guest_tests::catch_faults();
             let mut watch = args.watch(LockPolicy::IfAllowed);
             let mut refused = 0;
             let mut outcome = transactions(

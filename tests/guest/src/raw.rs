@@ -1,10 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The raw ABI, and memory to misuse.
-#![allow(dead_code)]
 #![allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // bytes to tell pages apart
-
-#[path = "../../examples/common/mod.rs"]
-mod shared;
 
 use std::arch::global_asm;
 use std::ptr;
@@ -12,8 +8,6 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use hvckpt::abi::{self, cda_attach, cda_log, cda_query, cda_register};
 use hvckpt::sys::gate::int84;
-#[allow(unused_imports)]
-pub use shared::{Checks, Rng, region as shared_region};
 
 pub const PAGE: usize = hvckpt::PAGE_SIZE;
 pub const CHUNK: usize = 2 << 20;

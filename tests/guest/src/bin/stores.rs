@@ -2,13 +2,11 @@
 //! Stores of every kind to a page whose stores the hypervisor performs: they
 //! must do what the CPU does, and be in the list.
 
-mod common;
-
 use std::arch::asm;
 use std::arch::x86_64::__cpuid;
 
-use common::{Area, Checks, PAGE, Session};
 use hvckpt::abi;
+use hvckpt_guest_tests::{Area, Checks, PAGE, Session};
 
 const KIND: u64 = 15 << abi::CDA_ENTRY_KIND_SHIFT;
 const WORD: u64 = abi::CDA_ENTRY_WORD << abi::CDA_ENTRY_KIND_SHIFT;
@@ -328,7 +326,7 @@ fn refused(page: usize) {
 }
 
 fn main() {
-    common::need_gate();
+    hvckpt_guest_tests::need_gate();
     let mut c = Checks::default();
     let session = Session::attach();
     let (tracked, plain) = (Area::new(2 * PAGE), Area::new(2 * PAGE));

@@ -5,8 +5,8 @@ use std::sync::atomic::Ordering;
 
 use hvckpt::{DirtyPages, PAGE_SIZE, Region};
 
-use super::common::Rng;
 use super::{Outcome, fail};
+use hvckpt_guest_tests::Rng;
 
 const WORDS: usize = PAGE_SIZE / 8;
 /// Writes between two lists.
@@ -64,7 +64,7 @@ impl Watch {
     /// Some random words.
     pub fn write(&mut self, rng: &mut Rng) {
         for _ in 0..WRITES {
-            self.store(rng.below(self.model.len()), rng.next());
+            self.store(rng.below(self.model.len()), rng.draw());
         }
     }
 
@@ -103,7 +103,7 @@ impl Watch {
 
     /// Stores a word somewhere in a page.
     pub fn write_to(&mut self, page: usize, rng: &mut Rng) {
-        self.store(page * WORDS + rng.below(WORDS), rng.next());
+        self.store(page * WORDS + rng.below(WORDS), rng.draw());
     }
 
     /// Whether the memory holds what was stored.

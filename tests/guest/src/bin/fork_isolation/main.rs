@@ -7,8 +7,6 @@
 //!
 //! One line per check; exit status 1 if one failed, 2 without a gate.
 
-mod common;
-#[path = "fork_isolation/within.rs"]
 mod within;
 
 use std::fs;
@@ -19,7 +17,7 @@ use std::time::{Duration, Instant};
 use clap::Parser;
 use hvckpt::abi::{self, cda_register};
 
-use common::{Area, Checks, PAGE, Rng, Session, in_child, spawn, wait};
+use hvckpt_guest_tests::{Area, Checks, PAGE, Rng, Session, in_child, spawn, wait};
 
 const WORDS: usize = PAGE / 8;
 /// What children write; parents never do.
@@ -87,7 +85,7 @@ fn series(s: &Session, area: &Area, range: i64, forks: usize, cycling: bool) -> 
                 while !stop.load(Ordering::Relaxed) {
                     let result = s.commit(range);
                     assert!(
-                        result >= 0 || result == common::no(libc::EAGAIN),
+                        result >= 0 || result == hvckpt_guest_tests::no(libc::EAGAIN),
                         "commit: {result}"
                     );
                 }
@@ -430,7 +428,7 @@ fn main() {
     if args.nothing {
         return;
     }
-    common::need_gate();
+    hvckpt_guest_tests::need_gate();
     let mut c = Checks::default();
     let patience = Duration::from_secs(args.patience);
     let settings = args.ksm.then(|| {

@@ -4,11 +4,6 @@
 //! Time is CLOCK_MONOTONIC; under an emulator which counts instructions one
 //! nanosecond is one instruction.  Prints one line of JSON.
 
-mod common;
-#[macro_use]
-#[path = "common/say.rs"]
-mod say;
-
 use std::hint::black_box;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
@@ -23,16 +18,16 @@ struct Args {
     #[arg(long, default_value = "ptxen")]
     tracker: TrackerKind,
     /// Pages in the area.
-    #[arg(long, default_value_t = 1024, value_parser = common::some)]
+    #[arg(long, default_value_t = 1024, value_parser = hvckpt_guest_tests::some)]
     pages: usize,
     /// Pages dirtied in each transaction, one write of eight bytes each.
-    #[arg(long, default_value_t = 64, value_parser = common::some)]
+    #[arg(long, default_value_t = 64, value_parser = hvckpt_guest_tests::some)]
     dirty: usize,
     /// Transactions measured.
-    #[arg(long, default_value_t = 100, value_parser = common::some)]
+    #[arg(long, default_value_t = 100, value_parser = hvckpt_guest_tests::some)]
     transactions: usize,
     /// Transactions before.
-    #[arg(long, default_value_t = 5, value_parser = common::any)]
+    #[arg(long, default_value_t = 5, value_parser = hvckpt_guest_tests::any)]
     warmup: usize,
     /// Which pages.
     #[arg(long, value_enum, default_value = "contiguous")]
@@ -41,7 +36,7 @@ struct Args {
     #[arg(long)]
     pairs: bool,
     /// Writes to each dirty page.
-    #[arg(long, default_value_t = 1, value_parser = common::some)]
+    #[arg(long, default_value_t = 1, value_parser = hvckpt_guest_tests::some)]
     writes: usize,
     /// Measure the gate alone: the mean of this many empty crossings.
     #[arg(long, value_name = "CALLS", num_args = 0..=1, default_missing_value = "10000", value_parser = clap::value_parser!(u64).range(1..=1_000_000_000))]
@@ -225,7 +220,7 @@ fn measure_gate(calls: u64) -> Result<serde_json::Value, hvckpt::AttachError> {
 }
 
 fn measure(args: &Args) -> Result<serde_json::Value, CycleError> {
-    let region = common::region(args.tracker, args.pages, LockPolicy::IfAllowed);
+    let region = hvckpt_guest_tests::region(args.tracker, args.pages, LockPolicy::IfAllowed);
     let start = Instant::now();
     region.begin()?.end()?;
     let first_cycle = nanoseconds(start, Instant::now());
@@ -271,9 +266,10 @@ fn measure(args: &Args) -> Result<serde_json::Value, CycleError> {
 }
 
 fn main() {
+    hvckpt_guest_tests::end_with_the_reader();
     let args = Args::parse();
     if args.dirty > args.pages || args.writes > 512 {
-        complain!(
+        eprintln!(
             "--dirty must be 1 to --pages ({}), --writes 1 to 512",
             args.pages
         );
@@ -284,9 +280,9 @@ fn main() {
         None => measure(&args).map_err(hvckpt::Error::from),
     };
     match result {
-        Ok(line) => say!("{line}"),
+        Ok(line) => println!("{line}"),
         Err(error) => {
-            complain!("{}", hvckpt::explain(&error));
+            eprintln!("{}", hvckpt::explain(&error));
             std::process::exit(2);
         }
     }

@@ -3,13 +3,11 @@
 
 #![allow(clippy::cast_possible_truncation)] // page numbers below 1024
 
-mod common;
-
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use common::{Area, CHUNK, Checks, PAGE, Rng, Session, may_store};
+use hvckpt_guest_tests::{Area, CHUNK, Checks, PAGE, Rng, Session, may_store};
 
 const WORDS: usize = PAGE / 8;
 
@@ -398,7 +396,7 @@ fn log_moves(c: &mut Checks, s: &Session) {
     c.equal(
         "the log moved onto the range: end",
         result,
-        common::no(libc::EFAULT),
+        hvckpt_guest_tests::no(libc::EFAULT),
     );
     let log = Area::map(r.log.start, PAGE, 0, -1);
     log.set(0, 0);
@@ -420,14 +418,14 @@ fn log_moves(c: &mut Checks, s: &Session) {
     let result = s.end(r.id);
     c.check(
         "a tracked page moved onto the log: end",
-        result >= 0 || result == common::no(libc::EFAULT),
+        result >= 0 || result == hvckpt_guest_tests::no(libc::EFAULT),
         || format!("{result}"),
     );
     let closed = s.end(r.id);
     c.equal(
         "a tracked page moved onto the log: closed",
         closed,
-        common::no(libc::ENODATA),
+        hvckpt_guest_tests::no(libc::ENODATA),
     );
     r.log.set(0, 0);
     assert_eq!(s.begin(r.id), 0);
@@ -534,8 +532,8 @@ fn torn_down(c: &mut Checks) {
 }
 
 fn main() {
-    common::need_gate();
-    common::catch_faults();
+    hvckpt_guest_tests::need_gate();
+    hvckpt_guest_tests::catch_faults();
     let mut c = Checks::default();
     let session = Session::attach();
     replaced(&mut c, &session);

@@ -3,14 +3,14 @@
 //!
 //! One line per check; exit status 1 if one failed, 2 without a gate.
 
-mod common;
-
 use std::arch::asm;
 use std::ptr;
 
-use common::{Area, Checks, PAGE, Session, attach_struct, fresh_token, in_child, no, op, op1, op2};
 use hvckpt::abi::{self, cda_attach, cda_query, cda_register};
 use hvckpt::{CycleError, LockPolicy, SessionError, TrackerKind};
+use hvckpt_guest_tests::{
+    Area, Checks, PAGE, Session, attach_struct, fresh_token, in_child, no, op, op1, op2,
+};
 
 const KERNEL: u64 = 0xffff_8880_0000_0000;
 const XEN: u64 = 0xffff_82d0_4020_0000;
@@ -748,7 +748,7 @@ fn library(c: &mut Checks) {
 }
 
 fn main() {
-    common::need_gate();
+    hvckpt_guest_tests::need_gate();
     let mut args = std::env::args().skip(1);
     if args.next().as_deref() == Some("--exec-child") {
         let cookie = args.next().and_then(|text| text.parse().ok()).unwrap_or(0);
