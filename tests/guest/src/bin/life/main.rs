@@ -34,7 +34,7 @@ enum Scenario {
     /// The application lets the kernel drop pages, and writes to some of them
     /// before it does.
     Free,
-    /// The application protects and unprotects parts of its area.
+    /// The application takes write access to parts of its area away and gives it back.
     Mprotect,
     /// The application uses userfaultfd's write protection on its area.
     Uffd,

@@ -45,7 +45,13 @@ impl From<Refusal> for Ended {
 }
 
 /// Serves until the primary goes, or is refused.
-pub(crate) fn serve(inner: &Inner, channel: Channel, pass: &Pass, peer: SocketAddr, session: u64) {
+pub(crate) fn serve(
+    inner: &Inner,
+    channel: Channel,
+    pass: &Pass,
+    peer: SocketAddr,
+    connection: u64,
+) {
     let key = channel.peer_key();
     let mut link = Conversation::new(channel, inner.options.handshake);
     let vault = match inner.vaults.by_key(key) {
@@ -65,8 +71,8 @@ pub(crate) fn serve(inner: &Inner, channel: Channel, pass: &Pass, peer: SocketAd
         let text = "as many primaries as --max-connections allows are connected";
         return link.end(&Message::Refusal(Refusal::new(Reason::Unavailable, text)));
     }
-    let ended = converse(inner, &vault, &mut link, peer, session);
-    vault.detach(session);
+    let ended = converse(inner, &vault, &mut link, peer, connection);
+    vault.detach(connection);
     match ended {
         Ended::Refused(refusal) => {
             inner.say(&format!("{name} ({peer}): refused, {refusal}"));
@@ -88,9 +94,9 @@ fn converse(
     vault: &Arc<Vault>,
     link: &mut Conversation,
     peer: SocketAddr,
-    session: u64,
+    connection: u64,
 ) -> Ended {
-    let attached = match greet(inner, vault, link, peer, session) {
+    let attached = match greet(inner, vault, link, peer, connection) {
         Ok(attached) => attached,
         Err(ended) => return ended,
     };
@@ -102,7 +108,7 @@ fn converse(
     let mut checked = Instant::now();
     link.set_timeout(inner.options.idle);
     loop {
-        if let Err(ended) = step(vault, link, &mut incoming, session) {
+        if let Err(ended) = step(vault, link, &mut incoming, connection) {
             return ended;
         }
         if checked.elapsed() > RECHECK {
@@ -119,7 +125,7 @@ fn greet(
     vault: &Vault,
     link: &mut Conversation,
     peer: SocketAddr,
-    session: u64,
+    connection: u64,
 ) -> Result<Attached, Ended> {
     let Message::Hello {
         store,
@@ -134,7 +140,7 @@ fn greet(
         epoch,
         newest,
     };
-    let from = (session, link.handle(), peer);
+    let from = (connection, link.handle(), peer);
     let attached = vault.attach(&hello, from, &inner.options.store)?;
     link.put(&Message::Welcome {
         epoch: attached.epoch,
@@ -149,16 +155,16 @@ fn step(
     vault: &Vault,
     link: &mut Conversation,
     incoming: &mut Incoming,
-    session: u64,
+    connection: u64,
 ) -> Result<(), Ended> {
     match link.get()? {
         Message::Begin(begin) => incoming.begin(begin, &vault.path)?,
         Message::Pages(records) => {
-            vault.with(session, |shared| incoming.pages(&records, shared))?;
+            vault.with(connection, |shared| incoming.pages(&records, shared))?;
         }
         Message::End { version, pages } => incoming.end(version, pages)?,
         Message::Sync { newest } => {
-            let version = vault.apply(session, &incoming.take()?, newest)?;
+            let version = vault.apply(connection, &incoming.take()?, newest)?;
             link.put(&Message::Ack { version })?;
             link.flush()?;
         }
