@@ -46,7 +46,6 @@ pub mod doctor;
 mod error;
 mod explain;
 mod ffi;
-mod lock_file;
 pub mod metrics;
 mod region;
 pub mod store;

@@ -28,11 +28,8 @@ enum Ended {
 
 impl From<io::Error> for Ended {
     fn from(error: io::Error) -> Self {
-        match error.get_ref().and_then(|inner| inner.downcast_ref()) {
-            Some(wire) => {
-                let wire: &WireError = wire;
-                Self::Refused(Refusal::new(Reason::Malformed, wire.to_string()))
-            }
+        match WireError::of(&error) {
+            Some(wire) => Self::Refused(Refusal::new(Reason::Malformed, wire.to_string())),
             None => Self::Link(error),
         }
     }

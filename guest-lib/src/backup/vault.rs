@@ -14,16 +14,16 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
+use hvckpt_files::{rename_new, sync_directory};
 use hvckpt_wire::{PublicKey, valid_name};
 
 use super::control::{Promoted, Status};
-use super::files;
 use super::incoming::{Group, refuse};
 use super::keys::keys;
 use super::server::BackupError;
 use super::state::{Hello, State, admit, stale};
 use super::wire::{Reason, Refusal};
-use crate::store::backend::{Directory, rename_new};
+use crate::store::backend::Directory;
 use crate::store::ship::AreaShape;
 use crate::store::{Shared, Store, StoreError, StoreKey, StoreOptions, epoch};
 
@@ -294,8 +294,7 @@ impl Vault {
                 } else {
                     parent
                 };
-                files::sync_directory(parent)
-                    .map_err(|error| BackupError::io("sync", parent, error))?;
+                sync_directory(parent).map_err(|error| BackupError::io("sync", parent, error))?;
             }
             to.clone_into(&mut path);
             // The place is free for the primary of the new epoch.

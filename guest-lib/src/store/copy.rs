@@ -9,9 +9,9 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::sync::Arc;
 
-use hvckpt_wire::files;
+use hvckpt_files::{self as files, rename_new};
 
-use super::backend::{Directory, rename_new};
+use super::backend::Directory;
 use super::error::{StoreError, io as failed};
 use super::format::{ACK_FILE, IMAGE_HEADER, encode_ack, image_name};
 use super::images::ImageFile;

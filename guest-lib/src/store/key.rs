@@ -8,7 +8,7 @@ use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use hkdf::Hkdf;
-use hvckpt_wire::files;
+use hvckpt_files as files;
 use sha2::Sha256;
 use zeroize::Zeroizing;
 

@@ -498,7 +498,7 @@ fn write(
         file.sync_all().map_err(failed)?;
         fs::rename(&temporary, &target).map_err(failed)?;
         let parent = target.parent().unwrap_or(Path::new(""));
-        hvckpt_wire::files::sync_directory(parent).map_err(failed)
+        hvckpt_files::sync_directory(parent).map_err(failed)
     });
     if result.is_err() {
         let _leftover = fs::remove_file(&temporary);

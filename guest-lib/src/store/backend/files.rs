@@ -4,15 +4,12 @@
 use std::fs;
 use std::io;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use hvckpt_wire::files;
-use rustix::fs::{CWD, RenameFlags, renameat_with};
-use rustix::io::Errno;
+use hvckpt_files::{self as files, LockFile, rename_new, same};
 
 use super::{Backend, File, Held, Hold};
-use crate::lock_file::{self, LockFile, same};
 use crate::store::format::ACK_FILE;
 
 /// Name of the file which writers lock.
@@ -120,7 +117,7 @@ impl Backend for Directory {
     }
 
     fn holder(&self) -> String {
-        lock_file::holder(&self.at(LOCK))
+        files::holder(&self.at(LOCK))
     }
 
     fn discard(&self) {
@@ -137,18 +134,6 @@ impl Directory {
             // Made later, or somebody's mistake, of which opening it tells.
             Err(_) => Ok(Some(None)),
         }
-    }
-}
-
-/// Renames a file or a directory, unless there is one of the new name.
-pub(crate) fn rename_new(from: &Path, to: &Path) -> io::Result<()> {
-    match renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE) {
-        // The file system cannot; a link does not replace anything either.
-        Err(Errno::INVAL | Errno::NOSYS | Errno::NOTSUP) if from.is_file() => {
-            fs::hard_link(from, to)?;
-            fs::remove_file(from)
-        }
-        other => Ok(other?),
     }
 }
 

@@ -10,7 +10,6 @@ use std::sync::Arc;
 
 pub use crash::CrashDisk;
 pub use files::Directory;
-pub(crate) use files::rename_new;
 
 /// A flat directory of files.
 ///

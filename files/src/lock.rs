@@ -1,16 +1,19 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! A file which is locked by one at a time.
 
-use std::fs::{File, TryLockError};
+use std::fs::File;
 use std::io;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use hvckpt_wire::files::open_regular;
+use rustix::fs::{FlockOperation, flock, major, minor};
+use rustix::io::Errno;
+
+use crate::open_regular;
 
 /// Holds the lock until it is dropped.
 #[derive(Debug)]
-pub(crate) struct LockFile {
+pub struct LockFile {
     file: File,
     path: PathBuf,
     process: u32,
@@ -18,14 +21,20 @@ pub(crate) struct LockFile {
 
 impl LockFile {
     /// Creates the file if there is none; `None` if somebody holds the lock.
-    pub(crate) fn take(path: &Path) -> io::Result<Option<Self>> {
+    ///
+    /// # Errors
+    /// From the file system; a link is `InvalidInput`.
+    pub fn take(path: &Path) -> io::Result<Option<Self>> {
         let mut create = File::options();
         create.write(true).create(true).truncate(false).mode(0o600);
         Self::lock(path, &mut create)
     }
 
     /// As [`Self::take`], of a file which is there.
-    pub(crate) fn of_existing(path: &Path) -> io::Result<Option<Self>> {
+    ///
+    /// # Errors
+    /// See [`Self::take`].
+    pub fn of_existing(path: &Path) -> io::Result<Option<Self>> {
         Self::lock(path, File::options().write(true))
     }
 
@@ -41,26 +50,27 @@ impl LockFile {
                 path: path.to_owned(),
                 process: std::process::id(),
             };
-            match lock.file.try_lock() {
+            match flock(&lock.file, FlockOperation::NonBlockingLockExclusive) {
                 // Somebody may have removed it since, and be the next one to
                 // make it.
                 Ok(()) if !lock.is_there() => {}
                 Ok(()) => return Ok(Some(lock)),
-                Err(TryLockError::WouldBlock) => return Ok(None),
-                Err(TryLockError::Error(error)) => return Err(error),
+                Err(Errno::WOULDBLOCK) => return Ok(None),
+                Err(error) => return Err(error.into()),
             }
         }
     }
 
     /// Whether the file is still where others look for it.
-    pub(crate) fn is_there(&self) -> bool {
+    #[must_use]
+    pub fn is_there(&self) -> bool {
         let there = std::fs::symlink_metadata(&self.path);
         let ours = self.file.metadata();
         matches!((there, ours), (Ok(there), Ok(ours)) if same(&there, &ours))
     }
 
     /// Removes the file, if it is still the one which is locked.
-    pub(crate) fn remove(&self) {
+    pub fn remove(&self) {
         if self.is_there() {
             // Who is just taking it looks again.
             let _left = std::fs::remove_file(&self.path);
@@ -69,7 +79,8 @@ impl LockFile {
 }
 
 /// Whether both are of one file.
-pub(crate) fn same(one: &std::fs::Metadata, other: &std::fs::Metadata) -> bool {
+#[must_use]
+pub fn same(one: &std::fs::Metadata, other: &std::fs::Metadata) -> bool {
     (one.dev(), one.ino()) == (other.dev(), other.ino())
 }
 
@@ -79,18 +90,19 @@ impl Drop for LockFile {
         // has the descriptor, too, and would hold the lock until it is gone.
         // Nor may a child give up what its parent holds.
         if self.process == std::process::id() {
-            let _closing_does_it_later = self.file.unlock();
+            let _closing_does_it_later = flock(&self.file, FlockOperation::Unlock);
         }
     }
 }
 
 /// Who holds the lock, for messages: program and process, as far as the kernel
 /// tells.
-pub(crate) fn holder(path: &Path) -> String {
+#[must_use]
+pub fn holder(path: &Path) -> String {
     let process = std::fs::metadata(path).ok().and_then(|file| {
         let locks = std::fs::read_to_string("/proc/locks").ok()?;
         let device = file.dev();
-        find(&locks, libc::major(device), libc::minor(device), file.ino())
+        find(&locks, major(device), minor(device), file.ino())
     });
     match process {
         None => "another process".to_owned(),

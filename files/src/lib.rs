@@ -1,5 +1,14 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Files and directories which may not be what they should be.
+//! What stores and servers need of a file system: files that are what they
+//! should be, are whole or not at all, and are locked by one at a time;
+//! directories which are private.
+#![forbid(unsafe_code)]
+
+mod lock;
+mod replace;
+
+pub use lock::{LockFile, holder, same};
+pub use replace::{create, rename_new, replace};
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
@@ -81,6 +90,14 @@ pub fn sync_directory(path: &Path) -> io::Result<()> {
         path
     };
     File::open(path)?.sync_all()
+}
+
+/// Makes a rename or a new name in the directory of `path` durable.
+///
+/// # Errors
+/// From the file system.
+pub fn sync_parent(path: &Path) -> io::Result<()> {
+    path.parent().map_or(Ok(()), sync_directory)
 }
 
 /// Makes a directory which only its owner may enter (0700), and those above
