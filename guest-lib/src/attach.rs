@@ -12,12 +12,12 @@ use std::time::Duration;
 
 use hvckpt_wire::{Key, Reason};
 
-use crate::abi::{self, Mode};
-use crate::sys::fork;
-use crate::sys::gate::{self, GateError, Int84, Transport};
-use crate::sys::session::{OpError, Session, SessionError};
-use crate::sys::signal;
 use crate::tracker::SimGate;
+use hvckpt_sys::abi::{self, Mode};
+use hvckpt_sys::fork;
+use hvckpt_sys::gate::{self, GateError, Int84, Transport};
+use hvckpt_sys::session::{OpError, Session, SessionError};
+use hvckpt_sys::signal;
 
 /// Environment variable which names the key file.
 pub const ENV_KEY: &str = "HVCKPT_KEY";

@@ -3,8 +3,8 @@
 
 use core::ops::Range;
 
-use crate::abi;
 use crate::tracker::{SlotGuard, Written};
+use hvckpt_sys::abi;
 
 /// The dirty pages of a cycle, read where the tracker wrote them.
 ///

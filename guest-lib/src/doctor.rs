@@ -4,12 +4,12 @@
 use std::fs;
 use std::sync::atomic::Ordering;
 
-use crate::explain::explain;
 use crate::region::RegionError;
-use crate::sys::gate;
-use crate::sys::memory::LockPolicy;
 use crate::tracker::TrackerKind;
 use crate::{ENV_KEY, ENV_POLICY, PAGE_SIZE, register_cda};
+use hvckpt_sys::explain;
+use hvckpt_sys::gate;
+use hvckpt_sys::memory::LockPolicy;
 
 /// What was found.
 #[derive(Debug, Clone)]

@@ -7,14 +7,14 @@ use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 
 use crate::attach::Attach;
 use crate::dirty::DirtyPages;
-use crate::sys::PAGE_SIZE;
-use crate::sys::fork;
-use crate::sys::memory::{LockPolicy, Mapping, MemoryError, RawPages};
-use crate::sys::session::SessionError;
 use crate::tracker::{
     self, Count, Counters, CycleError, Request, SimGate, Slot, TrackError, Tracker, TrackerKind,
 };
 use crate::txn::Transaction;
+use hvckpt_sys::PAGE_SIZE;
+use hvckpt_sys::fork;
+use hvckpt_sys::memory::{LockPolicy, Mapping, MemoryError, RawPages};
+use hvckpt_sys::session::SessionError;
 
 /// Pages of a region at most: what the result of an operation can count.
 pub const MAX_PAGES: usize = u32::MAX as usize;
@@ -90,7 +90,8 @@ pub struct Attempt {
 }
 
 fn list(attempts: &[Attempt]) -> String {
-    let each = |attempt: &Attempt| format!("{}: {}", attempt.kind, crate::explain(&attempt.error));
+    let each =
+        |attempt: &Attempt| format!("{}: {}", attempt.kind, hvckpt_sys::explain(&attempt.error));
     attempts.iter().map(each).collect::<Vec<_>>().join("; ")
 }
 
@@ -266,7 +267,7 @@ impl RegionBuilder {
     fn place(&self) -> (usize, usize) {
         self.adopted
             .as_ref()
-            .map_or((0, self.bytes), |pages| (pages.start, pages.bytes))
+            .map_or((0, self.bytes), |pages| (pages.start(), pages.bytes()))
     }
 
     fn check(&self) -> Result<(), RegionError> {
@@ -284,9 +285,9 @@ impl RegionBuilder {
     }
 
     fn memory(&self, twice: bool) -> Result<Mapping, RegionError> {
-        let (start, bytes) = self.place();
-        Ok(match self.adopted {
-            Some(_) => Mapping::adopt(start, bytes),
+        let (_, bytes) = self.place();
+        Ok(match &self.adopted {
+            Some(pages) => Mapping::adopt(pages),
             None if twice => Mapping::aliased(bytes)?,
             None => Mapping::new(bytes)?,
         })

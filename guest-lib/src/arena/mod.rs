@@ -203,7 +203,7 @@ impl<T: ArenaRoot> Arena<T> {
             NonNull::dangling()
         } else {
             // SAFETY: inside of the region.
-            unsafe { base.add(crate::store::format_size(offset)).cast() }
+            unsafe { base.add(hvckpt_store::parts::size(offset)).cast() }
         };
         transaction.commit(if fresh {
             Durability::Sync

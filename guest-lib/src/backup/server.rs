@@ -22,7 +22,7 @@ use super::files;
 use super::session;
 use super::vault::Vaults;
 use super::wire::ALPN;
-use crate::store::{StoreError, StoreOptions};
+use hvckpt_store::{StoreError, StoreOptions};
 
 /// What may go wrong with a backup as a whole.
 #[derive(Debug, thiserror::Error)]

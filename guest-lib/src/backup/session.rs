@@ -52,7 +52,7 @@ pub(crate) fn serve(inner: &Inner, channel: Channel, pass: &Pass, peer: SocketAd
             return link.end(&Message::Refusal(Refusal::new(Reason::UnknownKey, text)));
         }
         Err(error) => {
-            let text = crate::explain(&error);
+            let text = hvckpt_sys::explain(&error);
             inner.say(&format!("{peer}: {text}"));
             return link.end(&Message::Refusal(Refusal::new(Reason::Unavailable, text)));
         }

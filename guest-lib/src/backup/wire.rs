@@ -8,9 +8,9 @@ use std::io::{self, Read};
 pub use hvckpt_wire::frame::FrameError as WireError;
 use hvckpt_wire::frame::Frames;
 
-pub(crate) use crate::store::follow::{Reason, Refusal};
-use crate::store::ship::AreaShape;
-use crate::sys::PAGE_SIZE;
+pub(crate) use hvckpt_store::follow::{Reason, Refusal};
+use hvckpt_store::parts::AreaShape;
+use hvckpt_sys::PAGE_SIZE;
 
 /// Name of the protocol in the handshake, and so its version.
 pub(crate) const ALPN: &[u8] = b"hvckpt-backup/1";
@@ -226,13 +226,12 @@ fn refusal(body: &[u8]) -> Result<Refusal, WireError> {
     if u32_at(body, 4) != 0 {
         return Err(WireError::Field);
     }
-    Ok(Refusal {
-        reason: reason(u16_at(body, 0)),
-        epoch: u64_at(body, 8),
-        version: u64_at(body, 16),
-        // It ends up in logs and on terminals.
-        text: String::from_utf8_lossy(&body[24..]).replace(char::is_control, " "),
-    })
+    // It ends up in logs and on terminals.
+    let text = String::from_utf8_lossy(&body[24..]).replace(char::is_control, " ");
+    let mut refusal = Refusal::new(reason(u16_at(body, 0)), text);
+    refusal.epoch = u64_at(body, 8);
+    refusal.version = u64_at(body, 16);
+    Ok(refusal)
 }
 
 impl Begin {

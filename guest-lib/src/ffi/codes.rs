@@ -8,10 +8,10 @@ use crate::attach::AttachError;
 use crate::error::Error;
 use crate::region::RegionError;
 use crate::store::{DurableError, MapError, StoreError};
-use crate::sys::gate::GateError;
-use crate::sys::memory::MemoryError;
-use crate::sys::session::SessionError;
 use crate::tracker::{CycleError, TrackError};
+use hvckpt_sys::gate::GateError;
+use hvckpt_sys::memory::MemoryError;
+use hvckpt_sys::session::SessionError;
 
 macro_rules! codes {
     ($($name:ident = $value:literal, $text:literal;)*) => {
@@ -116,6 +116,9 @@ codes! {
     FENCED = -101, c"another instance was promoted; this one must not go on";
 }
 
+// Enumerations of other crates are open for the compiler; a test below sees to
+// it that none of their errors is forgotten.
+
 pub(super) fn of(error: &Error) -> i32 {
     match error {
         Error::Region(error) => region(error),
@@ -162,6 +165,7 @@ fn memory(error: &MemoryError) -> i32 {
         MemoryError::Os { .. } => OS,
         MemoryError::TooMuch { .. } => TOO_LARGE,
         MemoryError::LockLimit { .. } => LOCK_LIMIT,
+        _ => INTERNAL,
     }
 }
 
@@ -193,6 +197,7 @@ pub(super) fn gate(error: &GateError) -> i32 {
         GateError::NoCapability(_) => NO_CAPABILITY,
         GateError::Refused(_) => UNSUPPORTED,
         GateError::Probe(_) => OS,
+        _ => INTERNAL,
     }
 }
 
@@ -205,6 +210,7 @@ fn session(error: &SessionError) -> i32 {
         SessionError::Busy => BUSY,
         SessionError::Unsupported => UNSUPPORTED,
         SessionError::Errno(_) => OS,
+        _ => INTERNAL,
     }
 }
 
@@ -247,6 +253,7 @@ fn store(error: &StoreError) -> i32 {
         error if error.fenced() => FENCED,
         StoreError::Unreplicated { .. } => UNREPLICATED,
         StoreError::Fenced { .. } => FENCED,
+        _ => INTERNAL,
     }
 }
 
@@ -280,6 +287,33 @@ fn arena(error: &ArenaError) -> i32 {
 #[cfg(test)]
 mod tests {
     use super::ALL;
+
+    /// As if the compiler could tell.
+    #[test]
+    fn every_error_of_the_other_crates_has_a_code() {
+        let own = include_str!("codes.rs");
+        for (name, source) in [
+            ("MemoryError", include_str!("../../sys/src/memory.rs")),
+            ("GateError", include_str!("../../sys/src/gate.rs")),
+            ("SessionError", include_str!("../../sys/src/session.rs")),
+            ("StoreError", include_str!("../../store/src/error.rs")),
+        ] {
+            let body = source.split_once(&format!("pub enum {name} {{\n"));
+            let body = body.and_then(|(_, rest)| rest.split_once("\n}\n"));
+            let (body, _) = body.unwrap_or_else(|| panic!("{name} is not where it was"));
+            let mut variants = 0;
+            for line in body.lines().filter_map(|line| line.strip_prefix("    ")) {
+                if !line.starts_with(|first: char| first.is_ascii_uppercase()) {
+                    continue;
+                }
+                let end = line.find(|c: char| !c.is_ascii_alphanumeric());
+                let variant = format!("{name}::{}", &line[..end.unwrap_or(line.len())]);
+                assert!(own.contains(&variant), "{variant} has no code");
+                variants += 1;
+            }
+            assert!(variants > 2, "{name}: {variants} variants");
+        }
+    }
 
     /// The committed header must name the same numbers.
     #[test]

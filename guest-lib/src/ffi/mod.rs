@@ -20,15 +20,15 @@ use std::ffi::CString;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
-use crate::abi::{CDA_TOKEN_BYTES, cda_counters};
 use crate::attach::Attach;
 use crate::dirty::DirtyPages;
 use crate::error::Error;
-use crate::explain::explain;
 use crate::region::{Region, RegionBuilder};
-use crate::sys::gate;
-use crate::sys::memory::{LockPolicy, RawPages};
 use crate::tracker::{CycleError, TrackerKind};
+use hvckpt_sys::abi::{CDA_TOKEN_BYTES, cda_counters};
+use hvckpt_sys::explain;
+use hvckpt_sys::gate;
+use hvckpt_sys::memory::{LockPolicy, RawPages};
 use types::{CCounters, CLimits, Dirty, Options};
 
 /// `hvckpt_region`.

@@ -26,13 +26,13 @@ use core::str::FromStr;
 use std::io;
 use std::sync::Arc;
 
-use crate::abi::{self, Mode};
 use crate::attach::{Attach, AttachError};
-use crate::sys::memory::{LockPolicy, Mapping, MemoryError};
-use crate::sys::session::SessionError;
-use crate::sys::signal::HandlerReplaced;
-use crate::sys::soft_dirty::SoftDirtyError;
-use crate::sys::uffd::UffdError;
+use hvckpt_sys::abi::{self, Mode};
+use hvckpt_sys::memory::{LockPolicy, Mapping, MemoryError};
+use hvckpt_sys::session::SessionError;
+use hvckpt_sys::signal::HandlerReplaced;
+use hvckpt_sys::soft_dirty::SoftDirtyError;
+use hvckpt_sys::uffd::UffdError;
 
 pub use emul::Written;
 pub use sim::SimGate;

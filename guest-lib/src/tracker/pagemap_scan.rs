@@ -8,9 +8,9 @@
 use std::sync::Arc;
 
 use super::{Count, Counters, CycleError, Log, Request, TrackError, Tracker, TrackerKind};
-use crate::sys::PAGE_SIZE;
-use crate::sys::fork;
-use crate::sys::uffd::{PageRegion, Pagemap, UffdError, Userfault};
+use hvckpt_sys::PAGE_SIZE;
+use hvckpt_sys::fork;
+use hvckpt_sys::uffd::{PageRegion, Pagemap, UffdError, Userfault};
 
 const VEC: usize = 512;
 

@@ -11,8 +11,8 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use super::marks::Marks;
 use super::{Count, Counters, CycleError};
-use crate::sys::uffd::Userfault;
-use crate::sys::{PAGE_SIZE, raw};
+use hvckpt_sys::uffd::Userfault;
+use hvckpt_sys::{PAGE_SIZE, raw};
 
 /// The page may be writable, or soon is.
 const DIRTY: u32 = 1;
@@ -343,7 +343,7 @@ impl Count for Pages {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::sys::memory::Mapping;
+    use hvckpt_sys::memory::Mapping;
 
     /// What the kernel was asked to protect: calls, and pages in them.
     #[derive(Debug, Default)]

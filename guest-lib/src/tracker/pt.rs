@@ -17,10 +17,10 @@ use std::sync::Arc;
 
 use super::pages::{Guard, Pages};
 use super::{Count, CycleError, Log, Request, TrackError, Tracker, TrackerKind};
-use crate::sys::PAGE_SIZE;
-use crate::sys::fork;
-use crate::sys::signal::{self, Owner, Signal, Watch};
-use crate::sys::uffd::Userfault;
+use hvckpt_sys::PAGE_SIZE;
+use hvckpt_sys::fork;
+use hvckpt_sys::signal::{self, Owner, Signal, Watch};
+use hvckpt_sys::uffd::Userfault;
 
 /// async-signal-safe.
 ///

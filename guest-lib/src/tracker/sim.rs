@@ -7,9 +7,9 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use crate::abi::{self, cda_attach, cda_log, cda_query, cda_register};
-use crate::sys::PAGE_SIZE;
-use crate::sys::gate::Transport;
+use hvckpt_sys::PAGE_SIZE;
+use hvckpt_sys::abi::{self, cda_attach, cda_log, cda_query, cda_register};
+use hvckpt_sys::gate::Transport;
 
 const WORDS: u64 = (PAGE_SIZE / 8) as u64;
 

@@ -21,10 +21,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use super::marks::Marks;
 use super::{Count, Counters, CycleError, Log, Request, TrackError, Tracker, TrackerKind};
-use crate::sys::fork;
-use crate::sys::signal::{self, Owner, Signal, Watch};
-use crate::sys::soft_dirty::SoftDirty;
-use crate::sys::{PAGE_SIZE, raw};
+use hvckpt_sys::fork;
+use hvckpt_sys::signal::{self, Owner, Signal, Watch};
+use hvckpt_sys::soft_dirty::SoftDirty;
+use hvckpt_sys::{PAGE_SIZE, raw};
 
 /// A region, for its handler and for cycles of other regions.
 #[derive(Debug)]

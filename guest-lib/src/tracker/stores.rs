@@ -2,8 +2,8 @@
 //! The log of Emulxen: page entries and word entries, taken apart.
 
 use super::Written;
-use crate::abi;
-use crate::sys::PAGE_SIZE;
+use hvckpt_sys::PAGE_SIZE;
+use hvckpt_sys::abi;
 
 /// Stores which the hypervisor logs in one cycle of a range.
 pub(super) const MAX_STORES: usize = 2048;

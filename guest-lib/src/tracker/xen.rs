@@ -10,12 +10,12 @@ use super::stores::{MAX_STORES, Stores};
 use super::{
     Count, Counters, CycleError, Log, Request, SimGate, TrackError, Tracker, TrackerKind, Written,
 };
-use crate::abi::{self, Mode, cda_log, cda_query, cda_register};
 use crate::attach::{self, Attach, AttachError, SessionRef};
-use crate::sys::PAGE_SIZE;
-use crate::sys::fork;
-use crate::sys::memory::Mapping;
-use crate::sys::session::OpError;
+use hvckpt_sys::PAGE_SIZE;
+use hvckpt_sys::abi::{self, Mode, cda_log, cda_query, cda_register};
+use hvckpt_sys::fork;
+use hvckpt_sys::memory::Mapping;
+use hvckpt_sys::session::OpError;
 
 /// The tracker; see the module.
 #[derive(Debug)]

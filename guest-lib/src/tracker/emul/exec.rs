@@ -7,7 +7,7 @@ use core::ops::Range;
 use super::decode::{self, Address, RSI, RSP, Store};
 use super::stubs::{self, Frame, KEEP, XSAVE};
 use super::table::{Place, Reg, State};
-use crate::sys::{PAGE_SIZE, raw};
+use hvckpt_sys::{PAGE_SIZE, raw};
 
 /// Indices in `gregs` of the registers in the processor's order.
 const GREGS: [usize; 16] = [13, 14, 12, 11, 15, 10, 9, 8, 0, 1, 2, 3, 4, 5, 6, 7];

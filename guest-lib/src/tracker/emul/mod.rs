@@ -25,8 +25,8 @@ use std::sync::Arc;
 use super::pages::{Guard, Pages};
 use super::pt::Cycle;
 use super::{Count, CycleError, Log, Request, TrackError, Tracker, TrackerKind};
-use crate::sys::PAGE_SIZE;
-use crate::sys::signal::{Owner, Signal, Watch};
+use hvckpt_sys::PAGE_SIZE;
+use hvckpt_sys::signal::{Owner, Signal, Watch};
 use words::Words;
 pub use words::Written;
 

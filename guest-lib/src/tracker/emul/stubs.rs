@@ -12,8 +12,8 @@ use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use super::decode::LONGEST;
-use crate::sys::memory::{Mapping, MemoryError};
-use crate::sys::{PAGE_SIZE, raw};
+use hvckpt_sys::memory::{Mapping, MemoryError};
+use hvckpt_sys::{PAGE_SIZE, raw};
 
 const COUNT: usize = 1024;
 /// An instruction and `ret`.
