@@ -34,46 +34,24 @@
 
 #![deny(unsafe_code)]
 
-#[cfg(not(all(target_arch = "x86_64", target_os = "linux")))]
-compile_error!("hvckpt runs on 64-bit x86 Linux");
-
 pub mod arena;
-mod attach;
 pub mod backup;
-mod dirty;
-pub mod doctor;
 mod durable;
 mod error;
 mod ffi;
 pub mod metrics;
-mod region;
 pub mod store;
-mod tracker;
-mod txn;
 
-pub use attach::{Attach, AttachError, ENV_KEY, ENV_POLICY};
-pub use dirty::{DirtyPages, Iter, Runs};
 pub use error::Error;
-pub use hvckpt_sys::gate::GateError;
-pub use hvckpt_sys::memory::{LockPolicy, MemoryError, RawPages};
-pub use hvckpt_sys::session::SessionError;
-pub use hvckpt_sys::signal::HandlerReplaced;
-pub use hvckpt_sys::soft_dirty::SoftDirtyError;
-pub use hvckpt_sys::uffd::UffdError;
-pub use hvckpt_sys::{PAGE_SIZE, abi, explain};
-pub use region::{Attempt, MAX_PAGES, Region, RegionBuilder, RegionError};
-pub use tracker::{
-    Count, Counters, Coverage, CycleError, Limits, Log, SimGate, TrackError, Tracker, TrackerKind,
-    UnknownTracker, Written,
+pub use hvckpt_track::{
+    Attach, AttachError, Attempt, Count, Counters, Coverage, CycleError, DirtyPages, ENV_KEY,
+    ENV_POLICY, GateError, HandlerReplaced, Iter, Limits, LockPolicy, Log, MAX_PAGES, MemoryError,
+    PAGE_SIZE, RawPages, Region, RegionBuilder, RegionError, Runs, SessionError, SimGate,
+    SoftDirtyError, TrackError, Tracker, TrackerKind, Transaction, UffdError, UnknownTracker,
+    Written, abi, doctor, explain, register_cda,
 };
-pub use txn::Transaction;
 
 /// The way into the hypervisor, for those who go it without the trackers.
 pub mod sys {
     pub use hvckpt_sys::{PAGE_SIZE, gate};
-}
-
-/// Begins the description of a critical data area.
-pub fn register_cda() -> RegionBuilder {
-    RegionBuilder::default()
 }

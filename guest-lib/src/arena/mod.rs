@@ -57,7 +57,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use allocator_api2::alloc::Allocator;
 
 use crate::store::{Durability, Durable, DurableError, Store};
-use crate::tracker::TrackerKind;
+use hvckpt_track::TrackerKind;
 
 pub use heap::{Heap, HeapError};
 pub(crate) use raw::RawArena;

@@ -13,12 +13,12 @@ use hvckpt_store::{Durability, Recovery, Store, StoreError, StoreOptions};
 use map::FixedMapping;
 use shadow::{State, equals, page_of, write_page};
 
-use crate::attach::Attach;
-use crate::region::{Region, RegionError};
-use crate::tracker::{CycleError, SimGate, TrackerKind};
 use hvckpt_sys::PAGE_SIZE;
 use hvckpt_sys::fork;
 use hvckpt_sys::memory::LockPolicy;
+use hvckpt_track::Attach;
+use hvckpt_track::{CycleError, SimGate, TrackerKind};
+use hvckpt_track::{Region, RegionError};
 
 pub use map::MapError;
 pub use transaction::DurableTransaction;
@@ -169,7 +169,7 @@ impl DurableBuilder {
         // A region of this name which was closed meanwhile cannot go back.
         store.shared().mended(area);
         let start = mapping.address();
-        let mut region = crate::register_cda()
+        let mut region = hvckpt_track::register_cda()
             .adopt(mapping.pages())
             .lock(self.lock)
             .attach(self.attach);
@@ -210,7 +210,7 @@ impl DurableBuilder {
             .or(kept)
             .ok_or_else(|| DurableError::NoSize(self.name.clone()))?;
         let pages = pages.max(kept.unwrap_or(0));
-        if pages == 0 || pages > crate::region::MAX_PAGES as u64 {
+        if pages == 0 || pages > hvckpt_track::MAX_PAGES as u64 {
             let bytes = size(pages).saturating_mul(PAGE_SIZE);
             return Err(if pages == 0 {
                 RegionError::Empty

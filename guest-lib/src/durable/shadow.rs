@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use hvckpt_store::parts::{Change, Ticket, WORDS, Words, size};
 
-use crate::region::Region;
+use hvckpt_track::Region;
 
 #[derive(Debug)]
 pub(super) struct State {

@@ -4,14 +4,14 @@
 use core::ffi::CStr;
 
 use crate::arena::{ArenaError, HeapError};
-use crate::attach::AttachError;
 use crate::error::Error;
-use crate::region::RegionError;
 use crate::store::{DurableError, MapError, StoreError};
-use crate::tracker::{CycleError, TrackError};
 use hvckpt_sys::gate::GateError;
 use hvckpt_sys::memory::MemoryError;
 use hvckpt_sys::session::SessionError;
+use hvckpt_track::AttachError;
+use hvckpt_track::RegionError;
+use hvckpt_track::{CycleError, TrackError};
 
 macro_rules! codes {
     ($($name:ident = $value:literal, $text:literal;)*) => {
@@ -140,6 +140,7 @@ fn region(error: &RegionError) -> i32 {
         RegionError::Session(error) => session(error),
         RegionError::Tracker { source, .. } | RegionError::Default { source } => track(source),
         RegionError::NoTracker(_) => NO_TRACKER,
+        _ => INTERNAL,
     }
 }
 
@@ -157,6 +158,7 @@ pub(super) fn track(error: &TrackError) -> i32 {
         TrackError::Shape => SHAPE,
         TrackError::NoAlias => NO_ALIAS,
         TrackError::SoftDirty(_) => SOFT_DIRTY,
+        _ => INTERNAL,
     }
 }
 
@@ -176,7 +178,7 @@ fn attach(error: &AttachError) -> i32 {
         AttachError::NoPolicy => NO_POLICY,
         AttachError::KeyUnreadable { .. } => KEY_UNREADABLE,
         AttachError::KeyInvalid { .. } | AttachError::KeyOpen { .. } => KEY_INVALID,
-        AttachError::Unreachable { .. } => UNREACHABLE,
+        AttachError::Unreachable { .. } | AttachError::NoTransport => UNREACHABLE,
         AttachError::NotAuthentic { .. } => NOT_AUTHENTIC,
         AttachError::Protocol { .. } => PROTOCOL,
         AttachError::Refused { .. } => KEY_REFUSED,
@@ -185,6 +187,7 @@ fn attach(error: &AttachError) -> i32 {
         AttachError::ForeignSession => FOREIGN_SESSION,
         AttachError::Session(error) => session(error),
         AttachError::Os(_) => OS,
+        _ => INTERNAL,
     }
 }
 
@@ -225,6 +228,7 @@ fn cycle(error: &CycleError) -> i32 {
         CycleError::Session(error) => session(error),
         CycleError::Attach(error) => track(error),
         CycleError::Os { .. } => OS,
+        _ => INTERNAL,
     }
 }
 
@@ -296,6 +300,10 @@ mod tests {
             ("MemoryError", include_str!("../../sys/src/memory.rs")),
             ("GateError", include_str!("../../sys/src/gate.rs")),
             ("SessionError", include_str!("../../sys/src/session.rs")),
+            ("RegionError", include_str!("../../track/src/region.rs")),
+            ("AttachError", include_str!("../../track/src/attach.rs")),
+            ("TrackError", include_str!("../../track/src/tracker/mod.rs")),
+            ("CycleError", include_str!("../../track/src/tracker/mod.rs")),
             ("StoreError", include_str!("../../store/src/error.rs")),
         ] {
             let body = source.split_once(&format!("pub enum {name} {{\n"));

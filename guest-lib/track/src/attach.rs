@@ -4,13 +4,14 @@
 //! A process has one session with the hypervisor, shared by all its regions
 //! and ended with the last of them.
 
+#[cfg_attr(not(feature = "policy"), path = "attach/none.rs")]
+mod daemon;
+
 use core::ops::Deref;
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
-
-use hvckpt_wire::{Key, Reason};
 
 use crate::tracker::SimGate;
 use hvckpt_sys::abi::{self, Mode};
@@ -156,12 +157,7 @@ impl Attach {
         if let Some(token) = self.token {
             return Ok(token);
         }
-        let path = self.key_path()?;
-        let address = self.address()?;
-        let key = Key::load(&path).map_err(|error| key_error(path, error))?;
-        hvckpt_wire::request_token(address.as_str(), &key, self.timeout)
-            .map(|grant| grant.token)
-            .map_err(|error| request_error(address, error))
+        daemon::request(self.key_path()?, self.address()?, self.timeout)
     }
 }
 
@@ -198,6 +194,7 @@ pub enum AttachError {
         mode: u32,
     },
     /// The file is there, but its content is wrong.
+    #[cfg(feature = "policy")]
     #[error("{path} holds no key of a policy daemon (made by hvckpt-policy key add)")]
     KeyInvalid {
         /// The key file.
@@ -207,6 +204,7 @@ pub enum AttachError {
         source: hvckpt_wire::KeyError,
     },
     /// The policy daemon cannot be reached, or does not answer in time.
+    #[cfg(feature = "policy")]
     #[error("cannot reach the policy daemon at {address}")]
     Unreachable {
         /// The daemon's address.
@@ -216,6 +214,7 @@ pub enum AttachError {
         source: hvckpt_wire::Error,
     },
     /// Who answered is not the daemon the key belongs to.
+    #[cfg(feature = "policy")]
     #[error(
         "the server at {address} is not the policy daemon this key belongs to; check the address, or get a new key file if the daemon's key was changed on purpose"
     )]
@@ -227,6 +226,7 @@ pub enum AttachError {
         source: hvckpt_wire::Error,
     },
     /// The daemon answered, but not in a way this library understands.
+    #[cfg(feature = "policy")]
     #[error(
         "the server at {address} does not answer like a policy daemon of this version; check the address and both versions"
     )]
@@ -237,6 +237,11 @@ pub enum AttachError {
         #[source]
         source: hvckpt_wire::Error,
     },
+    /// The program has no way to the daemon: feature `policy`.
+    #[error(
+        "this program was built without the way to the policy daemon; build hvckpt-track with the feature policy, or bring a token (Attach::token)"
+    )]
+    NoTransport,
     /// The daemon refuses the key.
     #[error("the policy daemon refuses the key: {}; ask its administrator", refusal(.reason, .text))]
     Refused {
@@ -275,34 +280,6 @@ fn refusal(reason: &str, text: &str) -> String {
         reason.to_owned()
     } else {
         format!("{reason} ({text})")
-    }
-}
-
-fn key_error(path: PathBuf, source: hvckpt_wire::KeyError) -> AttachError {
-    use hvckpt_wire::KeyError;
-    match source {
-        KeyError::Read { source, .. } => AttachError::KeyUnreadable { path, source },
-        KeyError::Permissions { mode, .. } => AttachError::KeyOpen { path, mode },
-        _ => AttachError::KeyInvalid { path, source },
-    }
-}
-
-fn request_error(address: String, source: hvckpt_wire::Error) -> AttachError {
-    use hvckpt_wire::Error;
-    match source {
-        Error::ServerNotAuthentic(_) => AttachError::NotAuthentic { address, source },
-        Error::Connect(_) | Error::Timeout | Error::Closed(_) => {
-            AttachError::Unreachable { address, source }
-        }
-        Error::Refused(refusal) if refusal.reason == Reason::Quota => {
-            AttachError::Quota(refusal.text)
-        }
-        Error::Refused(refusal) => AttachError::Refused {
-            reason: refusal.reason.name(),
-            text: refusal.text,
-            retry_after: refusal.retry_after,
-        },
-        _ => AttachError::Protocol { address, source },
     }
 }
 

@@ -98,9 +98,9 @@ fn list(attempts: &[Attempt]) -> String {
 /// Describes a critical data area to be.
 ///
 /// ```
-/// use hvckpt::{LockPolicy, TrackerKind};
+/// use hvckpt_track::{LockPolicy, TrackerKind};
 ///
-/// let region = hvckpt::register_cda()
+/// let region = hvckpt_track::register_cda()
 ///     .pages(64)
 ///     .tracker(TrackerKind::Pt)
 ///     .lock(LockPolicy::IfAllowed)
@@ -108,7 +108,7 @@ fn list(attempts: &[Attempt]) -> String {
 /// let transaction = region.begin()?;
 /// region.atomics_u64()[0].store(1, std::sync::atomic::Ordering::Relaxed);
 /// assert_eq!(transaction.commit()?.to_vec(), [0]);
-/// # Ok::<(), hvckpt::Error>(())
+/// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[derive(Debug, Default)]
 #[must_use]
@@ -429,7 +429,8 @@ impl Region {
         }
     }
 
-    pub(crate) fn begin_cycle(&self) -> Result<(), CycleError> {
+    #[doc(hidden)]
+    pub fn begin_cycle(&self) -> Result<(), CycleError> {
         let mut tracker = match self.take() {
             Err(CycleError::InUse) if self.open.load(Ordering::Relaxed) => {
                 return Err(CycleError::AlreadyOpen);
@@ -445,14 +446,16 @@ impl Region {
         Ok(())
     }
 
-    pub(crate) fn end_cycle(&self) -> Result<DirtyPages<'_>, CycleError> {
+    #[doc(hidden)]
+    pub fn end_cycle(&self) -> Result<DirtyPages<'_>, CycleError> {
         let mut tracker = self.take_open()?;
         self.open.store(false, Ordering::Relaxed);
         tracker.end()?;
         Ok(DirtyPages::new(tracker, self.pages()))
     }
 
-    pub(crate) fn commit_cycle(&self) -> Result<DirtyPages<'_>, CycleError> {
+    #[doc(hidden)]
+    pub fn commit_cycle(&self) -> Result<DirtyPages<'_>, CycleError> {
         let mut tracker = self.take_open()?;
         if let Err(error) = tracker.commit() {
             self.open.store(false, Ordering::Relaxed);
@@ -461,7 +464,8 @@ impl Region {
         Ok(DirtyPages::new(tracker, self.pages()))
     }
 
-    pub(crate) fn peek_cycle(&self) -> Result<DirtyPages<'_>, CycleError> {
+    #[doc(hidden)]
+    pub fn peek_cycle(&self) -> Result<DirtyPages<'_>, CycleError> {
         let mut tracker = self.take_open()?;
         tracker.peek()?;
         Ok(DirtyPages::new(tracker, self.pages()))
