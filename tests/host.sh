@@ -39,6 +39,7 @@ host_tests() {
         check "benchmark of the store" "$out/bench-store.log" tests/bench-store.sh
     fi
 
+    check "steps of the emulated machine" "$out/steps.log" tests/steps.py --check
     check "layers, sizes, licences, links" "$out/tidy.log" tests/tidy
     check "tests named in the threat model exist" "$out/named.log" tests/named-tests.sh
     check "which source of Xen is built" "$out/xen-source.log" tests/xen-source.sh
