@@ -2,6 +2,7 @@
 //! The files of a store: what they may be, who may read them, what is left of
 //! what failed.
 
+#[path = "../../tests/store_common/mod.rs"]
 mod store_common;
 
 use std::fs;

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The `hvckpt` command.
 
-#[path = "hvckpt/backup.rs"]
+#![forbid(unsafe_code)]
+
 mod backup;
-#[path = "hvckpt/store.rs"]
 mod store;
 
 use std::io::{self, Write};
@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 
 /// Application checkpointing with critical data areas.
 #[derive(Parser, Debug)]
-#[command(version)]
+#[command(name = "hvckpt", version)]
 struct Args {
     #[command(subcommand)]
     command: Command,

@@ -3,6 +3,7 @@
 
 #![allow(clippy::cast_possible_truncation)] // 64-bit only
 
+#[path = "../../tests/store_common/mod.rs"]
 mod store_common;
 
 use std::fs;

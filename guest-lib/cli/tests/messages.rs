@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! What people are told: every message names the cause and the next step.
 
+#[path = "../../tests/store_common/mod.rs"]
 mod store_common;
 
 use std::io;

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Damage to the newest version takes no older one away.
 
+#[path = "../../tests/store_common/mod.rs"]
 mod store_common;
 
 use std::collections::BTreeMap;

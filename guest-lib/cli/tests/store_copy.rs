@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Copies of stores, also of one which is written and compacted meanwhile.
 
+#[path = "../../tests/store_common/mod.rs"]
 mod store_common;
 
 use std::fs;

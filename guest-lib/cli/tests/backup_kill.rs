@@ -5,10 +5,11 @@
 //!
 //! `HVCKPT_KILLS` sets the number of rounds (24 unless told).
 
-#[path = "../examples/kv/main.rs"]
+#[path = "../../examples/kv/main.rs"]
 mod kv;
-#[path = "../examples/kv_load.rs"]
+#[path = "../../examples/kv_load.rs"]
 mod kv_load;
+#[path = "../../tests/store_common/mod.rs"]
 mod store_common;
 
 use std::fs::{File, OpenOptions};
