@@ -32,6 +32,9 @@ impl<'d> DurableTransaction<'d> {
     /// the backup has is not known.  With an aborted transaction go those of
     /// other threads which were built on it; the memory is as it was before
     /// once none of them is open.
+    ///
+    /// [`StoreError`]: crate::store::StoreError
+    /// [`StoreError::Unreplicated`]: crate::store::StoreError::Unreplicated
     pub fn commit(mut self, durability: Durability) -> Result<u64, DurableError> {
         self.open = false;
         self.durable.commit(durability)

@@ -2,8 +2,8 @@
 //! The C API, documented in `include/hvckpt.h`.
 //!
 //! # Safety
-//! With `sys` and `tracker`, the only modules with `unsafe` code.  Pointers
-//! come from C and are what the header asks for; no panic crosses into C.
+//! Pointers come from C and are what the header asks for; no panic crosses
+//! into C.
 
 #![allow(unsafe_code)]
 

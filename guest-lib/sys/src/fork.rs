@@ -60,6 +60,7 @@ pub fn arm() -> io::Result<()> {
 }
 
 /// True in a child forked after [`arm`].  async-signal-safe.
+#[inline]
 #[must_use]
 pub fn is_child() -> bool {
     let cell = SENTINEL.load(Ordering::Acquire);

@@ -319,36 +319,42 @@ impl Mapping {
     }
 
     /// Address of the first byte.
+    #[inline]
     #[must_use]
     pub fn start(&self) -> usize {
         self.start
     }
 
     /// Size in bytes.
+    #[inline]
     #[must_use]
     pub fn bytes(&self) -> usize {
         self.bytes
     }
 
     /// Size in pages.
+    #[inline]
     #[must_use]
     pub fn pages(&self) -> usize {
         self.bytes / PAGE_SIZE
     }
 
     /// Where the same memory is mapped a second time, always writable.
+    #[inline]
     #[must_use]
     pub fn alias(&self) -> Option<usize> {
         self.alias
     }
 
     /// Whether the pages are locked in memory.
+    #[inline]
     #[must_use]
     pub fn locked(&self) -> bool {
         self.locked
     }
 
     /// The memory, byte by byte.
+    #[inline]
     #[must_use]
     pub fn atomics_u8(&self) -> &[AtomicU8] {
         // SAFETY: mapped for the life of `self`, zeroed or initialised, any
@@ -357,6 +363,7 @@ impl Mapping {
     }
 
     /// The memory, by words of eight bytes.
+    #[inline]
     #[must_use]
     pub fn atomics_u64(&self) -> &[AtomicU64] {
         // SAFETY: as above; pages are aligned for every primitive type.

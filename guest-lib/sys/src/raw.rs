@@ -7,6 +7,7 @@ use core::arch::asm;
 ///
 /// # Safety
 /// As the system call `nr` with these arguments.
+#[inline]
 pub unsafe fn syscall4(nr: i64, a: usize, b: usize, c: usize, d: usize) -> i64 {
     let result: i64;
     // SAFETY: the caller vouches for the call; the kernel clobbers rcx and
@@ -32,6 +33,7 @@ pub unsafe fn syscall4(nr: i64, a: usize, b: usize, c: usize, d: usize) -> i64 {
 /// # Safety
 /// The pages must belong to the caller, and code which counts on the old
 /// protection must not run.
+#[inline]
 pub unsafe fn mprotect(start: usize, len: usize, prot: i32) -> i64 {
     #[allow(clippy::cast_sign_loss)] // PROT_* are small and positive
     // SAFETY: forwarded to the caller.

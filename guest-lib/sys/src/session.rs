@@ -120,6 +120,7 @@ impl Session {
     ///
     /// # Safety
     /// As [`Transport::call`].
+    #[inline]
     pub unsafe fn op(&self, op: u64, args: [u64; 2]) -> Result<u64, OpError> {
         // SAFETY: forwarded to the caller.
         unsafe { call(&*self.transport, op, [self.cookie, args[0], args[1], 0, 0]) }
@@ -128,6 +129,7 @@ impl Session {
 
 /// # Safety
 /// As [`Transport::call`].
+#[inline]
 unsafe fn call(transport: &dyn Transport, op: u64, args: [u64; 5]) -> Result<u64, OpError> {
     let mut attempts = 0_u32;
     let mut since = None;

@@ -186,6 +186,7 @@ impl Userfault {
 
     /// Protects registered pages or lets them be written again; returns 0 or
     /// −errno.  async-signal-safe.
+    #[inline]
     pub fn write_protect(&self, start: usize, bytes: usize, protect: bool) -> i64 {
         let mut arg = WriteProtect {
             start: start as u64,

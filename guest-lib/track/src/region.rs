@@ -429,6 +429,7 @@ impl Region {
         }
     }
 
+    #[inline]
     #[doc(hidden)]
     pub fn begin_cycle(&self) -> Result<(), CycleError> {
         let mut tracker = match self.take() {
@@ -446,6 +447,7 @@ impl Region {
         Ok(())
     }
 
+    #[inline]
     #[doc(hidden)]
     pub fn end_cycle(&self) -> Result<DirtyPages<'_>, CycleError> {
         let mut tracker = self.take_open()?;
@@ -454,6 +456,7 @@ impl Region {
         Ok(DirtyPages::new(tracker, self.pages()))
     }
 
+    #[inline]
     #[doc(hidden)]
     pub fn commit_cycle(&self) -> Result<DirtyPages<'_>, CycleError> {
         let mut tracker = self.take_open()?;
@@ -464,6 +467,7 @@ impl Region {
         Ok(DirtyPages::new(tracker, self.pages()))
     }
 
+    #[inline]
     #[doc(hidden)]
     pub fn peek_cycle(&self) -> Result<DirtyPages<'_>, CycleError> {
         let mut tracker = self.take_open()?;

@@ -37,6 +37,7 @@ pub(crate) const MAX_AREAS: usize = 1024;
 pub(crate) const MAX_PAGES: u64 = 1 << 36;
 
 /// `usize` is 64 bits wide here.
+#[inline]
 #[allow(clippy::cast_possible_truncation)]
 pub const fn size(value: u64) -> usize {
     value as usize

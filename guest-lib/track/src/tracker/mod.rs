@@ -6,7 +6,7 @@
 //! in `create`.
 //!
 //! # Safety
-//! With `sys` and `ffi`, the only modules with `unsafe` code.
+//! The only module of the crate with `unsafe` code; more is in `hvckpt-sys`.
 
 #![allow(unsafe_code)]
 
