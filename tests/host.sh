@@ -23,6 +23,8 @@ host_tests() {
         tail -n 20 "$out/cargo.log" >&2
     fi
     cargo_results "$out/cargo.log"
+    check "trackers without a way to the policy daemon" "$out/track.log" \
+        cargo test -p hvckpt-track --no-default-features
     # Under load, as that test prints it; the test itself has run above.
     log "policy daemon: $(cargo test -p hvckpt-policy --test load -- --nocapture 2>/dev/null </dev/null |
         grep -o '^.*tokens/s' || true)"

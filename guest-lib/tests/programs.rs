@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The examples, the command, the C API.
+//! The examples, and the C API.
 
 mod common;
 
@@ -7,15 +7,9 @@ use std::path::Path;
 use std::process::{Command, Output};
 
 use common::{build_libraries, compile, example, profile_dir, skipped, trackers};
-use hvckpt::TrackerKind;
-use serde_json::Value;
 
 fn run(program: &Path, args: &[&str]) -> Output {
     Command::new(program).args(args).output().unwrap()
-}
-
-fn json(output: &Output) -> Value {
-    serde_json::from_slice(&output.stdout).unwrap_or_else(|e| panic!("{e}: {output:?}"))
 }
 
 #[test]
@@ -26,33 +20,6 @@ fn counter_counts() {
         let line = |page: usize| format!("{kind}: dirty pages [{page}]\n");
         assert_eq!(text, (0..4).map(line).collect::<String>());
     }
-}
-
-#[test]
-fn doctor_tells_the_truth() {
-    let works = trackers();
-    let hvckpt = env!("CARGO_BIN_EXE_hvckpt");
-    let output = run(Path::new(hvckpt), &["doctor", "--json"]);
-    assert_eq!(output.status.code(), Some(0), "pt works everywhere");
-    let report = json(&output);
-    let list = report["trackers"].as_array().unwrap();
-    assert_eq!(list.len(), TrackerKind::ALL.len());
-    for entry in list {
-        let kind: TrackerKind = entry["name"].as_str().unwrap().parse().unwrap();
-        assert_eq!(entry["works"], works.contains(&kind), "{entry}");
-        assert_eq!(entry["why_not"].is_null(), works.contains(&kind), "{entry}");
-    }
-    let text = run(Path::new(hvckpt), &["doctor"]).stdout;
-    assert!(
-        String::from_utf8(text)
-            .unwrap()
-            .contains("pt            works")
-    );
-    assert_eq!(run(Path::new(hvckpt), &["--help"]).status.code(), Some(0));
-    assert_eq!(
-        run(Path::new(hvckpt), &["no-such-command"]).status.code(),
-        Some(2)
-    );
 }
 
 #[test]

@@ -11,7 +11,7 @@ import re
 GLOSSARY = "ARCHITECTURE.md"
 MAY_STAND = {
     "credential": {"docs/policy.md": "what the kernel says of a process"},
-    "generation": {"sys/signal.rs": "of the table of handlers"},
+    "generation": {"sys/src/signal.rs": "of the table of handlers"},
     "journal": {
         "scripts/lib/image.sh": "a file system's",
         "tests/guest.sh": "a file system's",
@@ -19,7 +19,7 @@ MAY_STAND = {
     },
     "password": {
         "docs/library.md": "there are none",
-        "store/key.rs": "there are none",
+        "store/src/key.rs": "there are none",
     },
     "snapshot": {
         "docs/spec-image.md": "of a whole machine",
