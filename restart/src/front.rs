@@ -139,8 +139,8 @@ fn own_proc() -> io::Result<()> {
     let flags = libc::MS_NOSUID | libc::MS_NODEV | libc::MS_NOEXEC;
     // SAFETY: all strings end with a zero.
     unsafe {
-        let slave = libc::MS_REC | libc::MS_SLAVE;
-        sys::ok(libc::mount(none.as_ptr(), root.as_ptr(), no_data, slave, no_data.cast()).into())?;
+        let own = libc::MS_REC | libc::MS_PRIVATE;
+        sys::ok(libc::mount(none.as_ptr(), root.as_ptr(), no_data, own, no_data.cast()).into())?;
         sys::ok(
             libc::mount(
                 kind.as_ptr(),

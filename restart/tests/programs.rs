@@ -153,18 +153,18 @@ impl World {
 
     /// Three times: checkpoint, kill, restart. The program prints lines until
     /// the file `stop` is there.
-    fn generations(&self, program: &[&str]) -> (Option<i32>, String) {
+    fn lives(&self, program: &[&str]) -> (Option<i32>, String) {
         let mut child = self.start(program);
-        for generation in 0..3 {
+        for life in 0..3 {
             self.progress(&mut child);
-            let more: &[&str] = if generation == 1 { &["--kill"] } else { &[] };
+            let more: &[&str] = if life == 1 { &["--kill"] } else { &[] };
             let taken = self.checkpoint(more);
             assert!(
                 taken.status.success(),
                 "{}",
                 String::from_utf8_lossy(&taken.stderr)
             );
-            if generation == 1 {
+            if life == 1 {
                 assert_eq!(child.wait().unwrap().signal(), Some(9));
             } else {
                 self.kill(&mut child);
@@ -197,7 +197,7 @@ fn threads_go_on_as_an_ordinary_user_without_new_privileges() {
     let mut world = World::new();
     world.ordinary = true;
     let (verify, stop) = (world.text("verify"), world.text("stop"));
-    let (status, out) = world.generations(&[&verify, "64", &stop]);
+    let (status, out) = world.lives(&[&verify, "64", &stop]);
     assert_eq!((status, out.lines().last()), (Some(42), Some("end")));
     assert!(!out.contains("BAD"));
 }
@@ -207,7 +207,7 @@ fn threads_go_on_with_new_ids() {
     let mut world = World::new();
     (world.ordinary, world.new_ids) = (true, true);
     let (verify, stop) = (world.text("verify"), world.text("stop"));
-    let (status, out) = world.generations(&[&verify, "4", &stop]);
+    let (status, out) = world.lives(&[&verify, "4", &stop]);
     assert_eq!((status, out.lines().last()), (Some(42), Some("end")));
     assert!(!out.contains("BAD"));
 }
@@ -242,7 +242,7 @@ sys.exit(7)
 fn python_goes_on_and_its_files_are_cut_back() {
     let world = World::new();
     let (stop, log) = (world.text("stop"), world.text("log"));
-    let (status, out) = world.generations(&["python3", "-c", PYTHON, &stop, &log]);
+    let (status, out) = world.lives(&["python3", "-c", PYTHON, &stop, &log]);
     assert_eq!(status, Some(7), "{out}");
     let written = fs::read_to_string(world.path("log")).unwrap();
     let numbers: Vec<usize> = written.lines().map(|l| l.parse().unwrap()).collect();
@@ -261,7 +261,7 @@ fn bash_goes_on() {
     let world = World::new();
     let script = r#"i=0; until [ -e "$0" ]; do ((++i % 1000)) || echo $i; done; echo end; exit 5"#;
     let stop = world.text("stop");
-    let (status, out) = world.generations(&["bash", "-c", script, &stop]);
+    let (status, out) = world.lives(&["bash", "-c", script, &stop]);
     assert_eq!((status, out.lines().last()), (Some(5), Some("end")));
 }
 
