@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT OR Apache-2.0 */
-/* verify MIB STOP: four threads check and rewrite memory until STOP exists. */
+/* verify MIB STOP: four threads check and rewrite memory, one holds registers, until STOP exists. */
 #include <pthread.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -48,9 +48,25 @@ static void *work(void *argument)
     return NULL;
 }
 
+static volatile int over;
+
+/* Holds a pattern in vector registers alone, from the first to the last. */
+static void *hold(void *argument)
+{
+    uint64_t pattern = 0x0123456789abcdef, low, high;
+
+    __asm__ volatile("movq %3, %%xmm9\n movq %3, %%xmm15\n"
+                     "1: pause\n cmpl $0, %2\n je 1b\n"
+                     "movq %%xmm9, %0\n movq %%xmm15, %1"
+                     : "=r"(low), "=r"(high) : "m"(over), "r"(pattern) : "xmm9", "xmm15", "cc");
+    if (low != pattern || high != pattern)
+        bad("vector registers");
+    return argument;
+}
+
 int main(int argc, char **argv)
 {
-    pthread_t threads[THREADS];
+    pthread_t threads[THREADS], holder;
 
     words = (size_t)atoi(argv[1]) << 17;
     stop = argv[argc - 1];
@@ -59,8 +75,11 @@ int main(int argc, char **argv)
         memory[i] = i * 31;
     for (long i = 0; i < THREADS; i++)
         pthread_create(&threads[i], NULL, work, (void *)i);
+    pthread_create(&holder, NULL, hold, NULL);
     for (int i = 0; i < THREADS; i++)
         pthread_join(threads[i], NULL);
+    over = 1;
+    pthread_join(holder, NULL);
     printf("end\n");
     return 42;
 }
