@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::backend::{Backend, File};
-use super::error::{StoreError, io};
+use super::error::{IMAGE_NUMBERS, StoreError, io};
 use super::format::{
     Chain, FANOUT, FRAME_HEADER, FrameHeader, IMAGE_HEADER, ImageHeader, NodeId, Place,
     encode_areas, encode_delta, encode_node,
@@ -129,7 +129,7 @@ impl Out {
         header: &ImageHeader,
     ) -> Result<Self, StoreError> {
         if header.image > Place::MAX_IMAGE {
-            return Err(StoreError::Exhausted("image numbers"));
+            return Err(StoreError::Exhausted(IMAGE_NUMBERS));
         }
         let create = || match backend.create(&name) {
             // Of an attempt which failed.

@@ -65,6 +65,7 @@ mod metrics;
 mod opening;
 mod options;
 mod page;
+mod partial;
 mod pipeline;
 mod prove;
 mod queue;
@@ -94,7 +95,7 @@ use crate::sys::fork;
 pub(crate) use format::size as format_size;
 
 pub use compact::{Compacted, Progress};
-pub use copy::{Copied, copy};
+pub use copy::{Copied, CopyOptions, copy, copy_with};
 pub use durable::{Durable, DurableBuilder, DurableError, DurableTransaction};
 pub use error::{Damage, DamageKind, StoreError};
 pub(crate) use frame::Change;
@@ -191,7 +192,11 @@ impl Store {
     /// See [`StoreError`].  Nothing was changed, and nothing is left of what
     /// was made.
     pub fn open(directory: impl AsRef<Path>, options: StoreOptions) -> Result<Self, StoreError> {
-        let directory = Directory::new(directory.as_ref());
+        let path = directory.as_ref();
+        if let Some(name) = path.file_name().filter(|_| !options.read_only) {
+            partial::sweep(path.parent().unwrap_or(Path::new("")), name);
+        }
+        let directory = Directory::new(path);
         if options.create && !options.read_only {
             directory
                 .create()
@@ -277,8 +282,9 @@ impl Store {
             claims,
             threads: Vec::new(),
         };
+        // Also to the newest one there is, or the loss would be told again.
         if let Some(version) = at
-            && version != store.recovery.version
+            && (version != store.recovery.version || acknowledged > version)
         {
             store
                 .shared

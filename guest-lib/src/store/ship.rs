@@ -191,9 +191,10 @@ impl Shared {
             let (number, found) = {
                 let catalog = self.catalog();
                 let number = version.unwrap_or(catalog.last);
-                (number, catalog.versions.get(&number).copied())
+                let found = catalog.versions.get(&number).copied();
+                let why = || catalog.untied.refusal(&self.images, number);
+                (number, found.ok_or_else(why)?)
             };
-            let found = found.ok_or(StoreError::NoVersion { version: number })?;
             let view = View::new(&self.images, found);
             if view.is_ok() {
                 return view;
