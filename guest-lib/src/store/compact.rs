@@ -214,6 +214,7 @@ impl Copy {
                     new: share(new.0.iter().copied()),
                     before: before.unwrap_or(Before::Unknown),
                     words: None,
+                    shared: None,
                 }))
             }))
         });

@@ -13,6 +13,7 @@ use super::format::{
     Chain, FANOUT, FRAME_HEADER, FrameHeader, IMAGE_HEADER, ImageHeader, NodeId, Place,
     encode_areas, encode_delta, encode_node,
 };
+use super::handover::Handover;
 use super::images::ImageFile;
 use super::index::{AreaIndex, NodeSink, Undo, delta};
 use super::page::{Difference, Encoder, WORDS, Words, runs, runs_into};
@@ -44,6 +45,8 @@ pub(crate) struct Change {
     pub(crate) before: Before,
     /// What changed, as words, where a tracker logged them.
     pub(crate) words: Option<Vec<u8>>,
+    /// With whoever else encodes it.
+    pub(crate) shared: Option<Handover>,
 }
 
 /// What is known of a page in the version before.
@@ -332,7 +335,15 @@ impl Out {
             })
             .filter(|difference| difference.runs.is_some() || difference.words.is_some());
         let (place, depth) = self.object(Object::Record, |out| {
-            encoder.encode(out, change.area, change.page, &change.new, difference)
+            let shared = change.shared.as_ref();
+            encoder.encode(
+                out,
+                change.area,
+                change.page,
+                &change.new,
+                difference,
+                shared,
+            )
         });
         self.runs = room;
         self.depths.insert(key, depth);

@@ -16,7 +16,7 @@ use super::lineage::Lineage;
 use super::page::{Page, apply};
 use super::scan::Scan;
 use super::seal::{Fault, Object, SEALED, Seal};
-use crate::sys::PAGE_SIZE;
+use crate::sys::{PAGE_SIZE, as_bytes};
 
 /// Bytes of which a disk loses all or none.
 pub(crate) const SECTOR: usize = 512;
@@ -276,7 +276,7 @@ impl Images {
                 return Err(bad(*at, DamageKind::Record));
             }
         }
-        if content == Some(crc32c::crc32c(&result.to_bytes())) {
+        if content == Some(crc32c::crc32c(as_bytes(&result.0))) {
             Ok(result)
         } else {
             Err(bad(place, DamageKind::Page))

@@ -55,6 +55,7 @@ pub mod follow;
 mod format;
 mod frame;
 mod frames;
+mod handover;
 mod images;
 mod index;
 mod judge;
@@ -442,6 +443,7 @@ impl Store {
                         frame::Before::runs(&old.0, &write.new.0)
                     }),
                     words,
+                    shared: self.shared.handover(),
                 })
             };
             pages.iter().map(change).collect::<Result<Vec<_>, _>>()?

@@ -10,6 +10,7 @@ use super::catalog::Catalog;
 use super::compact::compact;
 use super::error::StoreError;
 use super::follow::{Feed, Follower};
+use super::handover::Handover;
 use super::images::Images;
 use super::metrics::{StoreMetrics, set};
 use super::options::StoreOptions;
@@ -105,6 +106,11 @@ impl Shared {
 
     pub(crate) fn maintenance(&self) -> MutexGuard<'_, ()> {
         lock(&self.maintenance)
+    }
+
+    /// What the disk and the follower encode once, if there are two.
+    pub(crate) fn handover(&self) -> Option<Handover> {
+        self.follower.as_ref().map(|_| Handover::default())
     }
 
     /// Newest version on stable storage.

@@ -20,3 +20,15 @@ pub(crate) mod uffd;
 
 /// Bytes in a page.
 pub const PAGE_SIZE: usize = 4096;
+
+const _: () = assert!(
+    cfg!(target_endian = "little"),
+    "pages are stored as they lie in memory"
+);
+
+/// The words of a page as bytes, where they are.
+pub(crate) fn as_bytes(words: &[u64; PAGE_SIZE / 8]) -> &[u8; PAGE_SIZE] {
+    // SAFETY: of the same size, and bytes need no alignment and have no value
+    // which is invalid; the borrow is that of the words.
+    unsafe { &*core::ptr::from_ref(words).cast() }
+}
