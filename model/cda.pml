@@ -670,7 +670,7 @@ inline sync_replaced(n, op)
 }
 
 /*
- * do_cycle() from `cursor` on, under s->lock.  done: not -ERESTART.
+ * cycle_pages() from `cursor` on, under s->lock.  done: not -ERESTART.
  */
 inline cycle(op)
 {

@@ -21,12 +21,7 @@ examples=$CARGO_TARGET_DIR/release/examples
 make_tmpdir work
 names=("$@")
 [ $# -gt 0 ] || for f in xen-patch/tests/emul-mutants/*.sed; do f=${f##*/}; names+=("${f%.sed}"); done
-cat >"$work/steps" <<'E'
-domu:200 stores stores
-domu:600 mov for n in 1 2 3; do insn --tracker emulxen --only mov --seed $n --cases 500 --draws 60000 || exit; done
-domu:600 mov-low for n in 4 5; do insn --tracker emulxen --only mov --low --seed $n --cases 500 --draws 60000 || exit; done
-domu:900 all for n in 1 2 3 4; do insn --tracker emulxen --seed $n --cases 500 || exit; done
-E
+python3 tests/steps.py emul-mutants >"$work/steps"
 killed=0 survived=0 broken=0
 for name in "${names[@]}"; do
     # Its own tree: scripts take the patch from beside them.

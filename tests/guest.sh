@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: MIT OR Apache-2.0
 # shellcheck shell=bash
-# Tests in the emulated machine: few boots, many steps each.
+# Tests in the emulated machine: few boots, many steps each, which are in
+# tests/steps.
 
 # The times of steps and boots are generous for a machine that does nothing
 # else; they only end what hangs, so on a busy one they cost nothing to stretch.
@@ -39,7 +40,7 @@ guest_prepare() {
     done
     GUEST_ADD=()
     for src in exact cost refusals attach_race fork_isolation foreign remap stores fuzz_gate insn life latency limits spawn kv kv_load; do GUEST_ADD+=(--add "$EXAMPLES/$src"); done
-    for src in "$GUEST_BIN"/* "$HVCKPT_ROOT"/tests/dom0/*.sh; do GUEST_ADD+=(--add "$src"); done
+    for src in "$GUEST_BIN"/* "$HVCKPT_ROOT"/tests/{guest,dom0}/*.sh; do GUEST_ADD+=(--add "$src"); done
 }
 
 # The suites over all trackers are programs too.
@@ -55,23 +56,23 @@ guest_suites() {
     done
 }
 
-# Every tracker of the guest must be there: a suite which skips one fails, and
-# so does one which finds more.  $1: the trackers, $2: rounds of the suites, $3:
-# transactions compared with bytes, of each by one thread and by several.
-suite_steps() {
-    local transactions=${HVCKPT_DIFF_TRANSACTIONS:-$3} env
-    env="HVCKPT_EXPECT_TRACKERS='$1' HVCKPT_RACING_ROUNDS=$2 HVCKPT_RANDOM_PROGRAMS=$(( $2 / 10 )) HVCKPT_DIFF_TRANSACTIONS=$transactions"
-    printf 'domu:900 conformance %s\n' "$(once_more "$env conformance --test-threads 1")"
-    printf 'domu:3000 differential %s\n' "$(once_more "$env differential --test-threads 1")"
+# What `suites.steps` needs.  $1: the trackers of the guest, $2: rounds of the
+# suites, $3: transactions compared with bytes.
+suites() {
+    printf '%s\n' "trackers=$1" "rounds=$2" "programs=$(( $2 / 10 ))" "transactions=${HVCKPT_DIFF_TRANSACTIONS:-$3}"
 }
 
-# Random storing instructions against native execution, 500 at a time, each
-# time others: a process has room for so many copies of instructions.  $1:
-# cases, then options.
-insn() {
-    local cases=$1; shift
-    # shellcheck disable=SC2016 # the guest's shell
-    printf 'for n in $(seq %d); do insn %s --seed $n --cases 500 || exit; done' $(( (cases + 499) / 500 )) "$*"
+# common FORKS CPUS: what `common.steps` needs.
+common() {
+    printf '%s\n' "forks=$1" "forks-within=$(( $1 / 5 + 10 ))" "two-cpus=${2#1}"
+}
+
+# steps_of BOOT: the steps in tests/steps; the variables on standard input, one a
+# line.  Not through a pipe: boot counts, and a subshell would forget.
+steps_of() {
+    local values
+    mapfile -t values
+    python3 "$HVCKPT_ROOT/tests/steps.py" "$1" "${values[@]}"
 }
 
 # boot NAME [GUEST-RUN-OPTION]...: one boot; the steps come on standard input.
@@ -146,139 +147,32 @@ boot_end() {
     fi
 }
 
-# In the emulated machine threaded programs that fork see their heap corrupted,
-# without the patch as well (docs/lab.md): glibc's abort, and only that, may be
-# repeated once, and says so.
-once_more() {
-    printf '%s || { test $? = 134 && echo "AGAIN: heap abort, see docs/lab.md" && %s; }' "$1" "$1"
-}
-
-# What has to hold on every build of the hypervisor.  $1: forks a test.  $2:
-# virtual CPUs.
-common_steps() {
-    cat <<E
-domu:60 doctor hvckpt doctor
-domu:120 refusals refusals
-domu:120 remap remap
-domu:120 stores stores
-domu:120 spawn spawn
-domu:60 limits limits --tracker ptxen
-domu:60 limits-emulxen limits --tracker emulxen
-domu-root:60 overtaken limits --tracker ptxen --overtaken && limits --tracker emulxen --overtaken
-domu:200 racing exact --tracker ptxen --pages 2048 --threads 4 --transactions 200 --racing
-domu:200 odd-size exact --tracker ptxen --pages 777 --threads 3 --transactions 100
-domu:100 write-read exact --tracker ptxen --pages 1024 --transactions 60 --writer read
-domu:100 write-recv exact --tracker ptxen --pages 1024 --transactions 60 --writer recv
-domu:100 write-readv exact --tracker ptxen --pages 1024 --transactions 60 --writer readv
-domu:200 write-vm_writev exact --tracker ptxen --pages 1024 --transactions 60 --writer vm_writev
-domu:200 write-ptrace exact --tracker ptxen --pages 256 --transactions 30 --writer ptrace
-domu:200 autoxen exact --tracker autoxen --pages 2048 --threads 4 --transactions 200
-domu:200 autoxen-racing exact --tracker autoxen --pages 256 --threads 4 --transactions 300 --racing
-domu:100 autoxen-read exact --tracker autoxen --pages 256 --transactions 60 --writer read
-domu:200 scanxen exact --tracker scanxen --pages 2048 --threads 4 --transactions 100
-domu:200 scanxen-racing exact --tracker scanxen --pages 256 --threads 4 --transactions 200 --racing
-domu:200 emulxen exact --tracker emulxen --pages 512 --threads 4 --transactions 100
-domu:200 emulxen-racing exact --tracker emulxen --pages 256 --threads 4 --transactions 100 --racing
-domu:100 emulxen-read exact --tracker emulxen --pages 256 --transactions 30 --writer read
-domu:200 emulxen-vm exact --tracker emulxen --pages 64 --transactions 20 --writer vm_writev
-domu:1500 fork $(once_more "fork_isolation --forks $1")
-domu-root:1500 fork-ksm $(once_more "fork_isolation --forks $1 --ksm")
-E
-    # Of this a fifth is worth as much: the moment that matters is met by most.
-    [ "${2:-2}" = 1 ] || printf 'domu-root:600 fork-within fork_isolation --within --forks %d\n' $(( $1 / 5 + 10 ))
-    # Two threads which never wait: with one virtual CPU each takes turns.
-    [ "${2:-2}" = 1 ] || printf 'dom0:200 attach-race attach-race.sh 500\n'
-    printf 'dom0:120 foreign foreign.sh\n'
-    printf 'dom0:600 leaks leaks.sh\n'
-}
-
-# PAGEMAP_SCAN is exact, or is not there.
-scan_step() {
-    printf 'domu:300 exact-pagemap-scan exact --tracker pagemap-scan --pages 1024 --threads 4 --transactions 60'
-    # shellcheck disable=SC2016 # the guest's shell
-    [ -n "$SCAN" ] || printf '; test $? = 2'
-    echo
-}
-
 guest_pv() {
-    local cases=${HVCKPT_INSN_CASES:-5000}
-    [ "$long" = 0 ] || cases=${HVCKPT_INSN_CASES:-100000}
-    # Not through a pipe: boot counts, and a subshell would forget.
-    boot pv --vcpus 2 < <(
-        cat <<E
-domu:900 exact-64MiB exact --tracker ptxen --pages 16384 --threads 4 --transactions 1000
-domu:300 exact-pt exact --tracker pt --pages 1024 --threads 4 --transactions 60
-$(scan_step)
-domu:100 exact-emul exact --tracker emul --pages 256 --threads 4 --transactions 30
-domu:100 exact-uffd-wp exact --tracker uffd-wp --pages 256 --threads 4 --transactions 30
-domu:100 autoxen-blind exact --tracker autoxen --pages 256 --transactions 30 --writer vm_writev; test \$? = 77
-domu:150 latency-elsewhere latency --mib 256
-domu:100 sabotaged ! exact --tracker ptxen --pages 256 --transactions 10 --sabotage
-domu:3000 insn-emulxen $(insn "$cases" --tracker emulxen)
-domu:3000 insn-emulxen-low $(insn $(( cases / 2 )) --tracker emulxen --low)
-domu:3000 insn-mov $(insn $(( cases / 2 )) --tracker emulxen --only mov --draws 60000)
-domu:3000 insn-emul $(insn "$cases" --tracker emul)
-E
-        suite_steps "autoxen ptxen scanxen emulxen $SCAN uffd-wp pt emul sim" 100 10000
-        common_steps "$forks"
-        printf 'dom0:120 keys keys.sh\n'
-        printf 'dom0:300 failover failover.sh\n'
-    )
+    # What --long does ten times and more: an idle machine has ten minutes for
+    # this boot, and a busy one takes three times as long.
+    local cases=${HVCKPT_INSN_CASES:-2000} transactions=3000 exact=300
+    [ "$long" = 0 ] || cases=${HVCKPT_INSN_CASES:-100000} transactions=10000 exact=1000
+    boot pv --vcpus 2 < <({
+        printf '%s\n' "scan=$SCAN" "exact=$exact" "insn=$(( (cases + 499) / 500 ))" "insn-half=$(( (cases / 2 + 499) / 500 ))"
+        suites "autoxen ptxen scanxen emulxen $SCAN uffd-wp pt emul sim" 100 $transactions
+        common "$forks" 2
+    } | steps_of pv)
 }
 
-guest_debug() { boot debug --debug-xen --vcpus 2 < <(common_steps $(( forks / 4 ))); }
+guest_debug() { boot debug --debug-xen --vcpus 2 < <(common $(( forks / 3 )) 2 | steps_of debug); }
 
-# One virtual CPU: other orders of threads, and Dom0 on the other processor.
 single_begin() {
-    boot_begin single --vcpus 1 < <(common_steps $(( forks / 10 )) 1)
-    boot_begin single-debug --vcpus 1 --debug-xen < <(common_steps $(( forks / 10 )) 1)
+    boot_begin single --vcpus 1 < <(common $(( forks / 10 )) 1 | steps_of single)
+    boot_begin single-debug --vcpus 1 --debug-xen < <(common $(( forks / 10 )) 1 | steps_of single-debug)
 }
 single_end() { boot_end single; boot_end single-debug; }
 
-# What fuzzing has to leave behind: nothing.
-fuzz_steps() {
-    local calls='--seconds 45 --calls 20000' controls=10000
-    [ "$long" = 0 ] || calls='--calls 1000000' controls=1000000
-    cat <<E
-dom0:30 free-before sleep 1; xenfree | tee /tmp/free
-domu:6000 fuzz fuzz_gate --round 5000 $calls
-dom0:6000 fuzz-control fuzz55 $controls
-dom0:300 cycles crowd cycles 10000
-dom0:100 sessions crowd sessions 500
-dom0:30 free-after sleep 1; xenfree; test \$(( \$(cat /tmp/free) - \$(xenfree) )) -le 32
-E
-}
-
-# What kernels, debuggers, applications and administrators do meanwhile.
 guest_life() {
-    local block
+    local block fuzz='--seconds 45 --calls 20000' controls=10000
+    [ "$long" = 0 ] || fuzz='--calls 1000000' controls=1000000
     block=$(refuse_disk "$logs/refuse.img.gz") || { bad "life: no disk for refuse.sh"; return; }
     boot life --debug-xen --vcpus 2 --add "$EXAMPLES/refused" --add "$logs/refuse.img.gz" < <(
-        fuzz_steps
-        cat <<'E'
-domu:60 mprotect life mprotect
-domu:60 free life free
-domu:60 free-emulxen life free --tracker emulxen
-domu:60 userfaultfd life uffd --transactions 20
-domu:60 ptrace life ptrace --transactions 3
-domu:60 seccomp life seccomp
-domu-root:60 compaction life compact --pages 4096
-domu-root:60 ksm life ksm
-E
-        printf 'dom0:120 refuse-store refuse.sh store %s\n' "$block"
-        printf 'dom0:200 refuse-backup refuse.sh backup %s\n' "$block"
-        cat <<'E'
-dom0:120 pause life.sh pause
-dom0:90 vcpu-hotplug life.sh hotplug
-dom0:120 ballooning life.sh balloon
-dom0:60 cpu-offline life.sh offline
-dom0:150 save-restore life.sh restore
-dom0:150 reboot life.sh reboot
-E
-        # Thrashing takes minutes under emulation.
-        [ "$long" = 0 ] || printf 'dom0:900 swap life.sh swap\n'
-        printf 'dom0:30 end life.sh end\n'
-    )
+        printf '%s\n' "fuzz=$fuzz" "controls=$controls" "block=$block" "long=${long#0}" | steps_of life )
 }
 
 # refuse_disk FILE: a file system of which only data can be refused: journal and
@@ -301,26 +195,14 @@ refuse_disk() {
 guest_bases() {
     local module own
     if [ "$base" = 4.20 ]; then
-        boot xen-4.17 --base 4.17 --vcpus 2 < <(
-            common_steps $(( forks / 10 ))
-            printf 'dom0:120 keys keys.sh\n' )
+        boot xen-4.17 --base 4.17 --vcpus 2 < <(common $(( forks / 10 )) 2 | steps_of xen-4.17)
     fi
     module=$GUEST_BIN/fuzz_kernel.ko own=$GUEST_BIN/own_vector.ko
     if ( HVCKPT_FAIL_CODE=1; . "$HVCKPT_LIB/all.sh"; cache_init; image_build; guest_kernel_build 6.1
          guest_module_build 6.1 "$HVCKPT_ROOT/tests/guest/module/fuzz_kernel.c" "$module"
          guest_module_build 6.1 "$HVCKPT_ROOT/tests/guest/module/own_vector.c" "$own" ) >"$logs/module.log" 2>&1; then
-        boot linux-6.1 --guest-kernel 6.1 --vcpus 2 --debug-xen --allow "$LINUX_6_1_SAYS" --add "$module" --add "$own" < <(
-            cat <<'E'
-domu-root:200 kernel insmod /lab/bin/fuzz_kernel.ko calls=500000; cd /sys/module/fuzz_kernel/parameters; grep . *; test $(cat wrong) = 0 && test $(cat faults) = 500000 && test $(cat denials) = 500000
-domu-root:60 compaction life compact --pages 4096
-domu-root:60 ksm life ksm
-E
-            common_steps $(( forks / 10 ))
-            # The last: it cannot be undone.
-            cat <<'E'
-domu-root:60 own-vector insmod /lab/bin/own_vector.ko && int84 | tee /tmp/int84; grep -q '^int84: returned 0x0*84848484$' /tmp/int84 && ! grep -q 'returned 0x[1-9a-f][0-9a-f]*0001$' /tmp/int84
-E
-        )
+        boot linux-6.1 --guest-kernel 6.1 --vcpus 2 --debug-xen --allow "$LINUX_6_1_SAYS" --add "$module" --add "$own" \
+            < <(common $(( forks / 10 )) 2 | steps_of linux-6.1)
     else tail -n 20 "$logs/module.log" >&2; bad "linux-6.1: the module (see $logs/module.log)"; fi
 }
 
@@ -330,36 +212,13 @@ guest_hosts() {
     local shadow link
     shadow=$("$HVCKPT_ROOT/scripts/build-xen" --base "$base" --config CONFIG_SHADOW_PAGING=y 2>>"$logs/build.log" | tail -n 1)
     make_tmpdir link
-    boot_begin host-2 --xen "$shadow" --vcpus 2 --link "$link/wire:2" <<'E'
-dom0:600 arrive life.sh arrive
-E
-    boot_begin host-1 --xen "$shadow" --vcpus 2 --link "$link/wire:1" <<'E'
-dom0:200 migrate life.sh migrate
-dom0:30 end life.sh end
-dom0:300 migrate-away life.sh migrate-to 10.85.0.2
-E
+    boot_begin host-2 --xen "$shadow" --vcpus 2 --link "$link/wire:2" < <(steps_of host-2 </dev/null)
+    boot_begin host-1 --xen "$shadow" --vcpus 2 --link "$link/wire:1" < <(steps_of host-1 </dev/null)
     boot_end host-1
     boot_end host-2
 }
 
-# Instruction counts repeat, so they may decide.
-icount_begin() {
-    boot_begin icount --icount <<E
-domu:200 gate cost --gate
-domu:200 ptxen-1 cost --tracker ptxen --dirty 1 --pages 1024 --transactions 200
-domu:200 ptxen-64 cost --tracker ptxen --dirty 64 --pages 1024 --transactions 200
-domu:200 ptxen-256 cost --tracker ptxen --dirty 256 --pages 1024 --transactions 100
-domu:200 ptxen-256MiB cost --tracker ptxen --dirty 1 --pages 65536 --transactions 200
-domu:200 spread-64 cost --tracker ptxen --dirty 64 --pattern spread --pages 1024 --transactions 200
-domu:200 pt-64 cost --tracker pt --dirty 64 --pattern spread --pages 1024 --transactions 40
-domu:150 latency latency --mib 256 --limit-ms 10
-domu-root:150 fuzz fuzz_gate --threads 1 --workers 1 --round 5000 --calls 20000 --limit-ms 10
-dom0:150 fuzz-control fuzz55 5000 1 10
-domu:200 auto-64 cost --tracker autoxen --dirty 64 --pages 1024 --transactions 200
-domu:200 auto-256 cost --tracker autoxen --dirty 256 --pages 1024 --transactions 100
-${SCAN:+domu:200 scan-64 cost --tracker pagemap-scan --dirty 64 --pattern spread --pages 1024 --transactions 40}
-E
-}
+icount_begin() { boot_begin icount --icount < <(echo "scan=$SCAN" | steps_of icount); }
 icount_end() {
     local line
     boot_end icount
@@ -374,18 +233,17 @@ icount_end() {
 # INT 0x84 must do what it does without the patch, unless it is asked to; and who
 # does not use it must not pay.  $logs/gate-NAME gets what each boot printed.
 gate_begin() {
-    local v
+    local v on pvh
     tax_build "$GUEST_BIN"
     GATES=(unpatched off pvh on)
     if no_pvh "int 0x84, pvh"; then GATES=(unpatched off on); fi
     for v in "${GATES[@]}"; do
-        if [ "$v" = pvh ]; then TAX_OPTIONS=(--no-key --type pvh)
+        on= pvh=
+        [ "$v" != on ] || on=1
+        if [ "$v" = pvh ]; then pvh=1 TAX_OPTIONS=(--no-key --type pvh)
         else tax_options "$v" "$base" 2>>"$logs/build.log"; fi
         lab_begin "gate-$v" --icount "${ON[@]}" "${TAX_OPTIONS[@]}" --add "$GUEST_BIN/int84" "${TAX_ADD[@]}" < <(
-            echo 'domu:60 int84 int84'
-            # Its first token admits the domain.
-            [ "$v" != on ] || printf 'domu:60 doctor hvckpt doctor\ndomu:60 int84-admitted int84\n'
-            [ "$v" = pvh ] || tax_steps )
+            printf '%s\n' "on=$on" "pvh=$pvh" | steps_of gate )
     done
 }
 gate_end() {
@@ -430,15 +288,10 @@ no_pvh() {
 pvh_begin() {
     if no_pvh "tests in a PVH guest"; then return 0; fi
     # One thread: QEMU's SVM with several sometimes runs a guest into host code.
-    boot_begin pvh --type pvh --icount < <(
-        cat <<'E'
-domu:60 doctor hvckpt doctor
-domu:60 ptxen-unavailable exact --tracker ptxen --pages 16 --transactions 1; test $? = 2
-domu:300 exact-pt exact --tracker pt --pages 1024 --threads 4 --transactions 60
-E
-        scan_step
-        suite_steps "$SCAN uffd-wp pt emul sim" 100 1000
-    )
+    boot_begin pvh --type pvh --icount < <({
+        echo "scan=$SCAN"
+        suites "$SCAN uffd-wp pt emul sim" 100 1000
+    } | steps_of pvh)
 }
 pvh_end() { [ "$base" = 4.17 ] || boot_end pvh; }
 

@@ -23,6 +23,8 @@ host_tests() {
         tail -n 20 "$out/cargo.log" >&2
     fi
     cargo_results "$out/cargo.log"
+    check "trackers without a way to the policy daemon" "$out/track.log" \
+        cargo test -p hvckpt-track --no-default-features
     # Under load, as that test prints it; the test itself has run above.
     log "policy daemon: $(cargo test -p hvckpt-policy --test load -- --nocapture 2>/dev/null </dev/null |
         grep -o '^.*tokens/s' || true)"
@@ -39,6 +41,7 @@ host_tests() {
         check "benchmark of the store" "$out/bench-store.log" tests/bench-store.sh
     fi
 
+    check "steps of the emulated machine" "$out/steps.log" tests/steps.py --check
     check "layers, sizes, licences, links" "$out/tidy.log" tests/tidy
     check "tests named in the threat model exist" "$out/named.log" tests/named-tests.sh
     check "which source of Xen is built" "$out/xen-source.log" tests/xen-source.sh

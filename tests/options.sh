@@ -166,7 +166,30 @@ steps "line 1: TARGET" 'domu a'
 steps "line 1: ../a is no name" 'domu ../a true'
 steps "line 3: a second step a" 'domu a true\n\ndom0 a true'
 
+no 2 "no boot nosuch" tests/steps.py nosuch
+no 2 "needs a value for scan" tests/steps.py icount
+no 2 "has no sca" tests/steps.py icount scan= sca=
+no 2 "not NAME=VALUE" tests/steps.py icount scan
+# What --check complains of: TEXT, then the lines of a.steps.
+data() {
+    mkdir -p "$tmp/data"
+    printf '%b\n' "$2" >"$tmp/data/a.steps"
+    run tests/steps.py --check "$tmp/data"
+    [ $rc = 1 ] && grep -qF -e "$1" "$tmp/out" || bad "steps.py --check: no '$1' in $(cat "$tmp/out")"
+}
+data "a.steps:2: there is no program nosuch" '# one\ndomu:9 x true || ! nosuch --y; exit 1'
+data "there is no program nosuch" 'dom0 y true\n[on] dom0 x for n in $(seq 3); do nosuch $n; done'
+data "there is no program nosuch" 'dom0 x A={n} once-more.sh nosuch'
+data "a.steps:2: a second step x, after a.steps:1" 'domu x true\n[on] domu-root:9 x true'
+data "a.steps:1: neither TARGET" 'domx x true'
+data "a.steps:1: neither TARGET" 'domu x'
+data "no boot b" 'include b'
+data "a.steps includes itself" 'include a'
+data "has no steps" '[on] domu x true'
+
 # What is right goes on, and is seen to.
+run tests/steps.py --check
+[ $rc = 0 ] || bad "steps.py --check: $(cat "$tmp/out")"
 run scripts/guest-run --add "$tmp/file:/lab/x" --add "$tmp/dir:/lab/y/" --timeout 0 --logs "$tmp/logs" --script "$tmp/steps"
 [ -e "$tmp/begun" ] || bad "guest-run with right options begins"
 run scripts/test --only host --logs "$tmp/logs"

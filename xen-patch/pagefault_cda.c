@@ -53,8 +53,38 @@
 #include <asm/shadow.h>
 #include <asm/traps.h>
 
+#define CHUNK_HASH        256
+
+/* Of a domain: chunks by the L1 table they are bound to. */
+struct track_domain {
+    spinlock_t hash_lock;
+    struct cda_chunk *chunk[CHUNK_HASH];
+};
+
+/* Of a range, both in pieces: alloc_pieces(). */
+struct track_range {
+    unsigned long **want;         /* expected L2 entries, one a chunk */
+    struct cda_chunk **chunk;
+};
+
+struct cda_walk {
+    struct domain *d;
+    unsigned int first;           /* chunk where it began */
+    bool changed, refused;        /* see walk_sync() */
+    struct page_info *l2pg;       /* of the GiB where it is, or NULL */
+    const l2_pgentry_t *l2t;
+    unsigned long l2e;            /* of the chunk where walk_next() stopped */
+};
+
 #include "../cda/private.h"
 #include "../cda/heat.h"
+
+#if CHUNK_SHIFT != L2_PAGETABLE_SHIFT
+#error "a chunk is what one L1 table maps"
+#endif
+#if CHUNK_HASH != 1 << HASH_BITS
+#error "hash_of() is for another number of chains"
+#endif
 
 bool __read_mostly opt_cda;
 boolean_param("cda", opt_cda);
@@ -76,11 +106,13 @@ unsigned long __read_mostly cda_l1e_grant;
 #define CHUNKS_SHIFT      5
 #define WANTS_SHIFT       9
 
+/* 128 bytes, as the fault path multiplies by that. */
 struct cda_chunk {
     unsigned long dirty[BITS_TO_LONGS(CHUNK_PAGES)];
     mfn_t l1;                     /* bound table, or INVALID_MFN */
     uint16_t lo, hi;              /* slots [lo, hi) belong to the range */
-    unsigned int n;               /* its number there */
+    unsigned long *want;          /* its place in track.want */
+    unsigned long va;             /* where it begins */
     struct cda_range *range;
     struct cda_heat *heat;        /* NULL: every page faults */
     struct cda_chunk *next, **pprev; /* hash chain by l1 */
@@ -90,11 +122,16 @@ struct cda_chunk {
  * Chunks by the L1 table they are bound to.
  */
 
+static unsigned int hash_of_mfn(mfn_t mfn)
+{
+    return hash_of(mfn_x(mfn));
+}
+
 static void cda_bind(struct cda_domain *cda, struct cda_chunk *c, mfn_t l1)
 {
-    struct cda_chunk **head = &cda->chunk[hash_mfn(l1)];
+    struct cda_chunk **head = &cda->track.chunk[hash_of_mfn(l1)];
 
-    spin_lock(&cda->hash_lock);
+    spin_lock(&cda->track.hash_lock);
     ASSERT(mfn_eq(c->l1, INVALID_MFN));
     c->l1 = l1;
     c->next = *head;
@@ -102,7 +139,7 @@ static void cda_bind(struct cda_domain *cda, struct cda_chunk *c, mfn_t l1)
         c->next->pprev = &c->next;
     c->pprev = head;
     *head = c;
-    spin_unlock(&cda->hash_lock);
+    spin_unlock(&cda->track.hash_lock);
 }
 
 /*
@@ -121,11 +158,11 @@ static mfn_t cda_unbind(struct cda_domain *cda, struct cda_chunk *c)
 {
     mfn_t l1;
 
-    spin_lock(&cda->hash_lock);
+    spin_lock(&cda->track.hash_lock);
     l1 = c->l1;
     if ( !mfn_eq(l1, INVALID_MFN) )
         cda_unhash(c);
-    spin_unlock(&cda->hash_lock);
+    spin_unlock(&cda->track.hash_lock);
 
     return l1;
 }
@@ -133,25 +170,20 @@ static mfn_t cda_unbind(struct cda_domain *cda, struct cda_chunk *c)
 static always_inline unsigned long *want_at(const struct cda_range *r,
                                             unsigned int n)
 {
-    return &r->want[n >> WANTS_SHIFT][n & ((1u << WANTS_SHIFT) - 1)];
+    return &r->track.want[n >> WANTS_SHIFT][n & ((1u << WANTS_SHIFT) - 1)];
 }
 
 static always_inline struct cda_chunk *chunk_at(const struct cda_range *r,
                                                 unsigned int n)
 {
-    return &r->chunk[n >> CHUNKS_SHIFT][n & ((1u << CHUNKS_SHIFT) - 1)];
-}
-
-static unsigned long *want_of(const struct cda_chunk *c)
-{
-    return want_at(c->range, c->n);
+    return &r->track.chunk[n >> CHUNKS_SHIFT][n & ((1u << CHUNKS_SHIFT) - 1)];
 }
 
 /* The chunk learns that the page is to be listed; @guest: who changes it. */
 static void note_entry(struct domain *d, mfn_t l1mfn, const void *pl1e,
                        bool guest)
 {
-    struct cda_domain *cda = d->arch.pv.cda;
+    struct cda_domain *cda = d->arch.cda;
     unsigned long l1e = *(const volatile unsigned long *)pl1e;
     unsigned int slot = PAGE_OFFSET(pl1e) / sizeof(l1_pgentry_t);
     struct cda_chunk *c;
@@ -159,16 +191,16 @@ static void note_entry(struct domain *d, mfn_t l1mfn, const void *pl1e,
     if ( !cda || !(l1e & _PAGE_PRESENT) )
         return;
 
-    spin_lock(&cda->hash_lock);
-    for ( c = cda->chunk[hash_mfn(l1mfn)]; c; c = c->next )
+    spin_lock(&cda->track.hash_lock);
+    for ( c = cda->track.chunk[hash_of_mfn(l1mfn)]; c; c = c->next )
         if ( mfn_eq(c->l1, l1mfn) && slot >= c->lo && slot < c->hi )
         {
             set_bit(slot, c->dirty);
-            set_bit(__builtin_ctzl(WANT_TOUCHED), want_of(c));
+            set_bit(__builtin_ctzl(WANT_TOUCHED), c->want);
             if ( guest )
                 COUNT(c->range->session, guest_updates);
         }
-    spin_unlock(&cda->hash_lock);
+    spin_unlock(&cda->track.hash_lock);
 }
 
 /*
@@ -185,17 +217,77 @@ static void l1_gone(struct cda_domain *cda, mfn_t l1mfn)
 {
     struct cda_chunk *c, *next;
 
-    spin_lock(&cda->hash_lock);
-    for ( c = cda->chunk[hash_mfn(l1mfn)]; c; c = next )
+    spin_lock(&cda->track.hash_lock);
+    for ( c = cda->track.chunk[hash_of_mfn(l1mfn)]; c; c = next )
     {
         next = c->next;
         if ( mfn_eq(c->l1, l1mfn) )
         {
             cda_unhash(c);
-            ACCESS_ONCE(*want_of(c)) = WANT_TOUCHED;
+            ACCESS_ONCE(*c->want) = WANT_TOUCHED;
         }
     }
-    spin_unlock(&cda->hash_lock);
+    spin_unlock(&cda->track.hash_lock);
+}
+
+/*
+ * Who calls, and its memory.
+ */
+
+static unsigned long caller_root(const struct vcpu *v)
+{
+    return mfn_x(pagetable_get_mfn(v->arch.guest_table_user));
+}
+
+static bool caller_is_64bit(const struct cpu_user_regs *regs)
+{
+    unsigned int ar;
+    bool valid;
+
+    /* The guest's own GDT and LDT are loaded, as for its INT. */
+    asm ( "lar %[sel], %[ar]"
+          : [ar] "=r" (ar), "=@ccz" (valid)
+          : [sel] "r" ((unsigned int)regs->cs) );
+
+    return valid && (ar & _SEGMENT_L);
+}
+
+static unsigned int copy_in(void *to, unsigned long from, unsigned int bytes)
+{
+    return copy_from_guest_pv(to, (const void __user *)from, bytes);
+}
+
+static unsigned int copy_out(unsigned long to, const void *from,
+                             unsigned int bytes)
+{
+    return copy_to_guest_pv((void __user *)to, from, bytes);
+}
+
+static int put_word(unsigned long to, uint64_t value)
+{
+    return put_guest(value, (uint64_t __user *)to);
+}
+
+static bool track_possible(const struct domain *d)
+{
+    return is_pv_domain(d) && !is_pv_32bit_domain(d);
+}
+
+/* In log-dirty mode a guest runs on shadows of its tables. */
+static int track_refused(const struct domain *d)
+{
+    return paging_mode_enabled(d) ? -EOPNOTSUPP : 0;
+}
+
+static void track_init(struct track_domain *t)
+{
+    spin_lock_init(&t->hash_lock);
+}
+
+/* Plain FLUSH_TLB reaches global entries as well. */
+static void track_flush(const struct domain *d)
+{
+    flush_tlb_mask(d->dirty_cpumask);
 }
 
 /*
@@ -241,13 +333,19 @@ static always_inline void unref_frame(struct page_info *pg)
         put_page(pg);
 }
 
-static always_inline void *map_table(mfn_t mfn)
+/* Is the frame mapped all the time? */
+static always_inline bool is_mapped(mfn_t mfn)
 {
 #ifdef NDEBUG
-    if ( likely(mfn_x(mfn) <= PFN_DOWN(__pa(HYPERVISOR_VIRT_END - 1))) )
-        return mfn_to_virt(mfn_x(mfn));
+    return likely(mfn_x(mfn) <= PFN_DOWN(__pa(HYPERVISOR_VIRT_END - 1)));
+#else
+    return false;
 #endif
-    return map_domain_page(mfn);
+}
+
+static always_inline void *map_table(mfn_t mfn)
+{
+    return is_mapped(mfn) ? mfn_to_virt(mfn_x(mfn)) : map_domain_page(mfn);
 }
 
 static always_inline void unmap_table(const void *table)
@@ -299,7 +397,8 @@ static always_inline void unlock_l1(const l1_pgentry_t *pl1e, mfn_t mfn)
     struct page_info *pg = mfn_to_page(mfn);
     unsigned long x = ACCESS_ONCE(pg->u.inuse.type_info);
 
-    unmap_table(pl1e);
+    if ( !is_mapped(mfn) )
+        unmap_domain_page(pl1e);
     if ( !INLINED || unlikely(cmpxchg(&pg->u.inuse.type_info, x,
                                       x - (1 | PGT_locked)) != x) )
         page_unlock(pg);
@@ -422,7 +521,7 @@ static always_inline enum protect protect_entry(const struct domain *d,
                                                 bool bound)
 {
     unsigned long *p = &l1e_get_intpte(*pl1e), old = ACCESS_ONCE(*p), new;
-    struct page_info *pg;
+    struct page_info *pg = NULL;
 
     for ( ; ; )
     {
@@ -431,41 +530,41 @@ static always_inline enum protect protect_entry(const struct domain *d,
         if ( !(old & _PAGE_PRESENT) )
             return UNKNOWN;
 
-        /* cda_entry_read() came before us. */
-        if ( bound && (old & (_PAGE_RW | CDA_L1E_RO)) == CDA_L1E_RO )
-            return PROTECTED;
-
-        if ( likely(old & _PAGE_RW) &&
-             likely(old & (CDA_L1E_RO | CDA_L1E_WATCH)) )
-            pg = mfn_to_page(l2e_mfn(old));
-        else
-        {
-            pg = trackable(d, old);
-            if ( !pg )
-                return (old & _PAGE_RW) ? REFUSED : UNKNOWN;
-        }
-
         if ( unlikely(!(old & _PAGE_RW)) )
         {
+            /* cda_entry_read() came before us. */
+            if ( bound && (old & CDA_L1E_RO) )
+                return PROTECTED;
+            if ( !trackable(d, old) )
+                return UNKNOWN;
+
             /* Authority left over from elsewhere is not ours to use. */
             new = (old & ~(CDA_L1E_RO | CDA_L1E_WATCH)) | CDA_L1E_SEEN;
             if ( new == old )
                 return PROTECTED;
         }
-        else if ( watch )
-        {
-            new = (old & ~(CDA_L1E_RO | CDA_L1E_SEEN | _PAGE_DIRTY)) |
-                  CDA_L1E_WATCH;
-            if ( new == old )
-                return WATCHED;
-        }
         else
-            /*
-             * D makes kernels which skip clean read-only entries when they
-             * want a page stable (KSM before Linux 5.19) rewrite this one.
-             */
-            new = (old & ~(_PAGE_RW | CDA_L1E_SEEN | CDA_L1E_WATCH)) |
-                  CDA_L1E_RO | _PAGE_DIRTY;
+        {
+            if ( likely(old & (CDA_L1E_RO | CDA_L1E_WATCH)) )
+                pg = mfn_to_page(l2e_mfn(old));
+            else if ( (pg = trackable(d, old)) == NULL )
+                return REFUSED;
+
+            if ( watch )
+            {
+                new = (old & ~(CDA_L1E_RO | CDA_L1E_SEEN | _PAGE_DIRTY)) |
+                      CDA_L1E_WATCH;
+                if ( new == old )
+                    return WATCHED;
+            }
+            else
+                /*
+                 * D makes kernels which skip clean read-only entries when they
+                 * want a page stable (KSM before Linux 5.19) rewrite this one.
+                 */
+                new = (old & ~(_PAGE_RW | CDA_L1E_SEEN | CDA_L1E_WATCH)) |
+                      CDA_L1E_RO | _PAGE_DIRTY;
+        }
 
         seen = cmpxchg(p, old, new);
         if ( likely(seen == old) )
@@ -589,11 +688,11 @@ static void cda_evict(struct cda_domain *cda, const struct domain *d,
 
     for ( ; ; )
     {
-        spin_lock(&cda->hash_lock);
-        for ( o = cda->chunk[hash_mfn(l1)]; o; o = o->next )
+        spin_lock(&cda->track.hash_lock);
+        for ( o = cda->track.chunk[hash_of_mfn(l1)]; o; o = o->next )
             if ( o != c && mfn_eq(o->l1, l1) && o->lo < c->hi && c->lo < o->hi )
                 break;
-        spin_unlock(&cda->hash_lock);
+        spin_unlock(&cda->track.hash_lock);
 
         if ( !o )
             break;
@@ -601,7 +700,7 @@ static void cda_evict(struct cda_domain *cda, const struct domain *d,
         /* In this order: who finds it unbound may rely on its slots. */
         take_back_slots(d, o, pl1e, 0);
         cda_unbind(cda, o);
-        ACCESS_ONCE(*want_of(o)) = WANT_TOUCHED;
+        ACCESS_ONCE(*o->want) = WANT_TOUCHED;
     }
 }
 
@@ -669,18 +768,19 @@ static unsigned long entry_in(const struct page_info *pg, unsigned int slot)
 
 /*
  * May the address space which the new root @l4 begins have got entries from
- * the table of chunk @c, at @va of this one?  Not if the table is where the
- * chunk says, and there is nothing in its place there: a fork copies entries
- * to the address at which it finds them.  An entry that is not present counts,
- * as it may lead to the same page.
+ * the table of chunk @c of this one?  Not if the table is where the chunk says,
+ * and there is nothing in its place there: a fork copies entries to the address
+ * at which it finds them.  An entry that is not present counts, as it may lead
+ * to the same page.
  *
  * The tables are not validated: what is read there decides nothing else.  An L3
  * table which is came with the other root of that address space (Linux has two,
  * for the kernel and for the user), and was looked at then.
  */
 static bool may_share(const struct domain *d, const struct page_info *l4,
-                      const struct cda_chunk *c, unsigned long va)
+                      const struct cda_chunk *c)
 {
+    unsigned long va = c->va;
     const unsigned int slot[] = { l4_table_offset(va), l3_table_offset(va),
                                   l2_table_offset(va) };
     unsigned long l2e = live_l2e(va), e;
@@ -725,7 +825,7 @@ static bool may_share(const struct domain *d, const struct page_info *l4,
 void cda_forget_table(struct domain *d, struct page_info *pg,
                       unsigned long type)
 {
-    struct cda_domain *cda = d ? d->arch.pv.cda : NULL;
+    struct cda_domain *cda = d ? d->arch.cda : NULL;
     mfn_t mfn = page_to_mfn(pg);
 
     if ( !d || !is_pv_domain(d) || !cda ||
@@ -744,7 +844,7 @@ void cda_forget_table(struct domain *d, struct page_info *pg,
         /* No vCPU has it loaded. */
         ASSERT(!(pg->u.inuse.type_info & PGT_validated));
         spin_lock(&cda->lock);
-        s = find_session(cda, mfn);
+        s = find_session(cda, mfn_x(mfn));
         if ( s )
             unlink_session(cda, s, true);
         spin_unlock(&cda->lock);
@@ -770,21 +870,18 @@ int cda_forked(const struct domain *d, const struct page_info *l4)
     int rc = 0;
 
     if ( curr->domain != d || !is_pv_domain(d) ||
-         (cda = d->arch.pv.cda) == NULL || !cda->used_sessions )
+         (cda = d->arch.cda) == NULL || !cda->used_sessions )
         return 0;
 
     rcu_read_lock(&cda_rcu);
-    s = find_session(cda, pagetable_get_mfn(curr->arch.guest_table_user));
-    if ( s && s->ranges )
-    {
-        /*
-         * Not under s->lock, which another vCPU may hold for long: entries
-         * change under page_lock() only, and what that vCPU protects anew
-         * was given by the kernel after it copied its entries.
-         */
-        if ( !take_back(s, curr->domain, &s->fork, l4, CDA_L1E_SEEN, l4) )
-            rc = -EINTR;
-    }
+    s = find_session(cda, caller_root(curr));
+    /*
+     * Not under s->lock, which another vCPU may hold for long: entries change
+     * under page_lock() only, and what that vCPU protects anew was given by the
+     * kernel after it copied its entries.
+     */
+    if ( s && s->ranges && !take_back(s, curr->domain, l4) )
+        rc = -EINTR;
     rcu_read_unlock(&cda_rcu);
 
     return rc;
@@ -859,20 +956,6 @@ static noinline bool stale_tlb(struct cda_session *s, unsigned long addr,
     return true;
 }
 
-/* A 32-bit process must not be served: its pointers and registers differ. */
-static bool long_mode_process(const struct cpu_user_regs *regs)
-{
-    unsigned int ar;
-    bool valid;
-
-    /* The guest's own GDT and LDT are loaded, as for its INT. */
-    asm ( "lar %[sel], %[ar]"
-          : [ar] "=r" (ar), "=@ccz" (valid)
-          : [sel] "r" ((unsigned int)regs->cs) );
-
-    return valid && (ar & _SEGMENT_L);
-}
-
 #include "pagefault_cda_store.c"
 
 /* Nothing runs softirqs below the fault handler, so RCU needs no counting. */
@@ -884,11 +967,9 @@ static bool long_mode_process(const struct cpu_user_regs *regs)
 #define fault_read_unlock() rcu_read_unlock(&cda_rcu)
 #endif
 
-/*
- * Write to a present page below 2^47 (see cda_may_fix()) by the guest's user,
- * its kernel or Xen.  True if the access shall be tried again.
- */
-bool cda_fixup_fault(unsigned long addr, struct cpu_user_regs *regs)
+/* A write of the guest's (@guest: its user or its kernel), or Xen's for it. */
+static always_inline bool fixup(unsigned long addr, struct cpu_user_regs *regs,
+                                bool guest)
 {
     struct vcpu *curr = current;
     struct domain *d = curr->domain;
@@ -901,15 +982,9 @@ bool cda_fixup_fault(unsigned long addr, struct cpu_user_regs *regs)
     bool fixed = false;
     mfn_t l1;
 
-    /* No fixups for Xen in interrupt context or with interrupts disabled. */
-    if ( unlikely(!(regs->error_code & PFEC_user_mode)) &&
-         (in_irq() || !(regs->eflags & X86_EFLAGS_IF)) )
-        return false;
-
     fault_read_lock();
 
-    s = find_session(d->arch.pv.cda,
-                     pagetable_get_mfn(curr->arch.guest_table_user));
+    s = find_session(d->arch.cda, caller_root(curr));
     if ( !s || (r = find_range(s, addr)) == NULL )
         goto out;
 
@@ -920,7 +995,7 @@ bool cda_fixup_fault(unsigned long addr, struct cpu_user_regs *regs)
     if ( unlikely(mfn_eq(l1, INVALID_MFN)) )
         goto forward;
 
-    if ( unlikely(!(regs->error_code & PFEC_user_mode)) )
+    if ( !guest )
     {
         if ( l1_stays_locked(l1) )
             goto out;
@@ -947,7 +1022,7 @@ bool cda_fixup_fault(unsigned long addr, struct cpu_user_regs *regs)
          * that, and then commits, must find the chunk touched.
          */
         set_bit(slot, c->dirty);
-        set_bit(__builtin_ctzl(WANT_TOUCHED), want_at(r, n));
+        set_bit(__builtin_ctzl(WANT_TOUCHED), c->want);
 
         /*
          * Whether this table is the one in use at @addr does not matter for
@@ -958,7 +1033,7 @@ bool cda_fixup_fault(unsigned long addr, struct cpu_user_regs *regs)
         {
             unlock_l1(pl1e, l1);
             COUNT(s, faults_fixed);
-            if ( unlikely(!(regs->error_code & PFEC_user_mode)) )
+            if ( !guest )
                 COUNT(s, faults_xen);
             goto out;
         }
@@ -978,208 +1053,26 @@ bool cda_fixup_fault(unsigned long addr, struct cpu_user_regs *regs)
     return fixed;
 }
 
-/*
- * What was dirtied in a chunk.
- */
-
-static void fill_slots(unsigned long *map, unsigned int lo, unsigned int hi)
+/* Not in interrupt context, or with interrupts disabled. */
+static noinline bool fixup_xen(unsigned long addr, struct cpu_user_regs *regs)
 {
-    memset(map, 0, CHUNK_PAGES / 8);
-    for ( ; lo < hi; ++lo )
-        __set_bit(lo, map);
-}
-
-/*
- * A chunk whose L2 entry is not the one seen last: all of it may have
- * changed.  Binds it to the new table when protecting.
- */
-static bool sync_replaced(struct cda_session *s, struct domain *d,
-                          struct cda_range *r, unsigned int n,
-                          unsigned long l2e, unsigned int what,
-                          unsigned long *map, bool *refused)
-{
-    struct cda_domain *cda = d->arch.pv.cda;
-    struct cda_chunk *c = chunk_at(r, n);
-    bool unknown = false, watched = false;
-    bool flushed = !mfn_eq(c->l1, INVALID_MFN);
-    l1_pgentry_t *pl1e;
-    unsigned int i;
-
-    fill_slots(map, c->lo, c->hi);
-    if ( !(what & DO_PROTECT) )
+    if ( in_irq() || !(regs->eflags & X86_EFLAGS_IF) )
         return false;
 
-    /* Grants of ours in the old table must not outlive our memory of them. */
-    take_back_chunk(d, c, 0);
-    cda_unbind(cda, c);
-
-    if ( !l2e_leads(l2e) || !mfn_valid(l2e_mfn(l2e)) ||
-         (pl1e = lock_l1(d, l2e_mfn(l2e))) == NULL )
-    {
-        *want_at(r, n) = WANT_TOUCHED;
-        return flushed;
-    }
-
-    /*
-     * Bound before anything is protected: cda_table_new() must find what a
-     * fork may have copied, and waits for page_lock().
-     */
-    COUNT(s, walks);
-    memset(c->dirty, 0, sizeof(c->dirty));
-    if ( c->heat )
-        memset(c->heat, 0, sizeof(*c->heat));
-    cda_bind(cda, c, l2e_mfn(l2e));
-    cda_evict(cda, d, c, pl1e, l2e_mfn(l2e));
-    for ( i = c->lo; i < c->hi; ++i )
-        switch ( protect_entry(d, &pl1e[i], r->mode == CDA_MODE_SCANXEN,
-                               false) )
-        {
-        case WATCHED:
-            __set_bit(i, c->heat->hot);
-            watched = true;
-            break;
-        case REFUSED:
-            *refused = true;
-            /* fall through */
-        case UNKNOWN:
-            __set_bit(i, c->dirty);
-            unknown = true;
-            break;
-        case PROTECTED:
-            break;
-        }
-    COUNT_N(s, write_protected, c->hi - c->lo);
-    *want_at(r, n) = l2e | (unknown || watched ? WANT_TOUCHED : 0);
-    unlock_l1(pl1e, l2e_mfn(l2e));
-
-    return true;
+    return fixup(addr, regs, false);
 }
-
-#define WATCHED_ENTRY     (_PAGE_PRESENT | _PAGE_RW | CDA_L1E_WATCH)
 
 /*
- * Word @w of the watched pages of a chunk: which were written.  With @protect
- * those which stayed clean for long are protected instead.
+ * Write to a present page below 2^47, see cda_may_fix().  True if the access
+ * shall be tried again.
  */
-static unsigned long sync_watched(struct cda_session *s, const struct domain *d,
-                                  const struct cda_range *r, struct cda_heat *h,
-                                  l1_pgentry_t *pl1e, unsigned int w,
-                                  bool protect, bool *changed)
+bool cda_fixup_fault(unsigned long addr, struct cpu_user_regs *regs)
 {
-    unsigned long bits = h->hot[w], written = 0;
-
-    pl1e += w * BITS_PER_LONG;
-    for ( ; bits; bits &= bits - 1 )
-    {
-        unsigned int b = __builtin_ctzl(bits);
-        unsigned long l1e = ACCESS_ONCE(l1e_get_intpte(pl1e[b]));
-        uint8_t *streak = &h->streak[w * BITS_PER_LONG + b];
-
-        if ( unlikely((l1e & WATCHED_ENTRY) != WATCHED_ENTRY) )
-        {
-            /*
-             * Rewritten by the guest, or taken back: `dirty` knows.  An entry
-             * that is not present may hold any bits, ours as well.
-             */
-            if ( protect )
-                __clear_bit(b, &h->hot[w]);
-        }
-        else if ( l1e & _PAGE_DIRTY )
-            written |= 1UL << b;
-        else if ( protect && r->mode == CDA_MODE_AUTOXEN &&
-                  ++*streak >= COLD_AFTER && cda_cool(&pl1e[b], l1e) )
-        {
-            *streak = 0;
-            __clear_bit(b, &h->hot[w]);
-            *changed = true;
-            COUNT(s, cooled);
-        }
-    }
-
-    return written;
+    return likely(regs->error_code & PFEC_user_mode)
+           ? fixup(addr, regs, true) : fixup_xen(addr, regs);
 }
 
-/* A chunk in place, some of whose entries were written or rewritten. */
-static bool sync_touched(struct cda_session *s, struct domain *d,
-                         struct cda_range *r, unsigned int n,
-                         unsigned long l2e, unsigned int what,
-                         unsigned long *map)
-{
-    struct cda_chunk *c = chunk_at(r, n);
-    struct cda_heat *h = c->heat;
-    l1_pgentry_t *pl1e = lock_l1(d, l2e_mfn(l2e));
-    unsigned long look_again = 0;
-    unsigned int w, protected = 0, watched = 0;
-    bool changed = false;
-
-    if ( unlikely(!pl1e) || unlikely(!mfn_eq(c->l1, l2e_mfn(l2e))) )
-    {
-        /* l1_gone() came in between and made it "replaced" for next time. */
-        if ( pl1e )
-            unlock_l1(pl1e, l2e_mfn(l2e));
-        fill_slots(map, c->lo, c->hi);
-        return false;
-    }
-
-    for ( w = 0; w < BITS_TO_LONGS(CHUNK_PAGES); ++w )
-    {
-        unsigned long bits = c->dirty[w], keep = 0;
-
-        map[w] = bits;
-        if ( !bits && !(h && h->hot[w]) )
-            continue;
-
-        if ( h && h->hot[w] )
-            bits |= sync_watched(s, d, r, h, pl1e, w, what & DO_PROTECT,
-                                 &changed);
-
-        map[w] = bits;
-        if ( !(what & DO_PROTECT) )
-            continue;
-
-        for ( ; bits; bits &= bits - 1 )
-        {
-            unsigned int b = __builtin_ctzl(bits);
-            unsigned int slot = w * BITS_PER_LONG + b;
-            bool watch = h && runs_hot(r, h, slot);
-
-            switch ( protect_entry(d, &pl1e[slot], watch, true) )
-            {
-            case PROTECTED:
-                protected++;
-                if ( h )
-                    __clear_bit(slot, h->hot);
-                break;
-            case WATCHED:
-                watched++;
-                if ( !test_bit(slot, h->hot) )
-                {
-                    __set_bit(slot, h->hot);
-                    if ( r->mode == CDA_MODE_AUTOXEN )
-                        COUNT(s, heated);
-                }
-                break;
-            default:
-                keep |= 1UL << b;
-                break;
-            }
-        }
-        c->dirty[w] = keep;
-        look_again |= keep;
-        if ( h )
-            look_again |= h->hot[w];
-    }
-
-    if ( what & DO_PROTECT )
-        *want_at(r, n) = l2e | (look_again ? WANT_TOUCHED : 0);
-    unlock_l1(pl1e, l2e_mfn(l2e));
-    if ( protected )
-        COUNT_N(s, write_protected, protected);
-    if ( watched )
-        COUNT_N(s, watched, watched);
-
-    return protected || watched || changed;
-}
+#include "pagefault_cda_cycle.c"
 
 /*
  * The common part.
@@ -1207,24 +1100,31 @@ static noinline void impersonate(struct cpu_user_regs *regs)
     do_general_protection(regs);
 }
 
+static noinline void serve(struct vcpu *curr, struct cpu_user_regs *regs)
+{
+    if ( unlikely(cda_serve(curr, regs)) )
+        regs->rip -= 2;
+}
+
 void asmlinkage do_entry_int84(struct cpu_user_regs *regs)
 {
     struct vcpu *curr = current;
 
     /*
      * A kernel that installed the vector for itself goes first.  Domains which
-     * Dom0 did not admit have no gate.
+     * Dom0 did not admit have no gate; with cda=off there are no others.  In
+     * 64-bit guests kernel and processes are both in ring 3.
      */
-    if ( unlikely(!opt_cda) || is_pv_32bit_vcpu(curr) ||
-         unlikely(!ACCESS_ONCE(curr->domain->arch.pv.cda)) ||
-         guest_kernel_mode(curr, regs) ||
+    if ( unlikely(!ACCESS_ONCE(curr->domain->arch.cda)) ||
+         is_pv_32bit_vcpu(curr) ||
+         (curr->arch.flags & TF_kernel_mode) ||
          curr->arch.pv.trap_ctxt[CDA_VECTOR].address ||
          pagetable_is_null(curr->arch.guest_table_user) )
         impersonate(regs);
     else if ( regs->rax == CDA_OP_version )
         regs->rax = op_version(regs);
     else
-        cda_serve(curr, regs);
+        serve(curr, regs);
 }
 
 static int __init cf_check cda_init(void)

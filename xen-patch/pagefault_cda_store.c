@@ -190,7 +190,7 @@ static noinline bool cda_emulate_fault(struct cda_session *s,
 
     /* Instructions cannot be longer than 15 bytes; Xen is out of reach. */
     if ( !guest_kernel_mode(current, regs) && regs->rip < VA_END &&
-         long_mode_process(regs) && cda_emulate(&st, regs) )
+         caller_is_64bit(regs) && cda_emulate(&st, regs) )
     {
         COUNT(s, emulated);
         return true;

@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The programs: exactness of every tracker with every writer, the command,
-//! the C API.
+//! The programs: exactness of every tracker with every writer, the C API.
 
 mod common;
 
@@ -8,7 +7,7 @@ use std::path::Path;
 use std::process::{Command, Output};
 
 use common::{build_libraries, compile, example, number, profile_dir, skipped, trackers};
-use hvckpt::{Coverage, TrackerKind};
+use hvckpt::Coverage;
 use serde_json::Value;
 
 fn run(program: &Path, args: &[&str]) -> Output {
@@ -157,33 +156,6 @@ fn counter_counts() {
         let line = |page: usize| format!("{kind}: dirty pages [{page}]\n");
         assert_eq!(text, (0..4).map(line).collect::<String>());
     }
-}
-
-#[test]
-fn doctor_tells_the_truth() {
-    let works = trackers();
-    let hvckpt = env!("CARGO_BIN_EXE_hvckpt");
-    let output = run(Path::new(hvckpt), &["doctor", "--json"]);
-    assert_eq!(output.status.code(), Some(0), "pt works everywhere");
-    let report = json(&output);
-    let list = report["trackers"].as_array().unwrap();
-    assert_eq!(list.len(), TrackerKind::ALL.len());
-    for entry in list {
-        let kind: TrackerKind = entry["name"].as_str().unwrap().parse().unwrap();
-        assert_eq!(entry["works"], works.contains(&kind), "{entry}");
-        assert_eq!(entry["why_not"].is_null(), works.contains(&kind), "{entry}");
-    }
-    let text = run(Path::new(hvckpt), &["doctor"]).stdout;
-    assert!(
-        String::from_utf8(text)
-            .unwrap()
-            .contains("pt            works")
-    );
-    assert_eq!(run(Path::new(hvckpt), &["--help"]).status.code(), Some(0));
-    assert_eq!(
-        run(Path::new(hvckpt), &["no-such-command"]).status.code(),
-        Some(2)
-    );
 }
 
 #[test]

@@ -197,14 +197,15 @@ static char *word(char **s)
     return w;
 }
 
-/* Lines "TARGET[:SECONDS] NAME COMMAND…"; the command goes to /bin/sh -c. */
+/* Lines "TARGET[:SECONDS] NAME COMMAND…"; the command goes to /bin/sh -c. Two in
+ * a row which take all their time mean that the rest would, too: it is skipped. */
 static int run_script(const char *file, const char *logs, int timeout_s)
 {
     FILE *in = fopen(file, "r");
     char *text = NULL;
     size_t cap = 0;
     ssize_t len;
-    int failed = 0, lost = 0;
+    int failed = 0, lost = 0, late = 0;
 
     if (!in)
         lab_failed("cannot read %s: %s", file, strerror(errno));
@@ -232,7 +233,7 @@ static int run_script(const char *file, const char *logs, int timeout_s)
             target[n - 5] = 0;
         if (!strcmp(target, "dom0"))
             root = 1;
-        if (lost) {
+        if (lost || late == 2) {
             printf("step %s: skipped\n", name);
             continue;
         }
@@ -252,6 +253,9 @@ static int run_script(const char *file, const char *logs, int timeout_s)
         fflush(stdout);
         failed |= rc != 0;
         lost |= rc < 0;
+        late = rc == RC_TIMEOUT ? late + 1 : 0;
+        if (late == 2)
+            say("two steps in a row timed out: the rest is skipped");
     }
     fclose(in);
     free(text);

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: MIT OR Apache-2.0
 # shellcheck shell=bash
 # What the patch costs those who do not use it: programs that know nothing of
-# checkpointing, without the patch, with it switched off, and switched on.
+# checkpointing (tests/steps/tax.steps), without the patch, with it switched off,
+# and switched on.
 
 # tax_build DIR: the programs, made there. Sets TAX_ADD, options of guest-run.
 tax_build() {
@@ -17,15 +18,6 @@ tax_build() {
         [ -x "$p" ] || die "gcc lacks a part of its own" "apt-get install --reinstall gcc cpp binutils"
         TAX_ADD+=(--add "$(readlink -f "$p"):/lab/bin/$(basename "$p")")
     done
-}
-
-# tax_steps: for guest-run --script. Runs of the mix differ by some 0.02 %.
-tax_steps() {
-    cat <<'E2'
-domu:200 mix-1 mix 40
-domu:200 mix-2 mix 40
-domu:400 mix-build mix 2 build /lab/bin/gcc -B/lab/bin/ -std=gnu11 -O2 -mcmodel=kernel -mno-red-zone -mno-sse -fno-pie -fno-strict-aliasing -w -c -o /tmp/kernel.o /lab/bin/kernel.i
-E2
 }
 
 # tax_options unpatched|off|on [BASE]: sets TAX_OPTIONS, of guest-run.

@@ -225,6 +225,30 @@ static int ctl_counters(struct cda_domain *cda, struct cda_ctl_counters *c)
     return 0;
 }
 
+/* What @cmd works on: admits @d if it has to.  0 or an error. */
+static int ctl_domain(struct domain *d, unsigned int cmd,
+                      struct cda_domain **cda)
+{
+    if ( !track_possible(d) )
+        return -EOPNOTSUPP;
+
+    *cda = d->arch.cda;
+    if ( *cda )
+        return 0;
+
+    /* Looking at a domain that was never admitted allocates nothing. */
+    if ( cmd != CDA_CTL_add_token && cmd != CDA_CTL_set_limits )
+    {
+        *cda = &not_admitted;
+        return 0;
+    }
+    if ( d->is_dying )
+        return -ESRCH;
+    *cda = cda_admit(d);
+
+    return *cda ? 0 : -ENOMEM;
+}
+
 long do_cda_op(unsigned int cmd, XEN_GUEST_HANDLE_PARAM(void) uarg)
 {
     static const uint8_t sizes[] = {
@@ -271,26 +295,9 @@ long do_cda_op(unsigned int cmd, XEN_GUEST_HANDLE_PARAM(void) uarg)
     if ( !d )
         return -ESRCH;
 
-    rc = -EOPNOTSUPP;
-    if ( !is_pv_domain(d) || is_pv_32bit_domain(d) )
+    rc = ctl_domain(d, cmd, &cda);
+    if ( rc )
         goto out;
-
-    cda = d->arch.pv.cda;
-    if ( !cda )
-    {
-        /* Looking at a domain that was never admitted allocates nothing. */
-        if ( cmd != CDA_CTL_add_token && cmd != CDA_CTL_set_limits )
-            cda = &not_admitted;
-        else
-        {
-            rc = -ESRCH;
-            if ( d->is_dying )
-                goto out;
-            rc = -ENOMEM;
-            if ( (cda = cda_admit(d)) == NULL )
-                goto out;
-        }
-    }
 
     switch ( cmd )
     {

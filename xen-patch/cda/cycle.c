@@ -9,8 +9,6 @@
  * takes its own for each chunk.
  */
 
-#define CHUNKS_PER_CHECK  64u
-
 static const uint8_t op_does[] = {
     [CDA_OP_begin]  = DO_PROTECT,
     [CDA_OP_end]    = DO_REPORT,
@@ -18,93 +16,53 @@ static const uint8_t op_does[] = {
     [CDA_OP_peek]   = DO_REPORT,
 };
 
-/*
- * Does @op on @r, with @resume from where it was interrupted.  Returns 0,
- * -ERESTART, or an error after which the operation is over.
- */
-static int do_cycle(struct cda_session *s, struct domain *d,
-                    struct cda_range *r, unsigned int op, bool resume)
+/* Makes @op the one that is on its way in @r, or says why it cannot be. */
+static int cycle_enter(struct cda_range *r, unsigned int op)
 {
-    const unsigned int what = op_does[op];
-    struct page_info *l2pg = NULL;
-    l2_pgentry_t *l2t = NULL;
-    bool changed = false, refused = false;
-    unsigned int n;
-    int rc = 0;
+    /* Whoever was interrupted here never came back for his log. */
+    if ( r->cont )
+        r->lost = true;
 
-    /* What is protected now was not there when the session began to end. */
-    s->drop.for_what = NULL;
-
-    if ( !resume || r->cont != op )
+    if ( op == CDA_OP_begin ? r->active : !r->active )
     {
-        /* Whoever was interrupted here never came back for his log. */
-        if ( r->cont )
-            r->lost = true;
-
-        if ( op == CDA_OP_begin ? r->active : !r->active )
-        {
-            r->cont = 0;
-            return op == CDA_OP_begin ? -EBUSY : -ENODATA;
-        }
-
-        r->cont = op;
-        r->cursor = 0;
-        r->count = r->found = 0;
-        r->full = false;
-        if ( what & DO_PROTECT )
-            r->pass++;
+        r->cont = 0;
+        return op == CDA_OP_begin ? -EBUSY : -ENODATA;
     }
 
-    for ( n = r->cursor; n < r->nr_chunks; ++n )
+    r->cont = op;
+    r->cursor = 0;
+    r->count = r->found = 0;
+    r->full = false;
+    if ( op_does[op] & DO_PROTECT )
+        r->pass++;
+
+    return 0;
+}
+
+/* Pages of @r from its cursor on.  0, -ERESTART or an error. */
+static always_inline int cycle_pages(struct cda_session *s, struct domain *d,
+                                     struct cda_range *r, unsigned int op)
+{
+    const unsigned int what = op_does[op];
+    unsigned int n = r->cursor;
+    struct cda_walk w;
+    int rc = 0;
+
+    for ( walk_begin(&w, d, r, n); n < r->nr_chunks; ++n )
     {
-        unsigned long va = r->base + ((unsigned long)n << CHUNK_SHIFT), l2e;
-        unsigned long map[BITS_TO_LONGS(CHUNK_PAGES)];
-
-        if ( n == r->cursor || !l2_table_offset(va) )
+        if ( walk_next(&w, r, &n) )
         {
-            if ( l2pg )
-            {
-                unmap_table(l2t);
-                unref_frame(l2pg);
-            }
-            l2pg = get_l2(d, va);
-            l2t = l2pg ? map_table(page_to_mfn(l2pg)) : NULL;
-        }
+            unsigned long map[BITS_TO_LONGS(CHUNK_PAGES)];
 
-        if ( likely(l2t) )
-        {
-            /* Most chunks are clean: one read and one comparison each. */
-            const unsigned long *p = &l2e_get_intpte(l2t[l2_table_offset(va)]);
-            const unsigned long *want = want_at(r, n), *stop;
-            unsigned int left = L2_PAGETABLE_ENTRIES - l2_table_offset(va);
-
-            left = min(min(left, r->nr_chunks - n), CHUNKS_PER_CHECK);
-            left = min(left, (1u << WANTS_SHIFT) -
-                             (n & ((1u << WANTS_SHIFT) - 1)));
-            for ( stop = want + left - 1; want < stop; ++want, ++p )
-                if ( (ACCESS_ONCE(*p) & L2E_MASK) != ACCESS_ONCE(*want) )
-                    break;
-            n += left - 1 - (stop - want);
-            l2e = ACCESS_ONCE(*p) & L2E_MASK;
-        }
-        else
-            l2e = 0;
-
-        if ( l2e != *want_at(r, n) )
-        {
-            if ( l2e_leads(l2e) && l2e == (*want_at(r, n) & ~WANT_TOUCHED) )
-                changed |= sync_touched(s, d, r, n, l2e, what, map);
-            else
-                changed |= sync_replaced(s, d, r, n, l2e, what, map, &refused);
-
+            walk_sync(&w, r, n, what, map);
             if ( what & DO_REPORT )
                 cda_emit(r, n, map);
 
             /* Later they only count as dirty each time. */
-            if ( refused && op == CDA_OP_begin )
+            if ( w.refused && op == CDA_OP_begin )
             {
                 /* The next begin looks again. */
-                ACCESS_ONCE(*want_at(r, n)) = WANT_TOUCHED;
+                track_touch(r, n);
                 rc = -EPERM;
                 break;
             }
@@ -119,77 +77,71 @@ static int do_cycle(struct cda_session *s, struct domain *d,
             break;
         }
     }
-
-    if ( l2pg )
-    {
-        unmap_table(l2t);
-        unref_frame(l2pg);
-    }
+    walk_end(&w);
 
     /*
      * Also when interrupted: what is protected must fault from now on, since
      * a caller which does not come back would otherwise never flush.
      */
-    if ( changed )
+    if ( w.changed )
         cda_flush(s, d);
 
-    if ( rc == -ERESTART )
-        return rc;
+    return rc;
+}
 
-    r->cont = 0;
-    if ( rc )
-        return rc;
-
-    if ( unlikely(r->words) )
+/* The list is complete, or this was a begin. */
+static int cycle_leave(struct cda_session *s, struct cda_range *r,
+                       unsigned int op)
+{
+    if ( !(op_does[op] & DO_REPORT) )
     {
-        if ( what & DO_REPORT )
-            emit_words(r, op == CDA_OP_peek);
-        else
+        /* Stores before the cycle began. */
+        if ( unlikely(r->words) )
         {
-            /* Stores before the cycle began. */
             spin_lock(&r->words->lock);
             r->words->nr = 0;
             spin_unlock(&r->words->lock);
         }
-    }
-
-    if ( what & DO_REPORT )
-    {
-        struct cda_log h = {
-            .epoch = r->epoch + (op != CDA_OP_peek),
-            .count = r->count,
-            .dirty = r->found,
-            .flags = r->lost || r->full ? CDA_LOG_LOST : 0,
-            .entry_bytes = sizeof(uint64_t),
-        };
-
-        if ( op != CDA_OP_peek )
-        {
-            r->epoch++;
-            COUNT(s, cycles);
-        }
-        r->active = op != CDA_OP_end;
-
-        /* The epoch last: who reads the new one there reads all of it. */
-        if ( copy_to_guest_pv((void __user *)(r->log + sizeof(h.epoch)),
-                              &h.count, sizeof(h) - sizeof(h.epoch)) ||
-             put_guest(h.epoch, (uint64_t __user *)r->log) )
-        {
-            r->lost = true;
-            return -EFAULT;
-        }
-        if ( r->lost )
-        {
-            r->found |= CDA_RESULT_LOST;
-            r->lost = op == CDA_OP_peek;
-        }
-        else if ( h.flags )
-            r->found |= CDA_RESULT_LOST;
-    }
-    else
         r->active = true;
+        return 0;
+    }
 
-    return 0;
+    if ( unlikely(r->words) )
+        emit_words(r, op == CDA_OP_peek);
+    if ( op != CDA_OP_peek )
+    {
+        r->epoch++;
+        COUNT(s, cycles);
+    }
+    r->active = op != CDA_OP_end;
+
+    return emit_header(r, op == CDA_OP_peek);
+}
+
+/*
+ * Does @op on @r, with @resume from where it was interrupted.  Returns 0,
+ * -ERESTART, or an error after which the operation is over.
+ */
+static int do_cycle(struct cda_session *s, struct domain *d,
+                    struct cda_range *r, unsigned int op, bool resume)
+{
+    int rc = 0;
+
+    /* What is protected now was not there when the session began to end. */
+    s->drop.for_what = NULL;
+
+    if ( !resume || r->cont != op )
+        rc = cycle_enter(r, op);
+    if ( rc )
+        return rc;
+
+    rc = cycle_pages(s, d, r, op);
+    if ( rc == -ERESTART )
+        return rc;
+
+    r->cont = 0;
+
+    return rc ?: cycle_leave(s, r, op);
 }
 
 static struct cda_range *range_by_id(const struct cda_session *s, uint64_t id)
@@ -229,8 +181,9 @@ static long op_cycle(struct cda_session *s, struct domain *d, unsigned int op,
     struct cda_range *r;
     int rc;
 
-    if ( unlikely(paging_mode_enabled(d)) )
-        return -EOPNOTSUPP;
+    rc = track_refused(d);
+    if ( unlikely(rc) )
+        return rc;
     if ( unlikely(*ticket > s->tickets) )
         return -EINVAL;
 

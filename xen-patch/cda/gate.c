@@ -3,8 +3,8 @@
  * arch/x86/cda/gate.c (included by the backend, see private.h)
  *
  * The operations of a process: attaching with a token, and what a session may
- * ask for.  Who carries them here (int 0x84 of PV guests) has checked that the
- * caller may use the gate.
+ * ask for.  The backend carries them here, and has checked that the caller may
+ * use the gate.
  *
  * Locks: session->lock is only tried, as a vCPU must not wait for another of
  * its guest; cda->lock for tokens and for the chains of sessions.
@@ -47,17 +47,15 @@ static unsigned int sessions_with_tag(const struct cda_domain *cda,
 
 static long op_attach(struct vcpu *curr, unsigned long uarg)
 {
-    struct domain *d = curr->domain;
-    struct cda_domain *cda = d->arch.pv.cda;
-    mfn_t l4 = pagetable_get_mfn(curr->arch.guest_table_user);
+    struct cda_domain *cda = curr->domain->arch.cda;
+    unsigned long root = caller_root(curr);
     static const uint8_t wiped[CDA_TOKEN_BYTES];
-    void __user *to = (void __user *)uarg;
     struct cda_attach a;
     struct cda_session *s;
     struct cda_token *t;
     long rc = 0;
 
-    if ( copy_from_guest_pv(&a, to, sizeof(a)) )
+    if ( copy_in(&a, uarg, sizeof(a)) )
         return -EFAULT;
     if ( a.size != sizeof(a) || a.flags || a.reserved[0] || a.reserved[1] ||
          a.reserved[2] )
@@ -70,7 +68,7 @@ static long op_attach(struct vcpu *curr, unsigned long uarg)
     spin_lock_init(&s->lock);
     spin_lock_init(&s->back_lock);
     atomic_set(&s->refs, 1);
-    s->l4 = l4;
+    s->root = root;
     s->born = NOW();
     s->cookie = ((uint64_t)get_random() << 32) | get_random();
 
@@ -86,7 +84,7 @@ static long op_attach(struct vcpu *curr, unsigned long uarg)
     t = find_token(cda, a.token);
     if ( !t )
         rc = -EACCES;
-    else if ( find_session(cda, l4) )
+    else if ( find_session(cda, root) )
         rc = -EEXIST;
     else if ( cda->used_sessions >= cda->max_sessions ||
               (t->max_sessions &&
@@ -94,7 +92,7 @@ static long op_attach(struct vcpu *curr, unsigned long uarg)
         rc = -ENOSPC;
     else
     {
-        struct cda_session **head = &cda->session[hash_mfn(l4)];
+        struct cda_session **head = &cda->session[hash_of(root)];
 
         s->cda = cda;
         atomic_inc(&cda->refs);
@@ -127,9 +125,8 @@ static long op_attach(struct vcpu *curr, unsigned long uarg)
      */
     memcpy(a.token, wiped, sizeof(wiped));
     a.max_pages = s->max_pages;
-    if ( copy_to_guest_pv(to, &a, sizeof(a)) ||
-         put_guest(s->cookie, (uint64_t __user *)
-                              (uarg + offsetof(struct cda_attach, cookie))) )
+    if ( copy_out(uarg, &a, sizeof(a)) ||
+         put_word(uarg + offsetof(struct cda_attach, cookie), s->cookie) )
     {
         spin_lock(&cda->lock);
         unlink_session(cda, s, false);
@@ -147,7 +144,7 @@ static long op_query(struct cda_session *s, struct domain *d,
 {
     struct cda_query q;
 
-    if ( copy_from_guest_pv(&q, (void __user *)uarg, sizeof(q)) )
+    if ( copy_in(&q, uarg, sizeof(q)) )
         return -EFAULT;
     if ( q.size != sizeof(q) || q.flags || q.reserved[0] || q.reserved[1] )
         return -EINVAL;
@@ -159,7 +156,7 @@ static long op_query(struct cda_session *s, struct domain *d,
     q.max_ranges = s->max_ranges;
     q.counters = s->cnt;
 
-    return copy_to_guest_pv((void __user *)uarg, &q, sizeof(q)) ? -EFAULT : 0;
+    return copy_out(uarg, &q, sizeof(q)) ? -EFAULT : 0;
 }
 
 static long session_op(struct vcpu *curr, struct cpu_user_regs *regs,
@@ -194,7 +191,7 @@ static long session_op(struct vcpu *curr, struct cpu_user_regs *regs,
     switch ( op )
     {
     case CDA_OP_register:
-        return op_register(s, d, regs->rsi);
+        return op_register(s, regs->rsi);
 
     case CDA_OP_unregister:
         r = range_by_id(s, regs->rsi);
@@ -209,9 +206,9 @@ static long session_op(struct vcpu *curr, struct cpu_user_regs *regs,
 
         if ( !rc )
         {
-            spin_lock(&d->arch.pv.cda->lock);
-            unlink_session(d->arch.pv.cda, s, false);
-            spin_unlock(&d->arch.pv.cda->lock);
+            spin_lock(&d->arch.cda->lock);
+            unlink_session(d->arch.cda, s, false);
+            spin_unlock(&d->arch.cda->lock);
         }
         return rc;
     }
@@ -222,7 +219,7 @@ static long session_op(struct vcpu *curr, struct cpu_user_regs *regs,
 
 static long op_version(const struct cpu_user_regs *regs)
 {
-    if ( unlikely(!long_mode_process(regs)) )
+    if ( unlikely(!caller_is_64bit(regs)) )
         return -EOPNOTSUPP;
 
     return (regs->rdi | regs->rsi | regs->rdx | regs->r10 | regs->r8)
@@ -231,8 +228,7 @@ static long op_version(const struct cpu_user_regs *regs)
 
 static long do_gate(struct vcpu *curr, struct cpu_user_regs *regs)
 {
-    struct cda_domain *cda = curr->domain->arch.pv.cda;
-    mfn_t l4 = pagetable_get_mfn(curr->arch.guest_table_user);
+    struct cda_domain *cda = curr->domain->arch.cda;
     struct cda_session *s;
     long rc;
 
@@ -241,7 +237,7 @@ static long do_gate(struct vcpu *curr, struct cpu_user_regs *regs)
 
     if ( regs->rax == CDA_OP_attach )
     {
-        if ( !long_mode_process(regs) )
+        if ( !caller_is_64bit(regs) )
             return -EOPNOTSUPP;
         if ( regs->rsi | regs->rdx | regs->r10 | regs->r8 )
             return -EINVAL;
@@ -250,11 +246,11 @@ static long do_gate(struct vcpu *curr, struct cpu_user_regs *regs)
 
     /* The session cannot be freed while this address space is loaded ... */
     rcu_read_lock(&cda_rcu);
-    s = find_session(cda, l4);
+    s = find_session(cda, caller_root(curr));
     if ( unlikely(!s) )
     {
         rcu_read_unlock(&cda_rcu);
-        return long_mode_process(regs) ? -ENOENT : -EOPNOTSUPP;
+        return caller_is_64bit(regs) ? -ENOENT : -EOPNOTSUPP;
     }
     if ( unlikely(!spin_trylock(&s->lock)) )
     {
@@ -272,20 +268,21 @@ static long do_gate(struct vcpu *curr, struct cpu_user_regs *regs)
     return rc;
 }
 
-static noinline void cda_serve(struct vcpu *curr, struct cpu_user_regs *regs)
+static always_inline bool cda_serve(struct vcpu *curr,
+                                    struct cpu_user_regs *regs)
 {
     bool ticketed = regs->rax >= CDA_OP_begin && regs->rax <= CDA_OP_peek;
     long rc = do_gate(curr, regs);
 
     if ( unlikely(rc == -ERESTART) )
-        regs->rip -= 2;
-    else
-    {
-        regs->rax = rc;
-        /* However it ends, the caller gets back the zero it passed. */
-        if ( ticketed )
-            regs->r8 = 0;
-    }
+        return true;
+
+    regs->rax = rc;
+    /* However it ends, the caller gets back the zero it passed. */
+    if ( ticketed )
+        regs->r8 = 0;
+
+    return false;
 }
 
 /*

@@ -4,8 +4,7 @@
  *
  * Autoxen's policy: which pages fault when they are written, and which are left
  * writable and looked at in each cycle.  Owns what is remembered for that of
- * each page of a chunk, which the backend's lock of the chunk protects.  Knows
- * neither entries nor tables.
+ * each page of a chunk, which the backend's lock of the chunk protects.
  */
 #ifndef __X86_CDA_HEAT_H__
 #define __X86_CDA_HEAT_H__
@@ -26,6 +25,12 @@ struct cda_heat {
     uint8_t pass[CHUNK_PAGES];    /* when the page was dirty last, mod 256 */
     uint8_t streak[CHUNK_PAGES];  /* cycles: cold and dirty, or hot and clean */
 };
+
+/* Does @mode leave pages writable at all? */
+static bool mode_heats(unsigned int mode)
+{
+    return mode == CDA_MODE_SCANXEN || mode == CDA_MODE_AUTOXEN;
+}
 
 /* Shall the page in @slot, dirty in this cycle, be watched from now on? */
 static bool runs_hot(const struct cda_range *r, struct cda_heat *h,

@@ -7,21 +7,20 @@
  * is read back, and what cannot be written only makes the log lost.
  *
  * Locks: session->lock, and words->lock while buffers change hands.  Never
- * under the lock of a page table, as a copy may fault.
+ * under a lock of the backend's, as a copy may fault.
  */
 
 #define EMIT_BATCH        128
 
-static void __user *log_at(const struct cda_range *r, uint64_t entry)
+static unsigned long log_at(const struct cda_range *r, uint64_t entry)
 {
-    return (void __user *)(r->log + sizeof(struct cda_log) +
-                           entry * sizeof(uint64_t));
+    return r->log + sizeof(struct cda_log) + entry * sizeof(uint64_t);
 }
 
 static void flush_entries(struct cda_range *r, const uint64_t *buf,
                           unsigned int n)
 {
-    if ( n && copy_to_guest_pv(log_at(r, r->count), buf, n * sizeof(*buf)) )
+    if ( n && copy_out(log_at(r, r->count), buf, n * sizeof(*buf)) )
         r->lost = true;
     r->count += n;
 }
@@ -56,8 +55,8 @@ static void emit_words(struct cda_range *r, bool keep)
     for ( i = 0; nr; nr -= part, r->count += 2 * part )
     {
         part = min(nr, 1u << WORDS_SHIFT);
-        if ( copy_to_guest_pv(log_at(r, r->count), from[i++],
-                              part * sizeof(**from)) )
+        if ( copy_out(log_at(r, r->count), from[i++],
+                      part * sizeof(**from)) )
             r->lost = true;
     }
 }
@@ -100,6 +99,39 @@ static void cda_emit(struct cda_range *r, unsigned int chunk,
     }
 
     flush_entries(r, buf, n);
+}
+
+/*
+ * The head of a log that is complete.  What was lost is told with it; with
+ * @keep the next one tells it as well.
+ */
+static int emit_header(struct cda_range *r, bool keep)
+{
+    struct cda_log h = {
+        .epoch = r->epoch,
+        .count = r->count,
+        .dirty = r->found,
+        .flags = r->lost || r->full ? CDA_LOG_LOST : 0,
+        .entry_bytes = sizeof(uint64_t),
+    };
+
+    /* The epoch last: who reads the new one there reads all of it. */
+    if ( copy_out(r->log + sizeof(h.epoch), &h.count,
+                  sizeof(h) - sizeof(h.epoch)) ||
+         put_word(r->log, h.epoch) )
+    {
+        r->lost = true;
+        return -EFAULT;
+    }
+    if ( r->lost )
+    {
+        r->found |= CDA_RESULT_LOST;
+        r->lost = keep;
+    }
+    else if ( h.flags )
+        r->found |= CDA_RESULT_LOST;
+
+    return 0;
 }
 
 /*

@@ -8,7 +8,7 @@
  * Locks: none.  A range is freed when nobody can find it any more.
  */
 
-#define FREED_AT_ONCE     2u       /* pages of chunks, by one RCU callback */
+#define FREED_AT_ONCE     2u       /* pieces, by one RCU callback */
 
 /*
  * Memory of Xen's for the ranges of a domain: this, and a 64th of the pages
@@ -51,7 +51,6 @@ static void free_pieces(void *pieces, unsigned int nr, unsigned int shift)
     xfree(piece);
 }
 
-/* @nr elements of @size, 1 << @shift in a piece; NULL: no memory. */
 static void *alloc_pieces(unsigned int nr, unsigned int shift, size_t size)
 {
     void **piece = cda_zalloc(pieces_of(nr, shift) * sizeof(*piece));
@@ -75,24 +74,13 @@ static bool cda_free_some(struct cda_range *r, unsigned int most)
 {
     unsigned int i;
 
-    for ( ; r->chunk && r->cursor < r->nr_chunks; --most )
-    {
-        if ( !most )
-            return false;
-        i = r->cursor >> CHUNKS_SHIFT;
-        do {
-            xfree(chunk_at(r, r->cursor)->heat);
-        } while ( ++r->cursor < r->nr_chunks &&
-                  r->cursor >> CHUNKS_SHIFT == i );
-        xfree(r->chunk[i]);
-    }
+    if ( !track_free(r, most) )
+        return false;
 
     if ( r->words )
         for ( i = 0; i < ARRAY_SIZE(r->words->at); ++i )
             free_pieces(r->words->at[i], MAX_WORDS, WORDS_SHIFT);
     xfree(r->words);
-    free_pieces(r->want, r->nr_chunks, WANTS_SHIFT);
-    xfree(r->chunk);
     xfree(r);
 
     return true;

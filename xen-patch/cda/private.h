@@ -7,25 +7,25 @@
  *
  * The common part (the other files of this directory) owns domains, sessions,
  * ranges, quotas, cycles, logs, the operations of the gate and the control
- * hypercall.  Tracking pages is a backend's: pv/pagefault_cda.c does it by the
- * L1 entries of 64-bit PV guests.
+ * hypercall.  Tracking pages is a backend's, one for each type of guest.
  *
- * The .c files here are templates: the backend includes them behind its own
+ * The .c files here are templates: a backend includes them behind its own
  * functions, as mm/guest_walk_*.c include guest_walk.c, so that all of it is
- * one translation unit.  Compiled apart, calls between the files are not
- * inlined, which was measured to cost 36 instructions (of 172) at each crossing
- * of the gate and 150 (of 1,575) at the commit of a page.
+ * one translation unit and no call is indirect.  Compiled apart, calls between
+ * the files are not inlined, which was measured to cost 36 instructions (of
+ * 172) at each crossing of the gate and 150 (of 1,575) at the commit of a page.
  *
- * What the common part takes from the backend:
- *   struct cda_chunk, chunk_at(), want_at(), cda_unbind()
- *                                      2 MiB of a range, and its page table
- *   map_table(), unmap_table(), unref_frame(), get_l2(), l2e_leads()
- *                                      which chunks a cycle has to look at
- *   sync_touched(), sync_replaced()    what is dirty in one; protects it again
- *   take_back_chunk(), may_share()     authority to write, and its end
- *   long_mode_process()                who calls
- * Besides it still names what is a PV guest's: d->arch.pv.cda, the root of the
- * caller's tables, copies to and from its memory, log-dirty mode.
+ * What the common part may not know: how a write is noticed, what authority to
+ * write looks like and where it is kept, how the caller got here.
+ * What a backend may not know: tokens, quotas, tickets, preemption.
+ *
+ * Before it includes this file a backend defines
+ *   struct track_domain    what it keeps of a domain
+ *   struct track_range     what it keeps of a range
+ *   struct cda_walk        one cycle on its way through a range
+ * and behind it the functions which are declared at the end.  A chunk is
+ * 1 << CHUNK_SHIFT bytes of address space, the unit in which cycles look and
+ * authority is taken back; how it is watched is the backend's.
  */
 #ifndef __X86_CDA_PRIVATE_H__
 #define __X86_CDA_PRIVATE_H__
@@ -35,7 +35,6 @@
 #include <xen/guest_access.h>
 #include <xen/hypercall.h>
 #include <xen/lib.h>
-#include <xen/mm.h>
 #include <xen/nospec.h>
 #include <xen/random.h>
 #include <xen/rcupdate.h>
@@ -54,8 +53,10 @@
 #define CDA_MODES         ((1u << CDA_MODE_PTXEN) | (1u << CDA_MODE_EMULXEN) | \
                            (1u << CDA_MODE_SCANXEN) | (1u << CDA_MODE_AUTOXEN))
 
-#define CHUNK_SHIFT       L2_PAGETABLE_SHIFT
-#define CHUNK_PAGES       L1_PAGETABLE_ENTRIES
+#define CHUNK_SHIFT       21
+#define CHUNK_SIZE        (1UL << CHUNK_SHIFT)
+#define CHUNK_PAGES       (1u << (CHUNK_SHIFT - PAGE_SHIFT))
+#define CHUNKS_PER_CHECK  64u      /* a look at so many takes little time */
 #define VA_END            (1UL << 47)
 
 #define HASH_BITS         8
@@ -73,10 +74,7 @@
 #define DO_REPORT   1u
 #define DO_PROTECT  2u
 
-struct cda_chunk;
-struct cda_heat;
-
-/* Stores performed by Xen.  Appended to under page_lock() and `lock`. */
+/* Stores performed by Xen.  A backend appends under `lock`. */
 struct cda_words {
     spinlock_t lock;
     unsigned int nr, which;
@@ -103,8 +101,7 @@ struct cda_range {
     unsigned int nr_chunks;
     unsigned int cursor;          /* where `cont` goes on */
     uint64_t epoch, count, found; /* of the log being written */
-    unsigned long **want;         /* expected L2 entries, one a chunk */
-    struct cda_chunk **chunk;
+    struct track_range track;
     struct cda_words *words;      /* Emulxen */
 };
 
@@ -116,8 +113,8 @@ struct cda_ranges {               /* sorted by address, replaced as a whole */
 
 struct cda_session {
     struct rcu_head rcu;
-    struct cda_session *hnext;    /* hash chain by L4 */
-    mfn_t l4;
+    struct cda_session *hnext;    /* hash chain by root */
+    unsigned long root;           /* which address space, see caller_root() */
     spinlock_t lock;
     bool dead, revoked, forward;
     struct cda_ranges *ranges;
@@ -156,9 +153,7 @@ struct cda_token {
 
 struct cda_domain {
     spinlock_t lock;              /* tokens, limits, chains of sessions */
-    spinlock_t hash_lock;         /* chains of chunks */
     struct cda_session *session[1 << HASH_BITS];
-    struct cda_chunk *chunk[1 << HASH_BITS];
     struct cda_token token[MAX_TOKENS];
     uint32_t flags, max_sessions, max_ranges, max_tokens;
     uint64_t max_pages, used_pages;
@@ -166,6 +161,7 @@ struct cda_domain {
     atomic_t kib, refs;           /* memory of ranges; sessions, the domain */
     uint64_t next_session;
     struct cda_counters gone;     /* of sessions that ended */
+    struct track_domain track;
 };
 
 static DEFINE_RCU_READ_LOCK(cda_rcu);
@@ -176,20 +172,21 @@ static DEFINE_RCU_READ_LOCK(cda_rcu);
     asm volatile ( "lock addq %1, %0" : "+m" ((s)->cnt.what) \
                    : "er" ((uint64_t)(n)) )
 
-static unsigned int hash_mfn(mfn_t mfn)
+static unsigned int hash_of(unsigned long nr)
 {
-    return (mfn_x(mfn) ^ (mfn_x(mfn) >> HASH_BITS)) & ((1 << HASH_BITS) - 1);
+    return (nr ^ (nr >> HASH_BITS)) & ((1 << HASH_BITS) - 1);
 }
 
 /*
  * Look-ups, under RCU.
  */
 
-static struct cda_session *find_session(const struct cda_domain *cda, mfn_t l4)
+static struct cda_session *find_session(const struct cda_domain *cda,
+                                        unsigned long root)
 {
-    struct cda_session *s = rcu_dereference(cda->session[hash_mfn(l4)]);
+    struct cda_session *s = rcu_dereference(cda->session[hash_of(root)]);
 
-    while ( s && !mfn_eq(s->l4, l4) )
+    while ( s && s->root != root )
         s = rcu_dereference(s->hnext);
 
     return s;
@@ -218,14 +215,91 @@ static struct cda_range *find_range(const struct cda_session *s,
 }
 
 /*
- * What a backend calls.
+ * What a backend calls besides.
  */
 
+/* @nr elements of @size, 1 << @shift in a piece; NULL: no memory. */
+static void *alloc_pieces(unsigned int nr, unsigned int shift, size_t size);
+static void free_pieces(void *pieces, unsigned int nr, unsigned int shift);
+static void *cda_zalloc(size_t bytes);
+/* Of all of @s; see track_take_back() for @heir.  False: call again. */
 static bool take_back(struct cda_session *s, struct domain *d,
-                      struct cda_back *back, const void *for_what,
-                      unsigned long mark, const struct page_info *l4);
+                      const void *heir);
+/* The address space of @s is @gone, or its own thread wants it to end. */
 static void unlink_session(struct cda_domain *cda, struct cda_session *s,
                            bool gone);
+static void init_domain(struct cda_domain *cda);
+static long op_version(const struct cpu_user_regs *regs);
+/* One operation.  True: the process shall execute the instruction again. */
+static bool cda_serve(struct vcpu *curr, struct cpu_user_regs *regs);
+
+/*
+ * What a backend defines.
+ */
+
+/* Which address space calls, as long as it exists: a number, 0 for none. */
+static unsigned long caller_root(const struct vcpu *v);
+/* May its process be served?  Pointers and registers of 32 bits differ. */
+static bool caller_is_64bit(const struct cpu_user_regs *regs);
+/*
+ * Its memory, as it may access it itself.  Not 0: not all of it could be
+ * accessed.  No lock may be held which a fault takes.
+ */
+static unsigned int copy_in(void *to, unsigned long from, unsigned int bytes);
+static unsigned int copy_out(unsigned long to, const void *from,
+                             unsigned int bytes);
+/* In one store. */
+static int put_word(unsigned long to, uint64_t value);
+
+/* Is @d a guest of the type which this backend tracks? */
+static bool track_possible(const struct domain *d);
+/* 0, or why no cycle may run in @d now. */
+static int track_refused(const struct domain *d);
+static void track_init(struct track_domain *t);
+
+/* Bytes which so many chunks take in @mode. */
+static unsigned long track_bytes(unsigned int nr_chunks, unsigned int mode);
+/* False: no memory, and track_free() is still to be called. */
+static bool track_alloc(struct cda_range *r);
+/*
+ * Nobody can find @r any more.  Frees @most pieces of a page, and goes on from
+ * r->cursor when it is called again.  True: nothing is left.
+ */
+static bool track_free(struct cda_range *r, unsigned int most);
+/* Nothing leads to @r any more from what the backend keeps of the domain. */
+static void track_forget(struct cda_domain *cda, struct cda_range *r);
+
+/*
+ * A cycle of @r, from chunk @n on.  walk_next() moves @n on to the next chunk
+ * which is not known to be clean.  False: there is none up to @n, where it
+ * stopped after CHUNKS_PER_CHECK at most.
+ */
+static void walk_begin(struct cda_walk *w, struct domain *d,
+                       const struct cda_range *r, unsigned int n);
+static bool walk_next(struct cda_walk *w, const struct cda_range *r,
+                      unsigned int *n);
+/*
+ * Pages of chunk @n which are dirty, into @map; with DO_PROTECT in @what these
+ * are noticed again from the next flush on.  Bits of pages which are not the
+ * range's stay 0.  Sets w->changed if there must be a flush, and w->refused
+ * if there are pages which cannot be tracked.
+ */
+static void walk_sync(struct cda_walk *w, struct cda_range *r, unsigned int n,
+                      unsigned int what, unsigned long *map);
+static void walk_end(struct cda_walk *w);
+
+/* The next cycle finds all of chunk @n dirty. */
+static void track_touch(struct cda_range *r, unsigned int n);
+/*
+ * Takes back what Xen granted or could grant in chunk @n.  Without @heir for
+ * good: the next cycle finds all of it dirty.  With @heir, a new address space
+ * which may begin as a copy of the caller's, only if it may share pages of this
+ * chunk (else false); they stay tracked.  There must be a flush after it.
+ */
+static bool track_take_back(struct domain *d, struct cda_range *r,
+                            unsigned int n, const void *heir);
+/* What was taken back or protected cannot be written from here on. */
+static void track_flush(const struct domain *d);
 
 #endif /* __X86_CDA_PRIVATE_H__ */
 

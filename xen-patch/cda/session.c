@@ -14,7 +14,7 @@
 static void init_domain(struct cda_domain *cda)
 {
     spin_lock_init(&cda->lock);
-    spin_lock_init(&cda->hash_lock);
+    track_init(&cda->track);
     cda->max_sessions = DEFAULT_SESSIONS;
     cda->max_pages = DEFAULT_PAGES;
     cda->max_ranges = DEFAULT_RANGES;
@@ -32,10 +32,10 @@ static struct cda_domain *cda_admit(struct domain *d)
 
     init_domain(cda);
     smp_wmb();
-    if ( cmpxchg(&d->arch.pv.cda, NULL, cda) != NULL )
+    if ( cmpxchg(&d->arch.cda, NULL, cda) != NULL )
         xfree(cda);
 
-    return d->arch.pv.cda;
+    return d->arch.cda;
 }
 
 static void put_cda(struct cda_domain *cda)
@@ -55,20 +55,19 @@ static void put_session(struct cda_session *s)
 static void cda_flush(struct cda_session *s, const struct domain *d)
 {
     COUNT(s, flushes);
-    /* Plain FLUSH_TLB reaches global entries as well. */
-    flush_tlb_mask(d->dirty_cpumask);
+    track_flush(d);
 }
 
 /*
- * take_back_chunk() for all of session @s, or what it may share with the new
- * root @l4.  Preemptible: false means "call again", with the same @for_what,
- * which tells one run from another.
+ * track_take_back() for all of session @s.  Preemptible: false means "call
+ * again", with the same @heir, which tells one run from another.
  */
 static bool take_back(struct cda_session *s, struct domain *d,
-                      struct cda_back *back, const void *for_what,
-                      unsigned long mark, const struct page_info *l4)
+                      const void *heir)
 {
     struct cda_ranges *tab = rcu_dereference(s->ranges);
+    struct cda_back *back = heir ? &s->fork : &s->drop;
+    const void *for_what = heir ?: s;
     bool took = false, counted = false;
     unsigned int i, j, n = 0;
     unsigned long va = 0;
@@ -91,7 +90,6 @@ static bool take_back(struct cda_session *s, struct domain *d,
         j = va > r->base ? (va - r->base) >> CHUNK_SHIFT : 0;
         for ( ; j < r->nr_chunks; ++j )
         {
-            struct cda_chunk *c = chunk_at(r, j);
             unsigned long at = r->base + ((unsigned long)j << CHUNK_SHIFT);
 
             if ( n++ && hypercall_preempt_check() )
@@ -107,13 +105,10 @@ static bool take_back(struct cda_session *s, struct domain *d,
                     cda_flush(s, d);
                 return false;
             }
-            if ( l4 && !may_share(d, l4, c, at) )
+            if ( !track_take_back(d, r, j, heir) )
                 continue;
-            take_back_chunk(d, c, mark);
             took = true;
-            if ( !mark )
-                ACCESS_ONCE(*want_at(r, j)) = WANT_TOUCHED;
-            if ( l4 && !counted )
+            if ( heir && !counted )
                 COUNT(s, forks);
             counted = true;
         }
@@ -149,16 +144,15 @@ static void cf_check free_session_rcu(struct rcu_head *head)
 static void unlink_session(struct cda_domain *cda, struct cda_session *s,
                            bool gone)
 {
-    struct cda_session **pp = &cda->session[hash_mfn(s->l4)];
+    struct cda_session **pp = &cda->session[hash_of(s->root)];
     const uint64_t *from = (const uint64_t *)&s->cnt;
     uint64_t *to = (uint64_t *)&cda->gone;
-    unsigned int i, j;
+    unsigned int i;
 
     ASSERT(spin_is_locked(&cda->lock));
     ASSERT(!s->dead);
     ASSERT(gone ||
-           (spin_is_locked(&s->lock) &&
-            mfn_eq(s->l4, pagetable_get_mfn(current->arch.guest_table_user))));
+           (spin_is_locked(&s->lock) && s->root == caller_root(current)));
 
     while ( *pp != s )
         pp = &(*pp)->hnext;
@@ -168,8 +162,7 @@ static void unlink_session(struct cda_domain *cda, struct cda_session *s,
     for ( i = 0; s->ranges && i < s->ranges->nr; ++i )
     {
         cda->used_word_logs -= !!s->ranges->r[i]->words;
-        for ( j = 0; j < s->ranges->r[i]->nr_chunks; ++j )
-            cda_unbind(cda, chunk_at(s->ranges->r[i], j));
+        track_forget(cda, s->ranges->r[i]);
     }
 
     cda->used_sessions--;
@@ -182,20 +175,20 @@ static void unlink_session(struct cda_domain *cda, struct cda_session *s,
 
 void cda_domain_destroy(struct domain *d)
 {
-    struct cda_domain *cda = d->arch.pv.cda;
+    struct cda_domain *cda = d->arch.cda;
     unsigned int i;
 
     if ( !cda )
         return;
 
-    /* L4 tables were all demoted; a session that is left lost its event. */
+    /* No address space is left; a session that is left lost its event. */
     spin_lock(&cda->lock);
     for ( i = 0; i < ARRAY_SIZE(cda->session); ++i )
         while ( cda->session[i] )
             unlink_session(cda, cda->session[i], true);
     spin_unlock(&cda->lock);
 
-    d->arch.pv.cda = NULL;
+    d->arch.cda = NULL;
     put_cda(cda);
 }
 

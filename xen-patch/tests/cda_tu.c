@@ -27,12 +27,12 @@ static unsigned long live_entry(const struct mm *mm, unsigned long va)
     return e & L2E_MASK;
 }
 
-static const struct mm *mm_of(mfn_t l4)
+static const struct mm *mm_of(unsigned long root)
 {
     unsigned int i;
 
     for ( i = 0; i < NR_MMS; ++i )
-        if ( mms[i].live && mms[i].l4 == mfn_x(l4) )
+        if ( mms[i].live && mms[i].l4 == root )
             return &mms[i];
     return NULL;
 }
@@ -79,18 +79,18 @@ static void check_chunk(const struct mm *mm, const struct cda_range *r,
 /* All sessions against the tables and the quotas.  Only at rest. */
 void cda_check(void)
 {
-    struct cda_domain *cda = domu.arch.pv.cda;
+    struct cda_domain *cda = domu.arch.cda;
     unsigned long pages = 0, kib = 0, sum;
     unsigned int i, j, n, sessions = 0, words = 0;
     struct cda_session *s;
 
     if ( !cda )
         return;
-    CHECK(!cda->lock.held && !cda->hash_lock.held, "a lock is held at rest");
+    CHECK(!cda->lock.held && !cda->track.hash_lock.held, "a lock is held at rest");
     for ( i = 0; i < ARRAY_SIZE(cda->session); ++i )
         for ( s = cda->session[i]; s; s = s->hnext, sessions++ )
         {
-            const struct mm *mm = mm_of(s->l4);
+            const struct mm *mm = mm_of(s->root);
 
             CHECK(mm, "a session outlives its address space");
             CHECK(!s->lock.held, "a session is locked at rest");
@@ -121,13 +121,13 @@ void cda_check(void)
           cda->used_word_logs);
     CHECK(sessions == cda->used_sessions, "%u sessions, %u counted", sessions,
           cda->used_sessions);
-    for ( i = 0; i < ARRAY_SIZE(cda->chunk); ++i )
+    for ( i = 0; i < ARRAY_SIZE(cda->track.chunk); ++i )
     {
         const struct cda_chunk *c;
 
-        for ( n = 0, c = cda->chunk[i]; c; c = c->next )
+        for ( n = 0, c = cda->track.chunk[i]; c; c = c->next )
         {
-            CHECK(hash_mfn(c->l1) == i && ++n < 10000, "chain of chunks");
+            CHECK(hash_of_mfn(c->l1) == i && ++n < 10000, "chain of chunks");
             CHECK((frame_table[mfn_x(c->l1)].u.inuse.type_info &
                    PGT_type_mask) == PGT_l1_page_table,
                   "a chunk is bound to %#lx, which is no L1 table",

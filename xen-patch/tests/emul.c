@@ -199,11 +199,11 @@ static void whose(void)
             .rip = i == 1 ? 1UL << 47 : 0x1000, .cs = i == 2 ? 0x23 : 0x33,
         };
 
-        vcpus[0].kernel_mode = i == 0;
+        vcpus[0].arch.flags = i == 0 ? TF_kernel_mode : 0;
         emul_first = never;
         CHECK(cda_fixup_fault(AT, &regs), "granted");
         emul_first = NULL;
-        vcpus[0].kernel_mode = false;
+        vcpus[0].arch.flags = 0;
         truth_touched(mm, AT, 1);
         CHECK(*walk_l1e(mm->l4, AT) & _PAGE_RW, "granted");
         CHECK(proc_cycle(mm, CDA_OP_commit, 0) == 1, "reported");

@@ -348,7 +348,7 @@ static void refused_callers(void)
 {
     unsigned int i;
 
-    for ( i = 0; i < 8; ++i )
+    for ( i = 1; i < 8; ++i )
     {
         /* The last: not admitted, in 64-bit code, in 32-bit code, attaching. */
         struct cpu_user_regs regs = {
@@ -358,12 +358,11 @@ static void refused_callers(void)
         struct cda_domain *cda;
 
         world_start();
-        cda = domu.arch.pv.cda;
+        cda = domu.arch.cda;
         if ( i >= 5 )
-            domu.arch.pv.cda = NULL;
+            domu.arch.cda = NULL;
         mm_load(&vcpus[0], world_process());
-        opt_cda = i != 0;
-        vcpus[0].kernel_mode = i == 1;
+        vcpus[0].arch.flags = i == 1 ? TF_kernel_mode : 0;
         domu.pv32 = i == 2;
         vcpus[0].arch.pv.trap_ctxt[0x84].address = i == 3 ? 1 : 0;
         if ( i == 4 )
@@ -372,8 +371,7 @@ static void refused_callers(void)
         CHECK(vcpus[0].gp_faults == 1 && regs.rip == 0x1000 &&
               regs.eflags == X86_EFLAGS_RF && regs.rax == in.rax,
               "caller %u was served", i);
-        domu.arch.pv.cda = cda;
-        opt_cda = true;
+        domu.arch.cda = cda;
         domu.pv32 = false;
         world_end();
     }

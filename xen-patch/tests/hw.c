@@ -288,7 +288,7 @@ static int access(unsigned long va, void *buf, unsigned int n, bool write,
         if ( current->mm )
             truth_touched(current->mm, va & PAGE_MASK, 1);
         current->emul.possible = write && who == USER && n == 8 &&
-                                 !current->kernel_mode;
+                                 !(current->arch.flags & TF_kernel_mode);
         current->emul.done = false;
         current->emul.va = va;
         if ( current->emul.possible )

@@ -233,6 +233,7 @@ int page_lock(struct page_info *pg);
 void page_unlock(struct page_info *pg);
 void *map_domain_page(mfn_t mfn);
 void unmap_domain_page(const void *p);
+#define mfn_to_virt(mfn) NULL     /* nothing is mapped all the time */
 #define __map_domain_page(pg) map_domain_page(page_to_mfn(pg))
 
 /* Domains and vCPUs. */
@@ -250,18 +251,19 @@ struct domain
     domid_t domain_id;
     bool is_dying, pv, pv32, paging;
     cpumask_t *dirty_cpumask;
-    struct { struct { struct cda_domain *cda; } pv; } arch;
+    struct { struct cda_domain *cda; } arch;
 };
 #define TLB_SIZE 32
 struct tlb_entry { unsigned long va, frame; bool valid, rw; };
 struct mm;
+#define TF_kernel_mode 1u
 struct vcpu
 {
     struct domain *domain;
     unsigned int id;
-    bool kernel_mode;
     struct
     {
+        unsigned int flags;
         pagetable_t guest_table_user;
         struct { struct { unsigned long address; } trap_ctxt[256]; } pv;
     } arch;
@@ -280,7 +282,7 @@ extern struct domain domu, dom0, hvm_dom;
 #define is_pv_domain(d) ((d)->pv)
 #define is_pv_32bit_domain(d) ((d)->pv32)
 #define is_pv_32bit_vcpu(v) ((v)->domain->pv32)
-#define guest_kernel_mode(v, r) ((v)->kernel_mode)
+#define guest_kernel_mode(v, r) ((v)->arch.flags & TF_kernel_mode)
 #define paging_mode_enabled(d) ((d)->paging)
 void shadow_remove_all_shadows(struct domain *d, mfn_t mfn);
 struct domain *rcu_lock_domain_by_any_id(domid_t id);

@@ -51,7 +51,7 @@ void world_end(void)
         }
     truth_check();
     cda_domain_destroy(&domu);
-    CHECK(!domu.arch.pv.cda, "the domain is destroyed");
+    CHECK(!domu.arch.cda, "the domain is destroyed");
     rcu_drain();
     CHECK(!alloc_live, "%ld allocations leaked", alloc_live);
     /* Frame 0 does not exist; three are the model's own. */

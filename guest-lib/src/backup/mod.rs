@@ -33,13 +33,13 @@ mod wire;
 
 use std::time::Duration;
 
-use crate::store::follow::{Follow, Follower, Following};
+use hvckpt_store::follow::{Follow, Follower, Following};
 use replica::Replica;
 
-pub use crate::store::follow::{
+pub use control::{Promoted, Status, promote, status};
+pub use hvckpt_store::follow::{
     FollowError as ReplicationError, FollowerStatus as ReplicaStatus, Link, Reason, Refusal,
 };
-pub use control::{Promoted, Status, promote, status};
 pub use hvckpt_wire::{Key, KeyError};
 pub use keys::{add_key, keys, remove_key};
 pub use server::{BackupError, Server, ServerOptions};

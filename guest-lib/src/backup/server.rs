@@ -11,7 +11,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use hvckpt_files::LockFile;
 use hvckpt_wire::Secret;
+use hvckpt_wire::home::{self, IdentityError};
 use hvckpt_wire::listen::{self, Door, Limits, Stop, Stopper, Visit, stopper};
 use hvckpt_wire::{Acceptor, ServerError};
 
@@ -20,8 +22,7 @@ use super::files;
 use super::session;
 use super::vault::Vaults;
 use super::wire::ALPN;
-use crate::lock_file::LockFile;
-use crate::store::{StoreError, StoreOptions};
+use hvckpt_store::{StoreError, StoreOptions};
 
 /// What may go wrong with a backup as a whole.
 #[derive(Debug, thiserror::Error)]
@@ -174,22 +175,22 @@ pub(crate) fn identity(directory: &Path) -> Result<Secret, BackupError> {
     if std::os::unix::fs::PermissionsExt::mode(&mode.permissions()) & 0o077 != 0 {
         return Err(BackupError::Open(directory.to_owned()));
     }
-    let path = directory.join("server.key");
-    let text = files::read(&path).map_err(|error| BackupError::io("read", &path, error))?;
-    if let Some(text) = text {
-        return Secret::from_server_file(&text).map_err(|error| BackupError::Key(path, error));
-    }
-    let secret =
-        Secret::generate().map_err(|error| BackupError::io("make a key in", directory, error))?;
-    files::replace(&path, &secret.to_server_file())
-        .map_err(|error| BackupError::io("write", &path, error))?;
-    Ok(secret)
+    home::identity(directory).map_err(|error| {
+        let path = directory.join(home::SERVER_KEY);
+        match error {
+            IdentityError::Key(error) => BackupError::Key(path, error),
+            IdentityError::Read(error) => BackupError::io("read", &path, error),
+            IdentityError::Write(error) => BackupError::io("write", &path, error),
+            IdentityError::Generate(error) => BackupError::io("make a key in", directory, error),
+            other => BackupError::io("use", &path, io::Error::other(other)),
+        }
+    })
 }
 
 fn running(directory: &Path) -> BackupError {
     BackupError::Running {
         directory: directory.to_owned(),
-        holder: crate::lock_file::holder(&directory.join("lock")),
+        holder: hvckpt_files::holder(&directory.join("lock")),
     }
 }
 

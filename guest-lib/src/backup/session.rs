@@ -28,11 +28,8 @@ enum Ended {
 
 impl From<io::Error> for Ended {
     fn from(error: io::Error) -> Self {
-        match error.get_ref().and_then(|inner| inner.downcast_ref()) {
-            Some(wire) => {
-                let wire: &WireError = wire;
-                Self::Refused(Refusal::new(Reason::Malformed, wire.to_string()))
-            }
+        match WireError::of(&error) {
+            Some(wire) => Self::Refused(Refusal::new(Reason::Malformed, wire.to_string())),
             None => Self::Link(error),
         }
     }
@@ -55,7 +52,7 @@ pub(crate) fn serve(inner: &Inner, channel: Channel, pass: &Pass, peer: SocketAd
             return link.end(&Message::Refusal(Refusal::new(Reason::UnknownKey, text)));
         }
         Err(error) => {
-            let text = crate::explain(&error);
+            let text = hvckpt_sys::explain(&error);
             inner.say(&format!("{peer}: {text}"));
             return link.end(&Message::Refusal(Refusal::new(Reason::Unavailable, text)));
         }

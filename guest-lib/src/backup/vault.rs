@@ -14,18 +14,19 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
+use hvckpt_files::{rename_new, sync_directory};
 use hvckpt_wire::{PublicKey, valid_name};
 
 use super::control::{Promoted, Status};
-use super::files;
 use super::incoming::{Group, refuse};
 use super::keys::keys;
 use super::server::BackupError;
 use super::state::{Hello, State, admit, stale};
 use super::wire::{Reason, Refusal};
-use crate::store::backend::{Directory, rename_new};
-use crate::store::ship::AreaShape;
-use crate::store::{Shared, Store, StoreError, StoreKey, StoreOptions, epoch};
+use hvckpt_store::backend::Directory;
+use hvckpt_store::parts::AreaShape;
+use hvckpt_store::parts::{Shared, write_epoch};
+use hvckpt_store::{Store, StoreError, StoreKey, StoreOptions};
 
 #[derive(Debug, Default)]
 struct Inner {
@@ -109,7 +110,8 @@ impl Vault {
         }
         if state != before || !inner.proven {
             let written = self.remember(&mut inner, state);
-            written.map_err(|error| Refusal::new(Reason::Unavailable, crate::explain(&error)))?;
+            written
+                .map_err(|error| Refusal::new(Reason::Unavailable, hvckpt_sys::explain(&error)))?;
         }
         if let Some(old) = inner.handle.take() {
             // It may have noticed by itself.
@@ -221,11 +223,9 @@ impl Vault {
     }
 
     fn version(&self) -> Result<(u64, u64), BackupError> {
-        let options = StoreOptions {
-            read_only: true,
-            key: self.key.clone(),
-            ..StoreOptions::default()
-        };
+        let mut options = StoreOptions::default();
+        options.read_only = true;
+        options.key.clone_from(&self.key);
         let store = Store::open(self.directory(), options).map_err(BackupError::Store)?;
         let recovery = store.recovery();
         Ok((recovery.version, recovery.problems.len() as u64))
@@ -234,12 +234,10 @@ impl Vault {
     /// Makes what is to be handed out as safe as opening it for writing does;
     /// where the disk does not allow that, that it can be read must do.
     fn prove(&self) -> Result<(), BackupError> {
-        let options = StoreOptions {
-            create: false,
-            auto_compact: false,
-            key: self.key.clone(),
-            ..StoreOptions::default()
-        };
+        let mut options = StoreOptions::default();
+        options.create = false;
+        options.auto_compact = false;
+        options.key.clone_from(&self.key);
         if Store::open(self.directory(), options).is_ok() {
             return Ok(());
         }
@@ -283,7 +281,7 @@ impl Vault {
         }
         let mut path = self.directory();
         let backend = Directory::new(&path);
-        epoch::write(&backend, state.epoch, 0).map_err(BackupError::Store)?;
+        write_epoch(&backend, state.epoch, 0).map_err(BackupError::Store)?;
         let (version, _) = self.version()?;
         if let Some(to) = to {
             rename_new(&path, to).map_err(|error| BackupError::io("move to", to, error))?;
@@ -294,8 +292,7 @@ impl Vault {
                 } else {
                     parent
                 };
-                files::sync_directory(parent)
-                    .map_err(|error| BackupError::io("sync", parent, error))?;
+                sync_directory(parent).map_err(|error| BackupError::io("sync", parent, error))?;
             }
             to.clone_into(&mut path);
             // The place is free for the primary of the new epoch.

@@ -317,6 +317,7 @@ fn wrong_test(arguments: &[&str]) -> Option<String> {
     let file = format!("tests/{name}.rs");
     let all = [
         "guest-lib",
+        "guest-lib/cli",
         "dom0-policy",
         "wire",
         "bench",
@@ -328,7 +329,8 @@ fn wrong_test(arguments: &[&str]) -> Option<String> {
 
 #[test]
 fn commands_have_the_options_which_are_shown() {
-    build(&["--package", "hvckpt", "--bins", "--examples"]);
+    build(&["--package", "hvckpt", "--examples"]);
+    build(&["--package", "hvckpt-cli", "--bins"]);
     build(&["--package", "hvckpt-policy", "--bins"]);
     let (mut seen, mut faults) = (0, Vec::new());
     for (file, text) in documents() {

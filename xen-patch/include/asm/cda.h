@@ -62,7 +62,7 @@ static inline void cda_guest_update(struct domain *d, mfn_t l1mfn,
 static inline void cda_guest_read(struct domain *d, mfn_t l1mfn,
                                   unsigned long addr)
 {
-    if ( unlikely(d->arch.pv.cda) )
+    if ( unlikely(d->arch.cda) )
         cda_entry_read(d, l1mfn, PAGE_OFFSET(addr));
 }
 
@@ -84,7 +84,7 @@ static inline int cda_table_new(const struct domain *d,
 static inline bool cda_may_fix(const struct domain *d, unsigned long addr,
                                unsigned int ec)
 {
-    return d->arch.pv.cda && addr < (1UL << 47) &&
+    return d->arch.cda && addr < (1UL << 47) &&
            (ec & PFEC_arch_mask & ~PFEC_user_mode) ==
            (PFEC_page_present | PFEC_write_access);
 }

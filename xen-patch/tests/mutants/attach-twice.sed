@@ -1,2 +1,2 @@
 # one session an address space
-s/else if \( find_session\(cda, l4\) \)/else if ( 0 )/
+s/else if \( find_session\(cda, root\) \)/else if ( 0 )/

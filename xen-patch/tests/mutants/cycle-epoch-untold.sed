@@ -1,2 +1,2 @@
 # the epoch of a log is written
-s/ \|\|\n *put_guest\(h\.epoch, \(uint64_t __user \*\)r->log\)//
+s/ \|\|\n *put_word\(r->log, h\.epoch\)//

@@ -1,2 +1,2 @@
 # do_cycle() flushes TLBs
-s/    if \( changed \)\n        cda_flush\(s, d\);/    (void)changed;/
+s/    if \( w\.changed \)\n        cda_flush\(s, d\);/    (void)s;/

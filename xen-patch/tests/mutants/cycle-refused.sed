@@ -1,2 +1,2 @@
 # begin refuses frames that cannot be tracked
-s/if \( refused && op == CDA_OP_begin \)/if ( 0 )/
+s/if \( w\.refused && op == CDA_OP_begin \)/if ( 0 )/

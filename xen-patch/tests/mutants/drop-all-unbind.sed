@@ -1,2 +1,2 @@
 # detach and revocation unbind
-s/            cda_unbind\(cda, chunk_at\(tab->r\[i\], j\)\);/            (void)0;/
+s/        track_forget\(cda, tab->r\[i\]\);/        (void)0;/

@@ -1,2 +1,2 @@
 # unregister takes back
-s/        take_back_chunk\(d, chunk_at\(r, i\), 0\);/        (void)0;/
+s/        track_take_back\(d, r, i, NULL\);/        track_touch(r, i);/

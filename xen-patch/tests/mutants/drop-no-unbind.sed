@@ -1,2 +1,2 @@
 # unregister unbinds before it frees
-s/        cda_unbind\(cda, chunk_at\(r, i\)\);\n\n    spin_lock/        (void)0;\n\n    spin_lock/
+s/    track_forget\(cda, r\);\n/    (void)0;\n/

@@ -1,2 +1,2 @@
 # unregister returns the quota
-s/    s->pages -= r->pages;\n//
+s/uncharge\(s, r->pages, !!r->words\);/uncharge(s, 0, !!r->words);/

@@ -1,2 +1,2 @@
 # an unfinished unregister leaves chunks to be walked anew
-s/        ACCESS_ONCE\(\*want_at\(r, i\)\) = WANT_TOUCHED;\n        if \( hypercall/        if ( hypercall/
+s/        track_take_back\(d, r, i, NULL\);/        take_back_chunk(d, chunk_at(r, i), 0);/

@@ -1,2 +1,2 @@
 # only 64-bit instructions are performed
-s/         long_mode_process\(regs\) && cda_emulate/         cda_emulate/
+s/         caller_is_64bit\(regs\) && cda_emulate/         cda_emulate/

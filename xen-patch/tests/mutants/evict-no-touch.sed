@@ -1,2 +1,2 @@
 # cda_evict() makes the loser walk anew
-s/        ACCESS_ONCE\(\*want_of\(o\)\) = WANT_TOUCHED;\n    \}/    }/
+s/        ACCESS_ONCE\(\*o->want\) = WANT_TOUCHED;\n    \}/    }/

@@ -1,2 +1,2 @@
 # Xen's faults with interrupts disabled are not fixed
-s/\(in_irq\(\) \|\| !\(regs->eflags & X86_EFLAGS_IF\)\)/in_irq()/
+s/if \( in_irq\(\) \|\| !\(regs->eflags & X86_EFLAGS_IF\) \)/if ( in_irq() )/

@@ -1,2 +1,2 @@
 # an address space with nothing of this one is not a fork
-s/if \( l4 && !may_share\(d, l4, c, at\) \)/if ( 0 )/
+s/if \( heir && !may_share\(d, heir, c\) \)/if ( 0 )/

@@ -1,2 +1,2 @@
 # what a fork may share is taken back
-s/if \( l4 && !may_share\(d, l4, c, at\) \)/if ( l4 )/
+s/if \( heir && !may_share\(d, heir, c\) \)/if ( heir )/

@@ -1,2 +1,2 @@
 # a domain which was not admitted has no gate
-s/         unlikely\(!ACCESS_ONCE\(curr->domain->arch.pv.cda\)\) \|\|\n//
+s/if \( unlikely\(!ACCESS_ONCE\(curr->domain->arch.cda\)\) \|\|\n/if (/

@@ -1,2 +1,2 @@
 # guest kernels are refused
-s/         guest_kernel_mode\(curr, regs\) \|\|\n         curr/         curr/
+s/         \(curr->arch\.flags & TF_kernel_mode\) \|\|\n//

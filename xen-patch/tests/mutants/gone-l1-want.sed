@@ -1,2 +1,2 @@
 # l1_gone() makes the chunk walk anew
-s/ACCESS_ONCE\(\*want_of\(c\)\) = WANT_TOUCHED;\n        \}/(void)0;\n        }/
+s/ACCESS_ONCE\(\*c->want\) = WANT_TOUCHED;\n        \}/(void)0;\n        }/

@@ -1,2 +1,2 @@
 # cycles are counted
-s/            r->pass\+\+;/            (void)0;/
+s/        r->pass\+\+;/        (void)0;/

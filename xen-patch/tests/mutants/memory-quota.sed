@@ -1,2 +1,2 @@
 # memory of ranges has a quota
-s/         atomic_read\(&cda->kib\) \+ kib <= max_kib\(cda\) \)/         1 )/
+s/           atomic_read\(&cda->kib\) \+ \(unsigned long\)kib <= max_kib\(cda\);/           1;/

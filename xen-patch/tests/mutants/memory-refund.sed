@@ -1,2 +1,2 @@
 # no memory, no charge
-s/    xfree\(grown\);\n    atomic_sub\(kib, &cda->kib\);/    xfree(grown);/
+s/        atomic_sub\(kib, &s->cda->kib\);\n        uncharge/        uncharge/

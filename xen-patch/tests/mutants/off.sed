@@ -1,2 +1,2 @@
-# cda=off
-s/if \( unlikely\(!opt_cda\) \|\| is_pv_32bit/if ( is_pv_32bit/
+# cda=off admits no domain
+s/    if \( !opt_cda \)\n        return -ENOSYS;\n//

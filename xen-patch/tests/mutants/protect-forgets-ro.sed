@@ -1,2 +1,2 @@
 # protect_entry() keeps what was withheld within the cycle
-s/bound && \(old & \(_PAGE_RW \| CDA_L1E_RO\)\) == CDA_L1E_RO/0/
+s/if \( bound && \(old & CDA_L1E_RO\) \)/if ( 0 )/

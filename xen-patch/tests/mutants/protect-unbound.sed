@@ -1,2 +1,2 @@
 # protect_entry() trusts CDA_L1E_RO in a table that was bound before only
-s/bound && \(old & \(_PAGE_RW/(old \& (_PAGE_RW/
+s/if \( bound && \(old & CDA_L1E_RO\) \)/if ( old \& CDA_L1E_RO )/

@@ -1,2 +1,2 @@
 # protect_entry() marks a watched page
-s/_PAGE_DIRTY\)\) \|\n                  CDA_L1E_WATCH;/_PAGE_DIRTY));/
+s/_PAGE_DIRTY\)\) \|\n *CDA_L1E_WATCH;/_PAGE_DIRTY));/

@@ -1,2 +1,2 @@
 # protect_entry() does not watch what the guest made read-only
-s/        if \( unlikely\(!\(old & _PAGE_RW\)\) \)\n        \{\n            \/\* Auth/        if ( unlikely(!(old \& _PAGE_RW)) \&\& !watch )\n        {\n            \/* Auth/
+s/        if \( unlikely\(!\(old & _PAGE_RW\)\) \)\n        \{\n            \/\* cda/        if ( unlikely(!(old \& _PAGE_RW)) \&\& !watch )\n        {\n            \/* cda/

@@ -1,2 +1,2 @@
 # logs end below 2^47
-s/ \|\|\n         reg.log_bytes > VA_END - reg.log \)/ )/
+s/ \|\|\n         reg->log_bytes > VA_END - reg->log \)/ )/

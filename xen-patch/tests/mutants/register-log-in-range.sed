@@ -1,2 +1,2 @@
 # a log is not in another range
-s/ +cda_overlaps\(reg.log, log_end, o->start, o->end\) \|\|\n//
+s/ +cda_overlaps\(log, log_end, o->start, o->end\) \|\|\n//

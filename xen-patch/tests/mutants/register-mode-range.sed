@@ -1,2 +1,2 @@
 # modes beyond the mask are refused
-s/reg\.mode >= 32 \|\| //
+s/ reg->mode >= 32 \|\|\n//

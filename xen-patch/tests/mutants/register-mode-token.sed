@@ -1,2 +1,2 @@
 # a token opens its modes only
-s/    if \( !\(s->modes & \(1u << reg\.mode\)\) \)\n        return -EPERM;\n//
+s/    if \( !\(s->modes & \(1u << reg->mode\)\) \)\n        return -EPERM;\n//

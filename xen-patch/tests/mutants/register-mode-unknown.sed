@@ -1,2 +1,2 @@
 # unknown modes are refused
-s/reg\.mode >= 32 \|\| !\(CDA_MODES & \(1u << reg\.mode\)\) \)/reg.mode >= 32 )/
+s/reg->mode >= 32 \|\|\n         !\(CDA_MODES & \(1u << reg->mode\)\) \)/reg->mode >= 32 )/

@@ -1,2 +1,2 @@
 # a range is not on a log
-s/ +cda_overlaps\(reg.start, end, o->log, o_log_end\) \|\|\n//
+s/ +cda_overlaps\(start, end, o->log, o_log_end\) \|\|\n//

@@ -1,2 +1,2 @@
 # ranges do not overlap
-s/if \( cda_overlaps\(reg.start, end, o->start, o->end\) \|\|/if (/
+s/if \( cda_overlaps\(start, end, o->start, o->end\) \|\|/if (/

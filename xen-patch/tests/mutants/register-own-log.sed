@@ -1,2 +1,2 @@
 # a log is not in its own range
-s/if \( cda_overlaps\(reg.start, end, reg.log, log_end\) \)/if ( 0 )/
+s/if \( cda_overlaps\(start, end, log, log_end\) \)/if ( 0 )/

@@ -1,2 +1,2 @@
 # pages of a domain are limited
-s/         cda->used_pages <= cda->max_pages &&\n         reg\.pages <= cda->max_pages - cda->used_pages &&\n//
+s/           cda->used_pages <= cda->max_pages &&\n           pages <= cda->max_pages - cda->used_pages &&\n//

@@ -1,2 +1,2 @@
 # pages of a session are limited
-s/if \( reg.pages <= s->max_pages - s->pages &&/if (/
+s/fits = pages <= s->max_pages - s->pages &&/fits =/

@@ -1,2 +1,2 @@
 # Autoxen protects at first
-s/protect_entry\(d, &pl1e\[i\], r->mode == CDA_MODE_SCANXEN,/protect_entry(d, \&pl1e[i], r->heat,/
+s/protect_entry\(d, &pl1e\[i\], r->mode == CDA_MODE_SCANXEN,/protect_entry(d, \&pl1e[i], !!c->heat,/

@@ -1,2 +1,2 @@
 # the end of a session unbinds
-s/            cda_unbind\(cda, chunk_at\(s->ranges->r\[i\], j\)\);\n    \}/            (void)0;\n    }/
+s/        track_forget\(cda, s->ranges->r\[i\]\);/        (void)0;/

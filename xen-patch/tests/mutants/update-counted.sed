@@ -1,2 +1,2 @@
 # guest updates are counted
-s/            COUNT\(c->range->session, guest_updates\);\n//
+s/            if \( guest \)\n                COUNT\(c->range->session, guest_updates\);\n//

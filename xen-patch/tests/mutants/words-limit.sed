@@ -1,2 +1,2 @@
 # logs of stores are limited
-s/ &&\n         cda->used_word_logs \+ words <= MAX_WORD_LOGS/ /
+s/           cda->used_word_logs \+ words <= MAX_WORD_LOGS &&\n//

@@ -1,2 +1,2 @@
 # unregister returns its log of stores
-s/    cda->used_word_logs -= !!r->words;\n//
+s/uncharge\(s, r->pages, !!r->words\);/uncharge(s, r->pages, 0);/

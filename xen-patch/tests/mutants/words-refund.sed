@@ -1,2 +1,2 @@
 # a failed register returns its log of stores
-s/    cda->used_word_logs -= words;\n//
+s/uncharge\(s, reg\.pages, words\);/uncharge(s, reg.pages, 0);/
