@@ -18,6 +18,7 @@
 //! [`StoreOptions`]: crate::store::StoreOptions
 //! [`StoreError::Fenced`]: crate::store::StoreError::Fenced
 
+mod connection;
 mod control;
 mod files;
 mod incoming;
@@ -26,7 +27,6 @@ mod link;
 mod replica;
 mod sender;
 mod server;
-mod session;
 mod state;
 mod vault;
 mod wire;

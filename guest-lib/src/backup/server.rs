@@ -17,9 +17,9 @@ use hvckpt_wire::home::{self, IdentityError};
 use hvckpt_wire::listen::{self, Door, Limits, Stop, Stopper, Visit, stopper};
 use hvckpt_wire::{Acceptor, ServerError};
 
+use super::connection;
 use super::control;
 use super::files;
-use super::session;
 use super::vault::Vaults;
 use super::wire::ALPN;
 use hvckpt_store::{StoreError, StoreOptions};
@@ -157,7 +157,7 @@ pub(crate) struct Inner {
     pub(crate) options: ServerOptions,
     pub(crate) vaults: Vaults,
     door: Door,
-    sessions: AtomicU64,
+    served: AtomicU64,
 }
 
 impl Inner {
@@ -242,7 +242,7 @@ impl Server {
             vaults: Vaults::new(&directory, options.store.key.clone()),
             options,
             door: Door::new(limits).map_err(descriptor)?,
-            sessions: AtomicU64::new(0),
+            served: AtomicU64::new(0),
         });
         let mut server = Self {
             inner: inner.clone(),
@@ -295,18 +295,18 @@ impl Drop for Server {
 fn accept(inner: &Arc<Inner>, listener: &TcpListener, acceptor: &Acceptor, stop: &Stop) {
     let start = |visit: Visit<TcpStream>| {
         let (guest, acceptor) = (inner.clone(), acceptor.clone());
-        let session = inner.sessions.fetch_add(1, Ordering::Relaxed) + 1;
+        let connection = inner.served.fetch_add(1, Ordering::Relaxed) + 1;
         let unnamed = SocketAddr::from(([0; 4], 0));
         let peer = visit.peer.unwrap_or(unnamed);
         let spawned = std::thread::Builder::new()
-            .name(format!("hvckpt-peer-{session}"))
+            .name(format!("hvckpt-peer-{connection}"))
             .spawn(move || {
                 // The place is kept as long as this lives, panic or not.
                 let pass = visit.pass;
                 let deadline = visit.since + guest.options.handshake;
                 // Strangers are not worth a line.
                 if let Ok(channel) = acceptor.channel(visit.stream, deadline) {
-                    session::serve(&guest, channel, &pass, peer, session);
+                    connection::serve(&guest, channel, &pass, peer, connection);
                 }
             });
         if let Err(error) = spawned {

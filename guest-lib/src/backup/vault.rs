@@ -36,7 +36,7 @@ struct Inner {
     proven: bool,
     store: Option<Store>,
     /// Number of the connection which may write; zero for none.
-    session: u64,
+    connection: u64,
     handle: Option<TcpStream>,
     peer: Option<SocketAddr>,
     /// The newest version which the primary has, as it said.
@@ -98,7 +98,7 @@ impl Vault {
     pub(crate) fn attach(
         &self,
         hello: &Hello,
-        (session, handle, peer): (u64, Option<TcpStream>, SocketAddr),
+        (connection, handle, peer): (u64, Option<TcpStream>, SocketAddr),
         options: &StoreOptions,
     ) -> Result<Attached, Refusal> {
         let mut inner = self.lock();
@@ -139,7 +139,7 @@ impl Vault {
             refusal.version = have;
             return Err(refusal);
         }
-        inner.session = session;
+        inner.connection = connection;
         inner.handle = handle;
         inner.peer = Some(peer);
         inner.newest = hello.newest;
@@ -150,11 +150,11 @@ impl Vault {
     /// Does something with the store, if the connection still may.
     pub(crate) fn with<T>(
         &self,
-        session: u64,
+        connection: u64,
         act: impl FnOnce(&Shared) -> Result<T, Refusal>,
     ) -> Result<T, Refusal> {
         let mut inner = self.lock();
-        inner.allow(session)?;
+        inner.allow(connection)?;
         inner.contact = Some(SystemTime::now());
         match &inner.store {
             Some(store) => act(store.shared()),
@@ -163,9 +163,14 @@ impl Vault {
     }
 
     /// Makes versions durable; the newest one.
-    pub(crate) fn apply(&self, session: u64, group: &Group, newest: u64) -> Result<u64, Refusal> {
+    pub(crate) fn apply(
+        &self,
+        connection: u64,
+        group: &Group,
+        newest: u64,
+    ) -> Result<u64, Refusal> {
         let mut inner = self.lock();
-        inner.allow(session)?;
+        inner.allow(connection)?;
         inner.newest = newest;
         inner.contact = Some(SystemTime::now());
         let Some(store) = &inner.store else {
@@ -186,17 +191,17 @@ impl Vault {
             ) {
                 // Opened again, it is known what is there.
                 inner.store = None;
-                inner.session = 0;
+                inner.connection = 0;
             }
             refusal
         })
     }
 
     /// The connection ended.
-    pub(crate) fn detach(&self, session: u64) {
+    pub(crate) fn detach(&self, connection: u64) {
         let mut inner = self.lock();
-        if inner.session == session {
-            inner.session = 0;
+        if inner.connection == connection {
+            inner.connection = 0;
             inner.handle = None;
             inner.store = None;
         }
@@ -214,7 +219,7 @@ impl Vault {
             epoch: inner.state.epoch,
             promoted: inner.state.promoted,
             version,
-            connected: inner.handle.is_some() && inner.session > 0,
+            connected: inner.handle.is_some() && inner.connection > 0,
             peer: inner.peer,
             primary_version: inner.newest,
             contact: inner.contact,
@@ -263,7 +268,7 @@ impl Vault {
         {
             return Err(BackupError::Exists(to.to_owned()));
         }
-        inner.session = 0;
+        inner.connection = 0;
         if let Some(handle) = inner.handle.take() {
             // It may be closed already.
             let _closed = handle.shutdown(Shutdown::Both);
@@ -310,8 +315,8 @@ impl Vault {
 }
 
 impl Inner {
-    fn allow(&self, session: u64) -> Result<(), Refusal> {
-        if self.session == session {
+    fn allow(&self, connection: u64) -> Result<(), Refusal> {
+        if self.connection == connection {
             return Ok(());
         }
         if self.state.promoted || self.state.store.is_none() {

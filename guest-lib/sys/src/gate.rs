@@ -5,11 +5,11 @@
 //! (the [`Transport`]): `int 0x84` now, VMMCALL from user mode later, a
 //! simulation for tests.
 
-use core::arch::asm;
 use core::fmt::Debug;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::probe;
+pub use super::raw::int84;
 use crate::abi;
 
 /// A way to carry an operation to whoever tracks.
@@ -24,34 +24,6 @@ pub trait Transport: Send + Sync + Debug {
 
     /// Name for reports.
     fn name(&self) -> &'static str;
-}
-
-/// Executes `int 0x84`.
-///
-/// # Safety
-/// As [`Transport::call`].  Without the patch, and where the domain was not
-/// admitted, the processor answers with #GP, that is SIGSEGV: ask
-/// [`capabilities`] first.
-#[inline]
-pub unsafe fn int84(op: u64, args: [u64; 5]) -> i64 {
-    #[allow(clippy::cast_possible_wrap)]
-    let mut rax = op as i64;
-    // SAFETY: the hypervisor preserves every register but rax; memory it
-    // writes is named by the arguments, for which the caller vouches.  It may
-    // execute the instruction several times.
-    unsafe {
-        asm!(
-            "int 0x84",
-            inlateout("rax") rax,
-            in("rdi") args[0],
-            in("rsi") args[1],
-            in("rdx") args[2],
-            in("r10") args[3],
-            in("r8") args[4],
-            options(nostack),
-        );
-    }
-    rax
 }
 
 /// The gate of a PV guest.

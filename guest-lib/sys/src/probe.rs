@@ -11,7 +11,7 @@
 use std::io;
 use std::sync::atomic::{AtomicI32, Ordering};
 
-use super::gate::int84;
+use super::raw::int84;
 use crate::abi;
 
 /// Not −errno and not a version: the instruction trapped.

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! System calls without libc: no `errno`, no cancellation point.
+//! System calls without libc: no `errno`, no cancellation point. And the gate.
 
 use core::arch::asm;
 
@@ -40,4 +40,32 @@ pub unsafe fn mprotect(start: usize, len: usize, prot: i32) -> i64 {
     unsafe {
         syscall4(libc::SYS_mprotect, start, len, prot as usize, 0)
     }
+}
+
+/// Executes `int 0x84`.
+///
+/// # Safety
+/// As [`call`](super::gate::Transport::call).  Without the patch, and where the domain was not
+/// admitted, the processor answers with #GP, that is SIGSEGV: ask
+/// [`capabilities`](super::gate::capabilities) first.
+#[inline]
+pub unsafe fn int84(op: u64, args: [u64; 5]) -> i64 {
+    #[allow(clippy::cast_possible_wrap)]
+    let mut rax = op as i64;
+    // SAFETY: the hypervisor preserves every register but rax; memory it
+    // writes is named by the arguments, for which the caller vouches.  It may
+    // execute the instruction several times.
+    unsafe {
+        asm!(
+            "int 0x84",
+            inlateout("rax") rax,
+            in("rdi") args[0],
+            in("rsi") args[1],
+            in("rdx") args[2],
+            in("r10") args[3],
+            in("r8") args[4],
+            options(nostack),
+        );
+    }
+    rax
 }

@@ -8,73 +8,13 @@
 //!
 //! Pure; everything here is async-signal-safe.
 
-use super::table::{self, Place, Reg, Shape, State};
+use super::table::{self, Encoding, Place, Prefixes, Reg, Shape, State};
 
 /// Longest instruction in bytes.
 pub(super) const LONGEST: usize = 15;
 pub(super) const RSP: u8 = 4;
 pub(super) const RSI: u8 = 6;
 pub(super) const RDI: u8 = 7;
-
-/// How opcode and operands are encoded.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Encoding {
-    /// Prefixes and REX.
-    Legacy,
-    /// AVX.
-    Vex,
-    /// AVX-512.
-    Evex,
-}
-
-/// What stands before the opcode.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Prefixes {
-    pub(super) encoding: Encoding,
-    /// 66.
-    pub(super) data16: bool,
-    /// 67.
-    pub(super) address32: bool,
-    /// F0.
-    pub(super) lock: bool,
-    /// F2 or F3, or zero.
-    pub(super) repeat: u8,
-    /// 64 or 65, or zero.
-    pub(super) segment: u8,
-    /// REX, or zero.
-    rex: u8,
-    /// REX.W, VEX.W or EVEX.W.
-    pub(super) w: bool,
-    r: bool,
-    x: bool,
-    b: bool,
-    /// 0: 128 bits, 1: 256, 2: 512.
-    pub(super) length: u8,
-}
-
-impl Prefixes {
-    /// Size of general operands in bytes.
-    pub(super) fn operand(&self) -> u16 {
-        match (self.w, self.data16) {
-            (true, _) => 8,
-            (_, true) => 2,
-            _ => 4,
-        }
-    }
-
-    /// Size of an immediate operand of the full width in bytes.
-    pub(super) fn immediate(&self) -> u8 {
-        if self.operand() == 2 { 2 } else { 4 }
-    }
-
-    /// The prefix which selects one of several vector instructions.
-    pub(super) fn sse(&self) -> u8 {
-        match (self.repeat, self.data16) {
-            (0, true) => 0x66,
-            (repeat, _) => repeat,
-        }
-    }
-}
 
 /// An address as an instruction names it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
