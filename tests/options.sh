@@ -88,6 +88,7 @@ no 2 "no such directory" python3 scripts/lib/bench/report.py "$tmp/nosuch"
 script "no group's name contains 'nosuch'" test --only nosuch
 script "one of: host patch" test --only host,nosuch
 script "next: one of: host" test --only nosuch
+no 2 "no group's name contains 'nosuch'" .ci/run --only nosuch
 script "names no group" test --only ,
 script "leaves all of it out" test --fast --only pv
 script "--fast leaves out" test --fast --base 4.17

@@ -115,7 +115,21 @@ fn as_text(report: &Report) -> String {
 }
 
 fn main() -> ExitCode {
-    match Args::parse().command {
+    let args = match Args::try_parse() {
+        Ok(args) => args,
+        // Help is a result, too.
+        Err(told) => {
+            let printed = told.print().and_then(|()| io::stdout().flush());
+            return match printed {
+                Err(error) if error.kind() != io::ErrorKind::BrokenPipe && !told.use_stderr() => {
+                    complain(&format!("cannot print: {error}"));
+                    ExitCode::from(2)
+                }
+                _ => ExitCode::from(u8::try_from(told.exit_code()).unwrap_or(2)),
+            };
+        }
+    };
+    match args.command {
         Command::Store(command) => store::run(command),
         Command::Process(command) => process::run(command),
         Command::Backup(command) => backup::run(command),

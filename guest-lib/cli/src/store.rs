@@ -13,8 +13,8 @@ use clap::{Args, Subcommand};
 use hvckpt::explain;
 use hvckpt::store::backend::{Backend, Directory};
 use hvckpt::store::{
-    Examined, Progress, Store, StoreError, StoreKey, StoreKeyError, StoreOptions, copy, examine,
-    verify,
+    CopyOptions, Examined, Progress, Store, StoreError, StoreKey, StoreKeyError, StoreOptions,
+    copy_with, examine, verify,
 };
 use serde_json::{Value, json};
 
@@ -127,6 +127,10 @@ pub struct Copy {
     /// history.
     #[arg(long)]
     version: Option<u64>,
+    /// Accept that acknowledged versions are gone: the copy begins at the newest
+    /// which is whole.
+    #[arg(long)]
+    accept_loss: bool,
 }
 
 /// Why it was not done.
@@ -528,12 +532,11 @@ fn compacted(compact: &Compact) -> Result<ExitCode, Failure> {
 
 fn copied(copied: &Copy) -> Result<ExitCode, Failure> {
     let common = &copied.common;
-    let done = copy(
-        &common.dir,
-        &copied.to,
-        common.key()?.as_ref(),
-        copied.version,
-    )?;
+    let mut options = CopyOptions::default();
+    options.key = common.key()?;
+    options.version = copied.version;
+    options.accept_loss = copied.accept_loss;
+    let done = copy_with(&common.dir, &copied.to, &options)?;
     let report = json!({
         "version": done.version,
         "images": done.images,
