@@ -271,39 +271,3 @@ pub fn grown(table: &[Descriptor]) -> Vec<String> {
     };
     table.iter().filter_map(longer).collect()
 }
-
-/// Cuts files which the program had open for writing back to what they were.
-/// What is cut stays in `beside`, a file for each.
-pub fn rewind(table: &[Descriptor], beside: &Path) -> Result<(), Error> {
-    for one in table {
-        let Kind::File {
-            path,
-            size,
-            dir: false,
-            ..
-        } = &one.kind
-        else {
-            continue;
-        };
-        if one.flags & 3 == libc::O_RDONLY {
-            continue;
-        }
-        let cannot = || format!("cannot cut {} back to {size} octets", path.display());
-        let content = fs::read(path).context(cannot)?;
-        let at = usize::try_from(*size).unwrap_or(usize::MAX);
-        let Some(tail) = content.get(at..).filter(|t| !t.is_empty()) else {
-            continue;
-        };
-        let keep = (0..)
-            .map(|n| beside.with_extension(format!("cut-{}-{n}", one.fd)))
-            .find(|p| !p.exists());
-        let keep = keep.unwrap_or_else(|| beside.to_owned());
-        fs::write(&keep, tail).context(|| format!("cannot write {}", keep.display()))?;
-        let file = fs::OpenOptions::new()
-            .write(true)
-            .open(path)
-            .context(cannot)?;
-        file.set_len(*size).context(cannot)?;
-    }
-    Ok(())
-}

@@ -23,6 +23,7 @@ mod rebuild;
 mod remote;
 mod reopen;
 mod restore;
+mod rewind;
 mod section;
 pub mod session;
 mod stop;

@@ -10,6 +10,7 @@ use crate::image::{Area, Image, PAGE, Process};
 use crate::plan::{self, Plan};
 use crate::rebuild::{self, Opened};
 use crate::remote::{self, OPTIONS, Worker};
+use crate::rewind::{self, Cuts};
 use crate::sys::{self, fcntl, ptrace, ptrace_with};
 use crate::{Context, Error, files, maps, reopen, stop};
 
@@ -112,8 +113,9 @@ impl Drop for Half {
 }
 
 /// Makes the process, and lets it run. The caller has one thread. Returns the
-/// pid. With `new_ids` the kernel chooses pid and tids.
-pub fn start(image: &Image, new_ids: bool) -> Result<i32, Error> {
+/// pid. With `new_ids` the kernel chooses pid and tids; with `rewind` files are
+/// cut back at the last moment, and are as they were if there is an error.
+pub fn start(image: &Image, new_ids: bool, rewind: bool) -> Result<i32, Error> {
     let process = &image.process;
     let spare = process.descriptors.last().map_or(0, |d| d.fd) + 64;
     let mut fds = Fds(Vec::new());
@@ -169,6 +171,12 @@ pub fn start(image: &Image, new_ids: bool) -> Result<i32, Error> {
         std::ptr::copy_nonoverlapping(plan.octets().as_ptr(), to, plan.octets().len());
         libc::mprotect(at as *mut _, 4096, libc::PROT_READ | libc::PROT_EXEC);
     }
+    // Dropped after the new process, which may not write into what is put back.
+    let mut cuts = if rewind {
+        rewind::save(&process.descriptors, &image.path)?
+    } else {
+        Cuts::default()
+    };
     let (mut told, tell) = sys::pipe(libc::O_CLOEXEC)
         .map(|(r, w)| (File::from(r), File::from(w)))
         .context(|| "cannot make a pipe".into())?;
@@ -190,7 +198,10 @@ pub fn start(image: &Image, new_ids: bool) -> Result<i32, Error> {
     if answer != "ok" {
         return Err(Error::refused(answer));
     }
-    assemble(pid, process, at, at + gadget, whole, &clones, &own, trap)?;
+    let tids = assemble(pid, process, at, at + gadget, whole, &clones, &own, trap)?;
+    cuts.cut()?;
+    release(pid, process, &tids)?;
+    cuts.keep();
     half.0 = 0;
     drop(hole);
     Ok(pid)
@@ -240,7 +251,7 @@ fn assemble(
     clones: &[u64],
     own: &[u64],
     trap: u64,
-) -> Result<(), Error> {
+) -> Result<Vec<i32>, Error> {
     let cannot = || "cannot take the new process over".to_owned();
     ptrace(
         libc::PTRACE_SEIZE,
@@ -294,8 +305,16 @@ fn assemble(
         let what = || format!("cannot set the registers of thread {}", thread.tid);
         remote::set_xstate(*tid, &thread.xstate.0).context(what)?;
         remote::set_regs(*tid, &remote::words(&thread.regs.0)).context(what)?;
+    }
+    Ok(tids)
+}
+
+/// Gives the threads the signals that waited, and lets them run.
+fn release(pid: i32, process: &Process, tids: &[i32]) -> Result<(), Error> {
+    let cannot = || format!("cannot let process {pid} run");
+    for (tid, thread) in tids.iter().zip(&process.threads) {
         for signal in rebuild::signals(thread.pending) {
-            sys::tgkill(pid, *tid, signal).context(what)?;
+            sys::tgkill(pid, *tid, signal).context(cannot)?;
         }
     }
     for signal in rebuild::signals(process.pending) {
@@ -304,7 +323,7 @@ fn assemble(
     for (tid, thread) in tids.iter().zip(&process.threads) {
         remote::set_blocked(*tid, thread.blocked).context(cannot)?;
     }
-    for tid in &tids {
+    for tid in tids {
         ptrace(libc::PTRACE_DETACH, *tid, 0, 0).context(cannot)?;
     }
     Ok(())

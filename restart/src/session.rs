@@ -44,7 +44,11 @@ pub enum Files {
 
 enum What<'a> {
     Program(&'a [OsString]),
-    Image(&'a Image, bool),
+    Image {
+        image: &'a Image,
+        new_ids: bool,
+        rewind: bool,
+    },
 }
 
 /// Starts a program, and waits for its end. Returns the exit status; if a
@@ -90,9 +94,8 @@ pub fn restart(
     let image = Image::open(&path)?;
     image.verify()?;
     let mut objections = restore::objections(&image)?;
-    let table = &image.process.descriptors;
     if files == Files::Check {
-        objections.extend(files::grown(table));
+        objections.extend(files::grown(&image.process.descriptors));
     }
     if !objections.is_empty() {
         return Err(Error::Refused(objections));
@@ -108,13 +111,12 @@ pub fn restart(
         .name
         .clone()
         .unwrap_or_else(|| format!("{base}-{}", std::process::id()));
-    let lock = lock(store)?;
-    if files == Files::Rewind {
-        files::rewind(table, &path)?;
-    }
-    drop(lock);
     below(
-        &What::Image(&image, new_ids),
+        &What::Image {
+            image: &image,
+            new_ids,
+            rewind: files == Files::Rewind,
+        },
         name,
         store,
         &base,
@@ -165,7 +167,7 @@ fn below(
     let _ = fs::remove_file(&socket);
     let listener =
         UnixListener::bind(&socket).context(|| format!("cannot bind {}", socket.display()))?;
-    let wanted = !matches!(what, What::Image(_, true));
+    let wanted = !matches!(what, What::Image { new_ids: true, .. });
     let mask = front::passed() | bit(libc::SIGCHLD);
     let before =
         sys::set_blocked(mask, libc::SIG_BLOCK).context(|| "cannot block signals".into())?;
@@ -185,7 +187,7 @@ fn below(
     let mut own_ids = wanted;
     let mut placed = front::place(own_ids, &body(own_ids))?;
     if placed.is_none() && wanted {
-        if matches!(what, What::Image(image, _) if image.process.own_ids) {
+        if matches!(what, What::Image { image, .. } if image.process.own_ids) {
             let _ = fs::remove_file(&socket);
             return Err(Error::refused(
                 "this system gives no namespace of pids (is /proc/sys/kernel/unprivileged_userns_clone 0?); --new-ids goes on with other pids",
@@ -261,7 +263,11 @@ impl Supervisor<'_> {
         }
         let started = match what {
             What::Program(command) => spawn(command, before),
-            What::Image(image, new_ids) => restore::start(image, *new_ids),
+            What::Image {
+                image,
+                new_ids,
+                rewind,
+            } => restore::start(image, *new_ids, *rewind),
         };
         match started {
             Ok(pid) => self.pid = pid,
