@@ -68,6 +68,30 @@ pub fn say(to: &File, line: &str) {
     let _ = writeln!(&*to, "{}", line.replace('\n', " "));
 }
 
+/// An error as a line for the front, which makes it one again.
+pub fn told(error: &Error) -> String {
+    match error {
+        Error::NotStarted { status, why } => format!("start {status} {why}"),
+        Error::Refused(why) => format!("refused {}", why.join("; ")),
+        Error::Damaged(why) => format!("damaged {why}"),
+        Error::Io(..) => format!("refused {error}"),
+    }
+}
+
+/// The error which such a line tells.
+pub fn heard(line: &str) -> Error {
+    let (kind, why) = line.split_once(' ').unwrap_or(("", ""));
+    match (kind, why.split_once(' ')) {
+        ("start", Some((status, why))) => Error::NotStarted {
+            status: status.parse().unwrap_or(126),
+            why: why.to_owned(),
+        },
+        ("refused", _) => Error::refused(why),
+        ("damaged", _) => Error::Damaged(why.to_owned()),
+        _ => Error::refused("the supervisor was killed"),
+    }
+}
+
 /// Makes the supervisor, in namespaces if `own_ids`, and runs `body` in it,
 /// which gets the end of the pipe to the front. `None`: the system allows no
 /// namespaces.

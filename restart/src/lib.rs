@@ -37,6 +37,15 @@ pub enum Error {
     /// The program or the machine has what cannot be kept; nothing was changed.
     #[error("refused: {}", .0.join("; "))]
     Refused(Vec<String>),
+    /// The program could not be started; the status is a shell's: 127 where
+    /// there is none of that name, else 126.
+    #[error("{why}")]
+    NotStarted {
+        /// 126 or 127.
+        status: u8,
+        /// Names the program and the cause.
+        why: String,
+    },
     /// The image is not what was written.
     #[error("{0}")]
     Damaged(String),
@@ -47,10 +56,11 @@ pub enum Error {
 
 impl Error {
     /// The exit status of a command which ends with this: 3 for a damaged
-    /// image, else 1.
+    /// image, 126 or 127 for a program that did not start, else 1.
     #[must_use]
     pub fn status(&self) -> u8 {
         match self {
+            Error::NotStarted { status, .. } => *status,
             Error::Damaged(_) => 3,
             Error::Refused(_) | Error::Io(..) => 1,
         }

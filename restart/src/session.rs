@@ -3,7 +3,7 @@
 
 use std::ffi::OsString;
 use std::fs::{self, File};
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, ErrorKind, Write};
 use std::os::fd::AsRawFd;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::os::unix::process::CommandExt;
@@ -162,21 +162,25 @@ fn below(
             "{name} runs already; choose another --name"
         )));
     }
-    let socket = dir.join(format!("{name}.sock"));
+    let place = Place {
+        socket: dir.join(format!("{name}.sock")),
+        info: dir.join(format!("{name}.json")),
+    };
     // Left behind by one that was killed: it did not answer.
-    let _ = fs::remove_file(&socket);
-    let listener =
-        UnixListener::bind(&socket).context(|| format!("cannot bind {}", socket.display()))?;
+    place.remove();
+    let listener = UnixListener::bind(&place.socket)
+        .context(|| format!("cannot bind {}", place.socket.display()))?;
     let wanted = !matches!(what, What::Image { new_ids: true, .. });
     let mask = front::passed() | bit(libc::SIGCHLD);
     let before =
         sys::set_blocked(mask, libc::SIG_BLOCK).context(|| "cannot block signals".into())?;
     let body = |own_ids: bool| {
-        let (store, listener) = (&store, &listener);
+        let (store, listener, place) = (&store, &listener, &place);
         move |to: File| {
             let mut supervisor = Supervisor {
                 pid: 0,
                 store,
+                place,
                 own_ids,
                 keep: options.keep,
                 status: None,
@@ -188,7 +192,7 @@ fn below(
     let mut placed = front::place(own_ids, &body(own_ids))?;
     if placed.is_none() && wanted {
         if matches!(what, What::Image { image, .. } if image.process.own_ids) {
-            let _ = fs::remove_file(&socket);
+            place.remove();
             return Err(Error::refused(
                 "this system gives no namespace of pids (is /proc/sys/kernel/unprivileged_userns_clone 0?); --new-ids goes on with other pids",
             ));
@@ -210,33 +214,48 @@ fn below(
         front,
         own_ids,
     };
-    let info = dir.join(format!("{name}.json"));
     let octets = serde_json::to_vec(&session).unwrap_or_default();
-    image::publish(&info, &octets).context(|| format!("cannot write {}", info.display()))?;
+    image::publish(&place.info, &octets)
+        .context(|| format!("cannot write {}", place.info.display()))?;
     let mut line = String::new();
     let _ = placed.from.read_line(&mut line);
     let line = line.trim_end();
     if line == "ready" && detach {
+        // A program which has ended already: see where that is said.
+        if front::poll(&[placed.from.get_ref().as_raw_fd()], 0) == [true] {
+            place.remove();
+        }
         return Ok(0);
     }
     let result = if line == "ready" {
         front::follow(placed)
     } else {
         let _ = sys::wait(placed.pid, 0);
-        Err(Error::refused(
-            line.strip_prefix("refused ")
-                .unwrap_or("the supervisor was killed"),
-        ))
+        Err(front::heard(line))
     };
-    let _ = fs::remove_file(&socket);
-    let _ = fs::remove_file(&info);
+    place.remove();
     drop(listener);
     result.map(front::end_as)
+}
+
+/// Where a session is found by others.
+struct Place {
+    socket: PathBuf,
+    info: PathBuf,
+}
+
+impl Place {
+    /// Not there, or not ours any more, is as good.
+    fn remove(&self) {
+        let _ = fs::remove_file(&self.socket);
+        let _ = fs::remove_file(&self.info);
+    }
 }
 
 struct Supervisor<'a> {
     pid: i32,
     store: &'a Path,
+    place: &'a Place,
     own_ids: bool,
     keep: usize,
     status: Option<i32>,
@@ -272,14 +291,18 @@ impl Supervisor<'_> {
         match started {
             Ok(pid) => self.pid = pid,
             Err(error) => {
-                say(to, &format!("refused {error}"));
+                say(to, &front::told(&error));
                 return 1;
             }
         }
         say(to, "ready");
         match self.serve(listener, period) {
             Ok(()) => say(to, &format!("status {}", self.status.unwrap_or(0))),
-            Err(error) => say(to, &format!("refused {error}")),
+            Err(error) => say(to, &front::told(&error)),
+        }
+        if detach {
+            // Said before: the front removes what it writes after that.
+            self.place.remove();
         }
         0
     }
@@ -395,8 +418,13 @@ fn spawn(command: &[OsString], blocked: u64) -> Result<i32, Error> {
     unsafe {
         command.pre_exec(move || sys::set_blocked(blocked, libc::SIG_SETMASK).map(drop));
     }
-    let child = command
-        .spawn()
-        .context(|| format!("cannot start {}", program.display()))?;
+    let child = command.spawn().map_err(|error| Error::NotStarted {
+        status: if error.kind() == ErrorKind::NotFound {
+            127
+        } else {
+            126
+        },
+        why: format!("cannot start {}: {error}", program.display()),
+    })?;
     Ok(i32::try_from(child.id()).unwrap_or(0))
 }

@@ -25,7 +25,7 @@ pub enum FilesMode {
 }
 
 /// Exit status: the program's (`run`, `restart`), else 0; 1 refused and nothing
-/// changed, 2 usage, 3 image damaged.
+/// changed, 2 usage, 3 image damaged, 126 or 127 the program does not start.
 #[derive(Subcommand, Debug)]
 pub enum Command {
     /// Run a program, unchanged, so that it can be checkpointed.

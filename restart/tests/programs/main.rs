@@ -9,7 +9,7 @@ use std::os::unix::process::ExitStatusExt;
 use std::process::Stdio;
 use std::time::Duration;
 
-use world::World;
+use world::{World, runs, tree, until};
 
 #[test]
 fn threads_go_on_as_an_ordinary_user_without_new_privileges() {
@@ -176,8 +176,55 @@ fn signals_and_status_are_the_programs() {
     assert_eq!(child.wait().unwrap().code(), Some(4));
     let mut child = world.start(&["bash", "-c", "kill -USR1 $$"]);
     assert_eq!(child.wait().unwrap().signal(), Some(libc::SIGUSR1));
-    assert_eq!(
-        world.start(&["/no/such/program"]).wait().unwrap().code(),
-        Some(1)
+    for (program, status) in [("/no/such/program", 127), ("/etc/passwd", 126)] {
+        let mut command = world.command(&["run", "--store", "store", "--", program]);
+        let out = command.output().unwrap();
+        let why = String::from_utf8_lossy(&out.stderr).into_owned();
+        assert_eq!(out.status.code(), Some(status), "{why}");
+        assert!(why.contains(program), "{why}");
+    }
+}
+
+#[test]
+fn what_was_detached_is_asked_by_name_and_leaves_nothing() {
+    let world = World::new();
+    let (verify, stop) = (world.text("verify"), world.text("stop"));
+    let mut child = world.start(&[&verify, "1", &stop]);
+    world.progress(&mut child);
+    assert!(world.checkpoint(&["--kill"]).status.success());
+    child.wait().unwrap();
+    let before = world.lines();
+    let mut front = world.spawn(world.restarting(&["--detach", "--name", "far"]));
+    assert_eq!(front.wait().unwrap().code(), Some(0));
+    world.prints(before + 4);
+    let taken = world.command(&["checkpoint", "far"]).output().unwrap();
+    let why = String::from_utf8_lossy(&taken.stderr).into_owned();
+    assert!(taken.status.success(), "{why}");
+    assert_eq!(world.sessions().len(), 1);
+    fs::write(world.path("stop"), "").unwrap();
+    until("no socket and no information", || world.places() == 0);
+    assert!(
+        fs::read_to_string(world.path("out"))
+            .unwrap()
+            .ends_with("end\n")
     );
+}
+
+#[test]
+fn a_test_that_fails_leaves_no_program() {
+    let mut world = World::new();
+    world.new_ids = true;
+    let (verify, stop) = (world.text("verify"), world.text("stop"));
+    let mut child = world.start(&[&verify, "1", &stop]);
+    world.progress(&mut child);
+    assert!(world.checkpoint(&["--kill"]).status.success());
+    child.wait().unwrap();
+    let before = world.lines();
+    child = world.restart();
+    world.prints(before + 4);
+    // Without a namespace nothing but the test ends it with its front.
+    let all = tree(i32::try_from(child.id()).unwrap());
+    assert!(all.len() >= 3, "front, supervisor, program: {all:?}");
+    drop(child);
+    until("all ended", || !all.iter().any(|pid| runs(*pid)));
 }

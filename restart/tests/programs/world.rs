@@ -66,6 +66,13 @@ fn end_tree(pid: i32) {
     }
 }
 
+/// Whether it is there and is no zombie.
+pub fn runs(pid: i32) -> bool {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    let state = stat.rsplit(") ").next().unwrap_or_default();
+    !state.is_empty() && !state.starts_with('Z')
+}
+
 impl Drop for World {
     fn drop(&mut self) {
         // What was detached is nobody's child.
@@ -106,15 +113,22 @@ impl World {
             ordinary: false,
             new_ids: false,
         };
-        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/verify.c");
-        let cc = ["-O1", "-pthread", "-o"];
-        let built = Command::new("cc")
-            .args(cc)
-            .arg(world.path("verify"))
+        world.build("verify.c");
+        world
+    }
+
+    /// Compiles a program of this directory to its name without the suffix.
+    pub fn build(&self, name: &str) {
+        let source = Path::new(env!("CARGO_MANIFEST_DIR"))
+            .join("tests")
+            .join(name);
+        let mut command = Command::new("cc");
+        command.args(["-O1", "-Wall", "-Wextra", "-Werror", "-pthread", "-o"]);
+        let built = command
+            .arg(self.path(name).with_extension(""))
             .arg(source)
             .status();
         assert!(built.unwrap().success());
-        world
     }
 
     pub fn path(&self, name: &str) -> PathBuf {
@@ -159,16 +173,23 @@ impl World {
         file.into()
     }
 
-    /// What says where the sockets are.
-    pub fn sessions(&self) -> Vec<serde_json::Value> {
+    fn place(&self) -> impl Iterator<Item = fs::DirEntry> {
         let dirs = fs::read_dir(self.dir.path())
             .into_iter()
             .flatten()
             .flatten();
-        let files = dirs
-            .filter(|d| d.file_name().to_string_lossy().starts_with("hvckpt-"))
-            .flat_map(|d| fs::read_dir(d.path()).into_iter().flatten().flatten());
-        files
+        dirs.filter(|d| d.file_name().to_string_lossy().starts_with("hvckpt-"))
+            .flat_map(|d| fs::read_dir(d.path()).into_iter().flatten().flatten())
+    }
+
+    /// Files by which sessions are found.
+    pub fn places(&self) -> usize {
+        self.place().count()
+    }
+
+    /// What those files say.
+    pub fn sessions(&self) -> Vec<serde_json::Value> {
+        self.place()
             .filter(|f| f.path().extension().is_some_and(|e| e == "json"))
             .filter_map(|f| serde_json::from_slice(&fs::read(f.path()).ok()?).ok())
             .collect()
