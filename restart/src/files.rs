@@ -128,6 +128,11 @@ fn examine(
         if name.ends_with(" (deleted)") || !link.is_absolute() {
             return Err("a deleted file is not kept yet; give it a name, or close it".into());
         }
+        // Another file system's name, as a POSIX queue's, or a mount in between.
+        let same = |there: fs::Metadata| (there.dev(), there.ino()) == (of.dev(), of.ino());
+        if !fs::metadata(link).is_ok_and(same) {
+            return Err("its name does not lead to it; close it before".into());
+        }
         let offset = number(info, "pos").ok_or_else(unknown)?;
         Ok(Kind::File {
             path: link.to_owned(),

@@ -2,6 +2,7 @@
 //! Unmodified programs through the command: checkpoint, kill, restart.
 
 mod files;
+mod kept;
 mod world;
 
 use std::fs;
