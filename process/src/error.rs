@@ -1,0 +1,92 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! What can go wrong, why, and what to do.
+
+use core::fmt;
+
+/// Why a thread did not stop.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Holdout {
+    /// It blocks the signal.
+    Blocks,
+    /// It sleeps in the kernel where no signal wakes it: in `vfork`, or on a dead file system.
+    Sleeps,
+    /// It had no turn on a CPU, or waits for a thread that was already stopped.
+    Late,
+}
+
+/// What was refused. Nothing has changed then, and the program runs on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Error {
+    /// A thread did not stop in time.
+    NotStopped {
+        /// Its number.
+        tid: i32,
+        /// Why.
+        why: Holdout,
+    },
+    /// There are more threads than the library can stop.
+    TooManyThreads,
+    /// The kernel refused something that is needed.
+    Refused {
+        /// What.
+        what: &'static str,
+        /// How.
+        errno: i32,
+    },
+    /// `/proc` is not that of this process's pid namespace.
+    ForeignProc,
+    /// The library was not initialised in this process.
+    NotInitialised,
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match *self {
+            Self::NotStopped {
+                tid,
+                why: Holdout::Blocks,
+            } => write!(
+                f,
+                "thread {tid} blocks the signal that stops it; take that signal out of its mask, \
+                 or choose another one with HVCKPT_SIGNAL"
+            ),
+            Self::NotStopped {
+                tid,
+                why: Holdout::Sleeps,
+            } => write!(
+                f,
+                "thread {tid} sleeps in the kernel and takes no signal; try again when its \
+                 system call (see /proc/self/task/{tid}/wchan) is over"
+            ),
+            Self::NotStopped {
+                tid,
+                why: Holdout::Late,
+            } => {
+                write!(
+                    f,
+                    "thread {tid} did not stop in time; try again, or wait longer"
+                )
+            }
+            Self::TooManyThreads => write!(
+                f,
+                "more than {} threads; end some first",
+                crate::state::SLOTS
+            ),
+            Self::Refused { what, errno } => write!(
+                f,
+                "the kernel refused {what} (error {errno}); see its limits (ulimit -a) and free \
+                 what is short"
+            ),
+            Self::ForeignProc => {
+                f.write_str("/proc does not show this process's pid namespace; mount one that does")
+            }
+            Self::NotInitialised => {
+                f.write_str("hvckpt was not initialised in this process; call init first")
+            }
+        }
+    }
+}
+
+impl core::error::Error for Error {}
