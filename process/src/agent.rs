@@ -53,13 +53,23 @@ unsafe extern "C" fn run(state: &'static State) -> ! {
         }
         seen = state.asked.load(SeqCst);
         // SAFETY: the requester waits for the answer and touches neither before.
-        unsafe {
-            if let Some((request, argument)) = state.request.get().take() {
-                *state.answer.get() = Answer::Some(request(state, argument));
-            }
-        }
+        let stopped = unsafe {
+            state.request.get().take().and_then(|(request, argument)| {
+                let (result, stopped) = request(state, argument);
+                *state.answer.get() = Answer::Some(result);
+                stopped
+            })
+        };
+        // A thread which a rollback put back into its wait must find the new answer.
         state.answered.fetch_add(1, SeqCst);
+        drop(stopped);
         raw::wake(&state.answered, i32::MAX);
+    }
+}
+
+unsafe extern "C" fn forked() {
+    if let Some(state) = state::current() {
+        state.forks.fetch_add(1, SeqCst);
     }
 }
 
@@ -91,6 +101,8 @@ fn make(signal: i32) -> Result<&'static State, Error> {
         state.answer.as_ptr().write(Answer::None);
     }
     stop::install(signal)?;
+    // SAFETY: the handler only counts.
+    unsafe { libc::pthread_atfork(None, Some(forked), None) };
     let flags = libc::CLONE_VM
         | libc::CLONE_FS
         | libc::CLONE_FILES

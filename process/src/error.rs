@@ -37,6 +37,17 @@ pub enum Error {
     },
     /// `/proc` is not that of this process's pid namespace.
     ForeignProc,
+    /// A speculation is open already.
+    Nested,
+    /// None is open.
+    NotSpeculating,
+    /// The pre-image was killed.
+    PreimageGone,
+    /// What was mapped when the speculation began cannot be mapped again.
+    MappingLost {
+        /// Where.
+        address: usize,
+    },
     /// The library was not initialised in this process.
     NotInitialised,
 }
@@ -82,6 +93,17 @@ impl fmt::Display for Error {
             Self::ForeignProc => {
                 f.write_str("/proc does not show this process's pid namespace; mount one that does")
             }
+            Self::Nested => f.write_str("a speculation is open already; commit or abort it first"),
+            Self::NotSpeculating => f.write_str("no speculation is open; begin one first"),
+            Self::PreimageGone => f.write_str(
+                "the process that holds the pre-image was killed; commit, and see who kills \
+                 processes (out of memory?)",
+            ),
+            Self::MappingLost { address } => write!(
+                f,
+                "what was mapped at {address:#x} was unmapped and cannot be mapped again: shared \
+                 memory without a name, or a file that is gone; keep it mapped, or commit"
+            ),
             Self::NotInitialised => {
                 f.write_str("hvckpt was not initialised in this process; call init first")
             }

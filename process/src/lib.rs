@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Stops a program with all its threads.
+//! Stops a program with all its threads, and rolls it back in place.
 //!
 //! [`agent::init`] once, then [`stopped`] as often as needed. What runs while everybody is
 //! stopped runs on the library's own thread, which has no thread-local storage: it must not
@@ -15,15 +15,21 @@
 
 pub mod agent;
 pub mod error;
+mod ffi;
+mod frozen;
 pub mod maps;
 mod park;
 pub mod raw;
 pub mod repair;
+pub mod rollback;
+mod speculate;
 pub mod state;
 pub mod stop;
 pub mod threads;
+pub mod undo;
 
 pub use error::{Error, Holdout};
+pub use speculate::{Outcome, Speculation, speculate};
 pub use stop::{Patience, Stopped};
 pub use threads::Thread;
 
@@ -35,13 +41,15 @@ struct Job<F> {
 unsafe fn run<F: FnOnce(&Stopped<'_>) -> u64>(
     state: &'static state::State,
     argument: usize,
-) -> Result<u64, Error> {
+) -> state::Reply {
     // SAFETY: `stopped` passes the address of such a job, which waits in a frame that is
     // stopped, but mapped; it was forgotten there.
     let Job { patience, f } = unsafe { (argument as *const Job<F>).read() };
     // SAFETY: this is the agent.
-    let stopped = unsafe { stop::stop(state, patience) }?;
-    Ok(f(&stopped))
+    match unsafe { stop::stop(state, patience) } {
+        Ok(stopped) => (Ok(f(&stopped)), Some(stopped)),
+        Err(e) => (Err(e), None),
+    }
 }
 
 /// Stops every thread, the caller too, calls `f` on the library's own thread, and lets

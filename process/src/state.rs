@@ -6,6 +6,7 @@
 
 use crate::error::Error;
 use crate::raw::{self, call};
+use crate::stop::Stopped;
 use crate::threads::{RseqPlace, Thread};
 use core::cell::UnsafeCell;
 use core::sync::atomic::{AtomicBool, AtomicI32, AtomicPtr, AtomicU32, Ordering};
@@ -138,6 +139,14 @@ pub struct State {
     pub entries: Own<[u8; 32 << 10]>,
     /// See [`Slot`].
     pub slots: [Slot; SLOTS],
+    /// At each so manieth abort all pages are compared; 0: never.
+    pub verify: AtomicU32,
+    /// Children that the program made.
+    pub forks: AtomicU32,
+    /// The agent's: the open speculation.
+    pub open: Own<crate::rollback::Open>,
+    /// The agent's: where memory is compared.
+    pub room: Own<crate::undo::Room>,
     agent_stack: Own<Aligned<AGENT_STACK>>,
     scratch: Own<[Aligned<SCRATCH>; SLOTS]>,
 }
@@ -147,7 +156,9 @@ pub struct State {
 struct Aligned<const N: usize>([u8; N]);
 
 /// What the agent is asked for.
-pub type Request = unsafe fn(&'static State, usize) -> Result<u64, Error>;
+pub type Request = unsafe fn(&'static State, usize) -> Reply;
+/// Result, and who goes on only when it can be read.
+pub type Reply = (Result<u64, Error>, Option<Stopped<'static>>);
 
 /// What it answered. The discriminant's zero is "nothing yet".
 #[derive(Clone, Copy, Debug)]
