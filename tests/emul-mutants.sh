@@ -7,17 +7,16 @@
 #
 # A mutation is xen-patch/tests/emul-mutants/NAME.sed; its first line says what
 # it removes. Builds a hypervisor and boots it for each (a minute); needs what
-# `cargo build --release --workspace --examples && cargo build --release
-# --workspace` makes. Exit status 0 if every mutant was tried; docs/mutants.md
-# explains those that survive.
+# `cargo build --release --workspace` makes. Exit status 0 if every mutant was
+# tried; docs/mutants.md explains those that survive.
 . "$(dirname "$(readlink -f "$0")")/../scripts/lib/common.sh"
 
 case ${1:-} in -h|--help) usage; exit 0 ;; esac
 cd "$HVCKPT_ROOT"
 export CARGO_TARGET_DIR=${CARGO_TARGET_DIR:-$HVCKPT_ROOT/target} HVCKPT_NO_BUILD=1
-examples=$CARGO_TARGET_DIR/release/examples
-[ -x "$examples/insn" ] && [ -x "$examples/stores" ] ||
-    die "no $examples/insn" "cargo build --release --workspace --examples"
+built=$CARGO_TARGET_DIR/release
+[ -x "$built/insn" ] && [ -x "$built/stores" ] ||
+    die "no $built/insn" "cargo build --release --workspace"
 make_tmpdir work
 names=("$@")
 [ $# -gt 0 ] || for f in xen-patch/tests/emul-mutants/*.sed; do f=${f##*/}; names+=("${f%.sed}"); done
@@ -36,7 +35,7 @@ for name in "${names[@]}"; do
     if cmp -s "$source" xen-patch/pagefault_cda_emul.c; then result="BROKEN: changes nothing"
     elif ! "$tree/scripts/build-xen" >"$work/build" 2>&1; then result="BROKEN: does not build"
     else
-        "$tree/scripts/guest-run" --vcpus 2 --mem 1024 --add "$examples/insn" --add "$examples/stores" \
+        "$tree/scripts/guest-run" --vcpus 2 --mem 1024 --add "$built/insn" --add "$built/stores" \
             --logs "$work/logs" --console "$work/console" --script "$work/steps" \
             >"$work/out" 2>"$work/err" </dev/null || rc=$?
         step=$(sed -n 's/^step \([a-z-]*\): exit.*/\1/p' "$work/out" | head -n 1)

@@ -29,7 +29,7 @@ guest_prepare() {
     ( cd "$HVCKPT_ROOT" && cargo build --release --workspace --examples && cargo build --release --workspace ) \
         >"$logs/build.log" 2>&1 </dev/null ||
         { tail -n 30 "$logs/build.log" >&2; die "cargo build failed (log: $logs/build.log)"; }
-    EXAMPLES=${CARGO_TARGET_DIR:-$HVCKPT_ROOT/target}/release/examples
+    BUILT=${CARGO_TARGET_DIR:-$HVCKPT_ROOT/target}/release
     host_packages gcc libc6-dev python3
     make_tmpdir GUEST_BIN
     guest_suites
@@ -39,7 +39,8 @@ guest_prepare() {
             die "cannot compile $src"
     done
     GUEST_ADD=()
-    for src in exact cost refusals attach_race fork_isolation foreign remap stores fuzz_gate insn life latency limits spawn kv kv_load; do GUEST_ADD+=(--add "$EXAMPLES/$src"); done
+    for src in "$HVCKPT_ROOT"/tests/guest/src/bin/*; do GUEST_ADD+=(--add "$BUILT/$(basename "$src" .rs)"); done
+    for src in kv kv_load; do GUEST_ADD+=(--add "$BUILT/examples/$src"); done
     for src in "$GUEST_BIN"/* "$HVCKPT_ROOT"/tests/{guest,dom0}/*.sh; do GUEST_ADD+=(--add "$src"); done
 }
 
@@ -171,7 +172,7 @@ guest_life() {
     local block fuzz='--seconds 45 --calls 20000' controls=10000
     [ "$long" = 0 ] || fuzz='--calls 1000000' controls=1000000
     block=$(refuse_disk "$logs/refuse.img.gz") || { bad "life: no disk for refuse.sh"; return; }
-    boot life --debug-xen --vcpus 2 --add "$EXAMPLES/refused" --add "$logs/refuse.img.gz" < <(
+    boot life --debug-xen --vcpus 2 --add "$logs/refuse.img.gz" < <(
         printf '%s\n' "fuzz=$fuzz" "controls=$controls" "block=$block" "long=${long#0}" | steps_of life )
 }
 
@@ -351,6 +352,6 @@ guest_powercut() {
 powercut_boot() {
     local n=$1; shift
     HVCKPT_NO_BUILD=1 exec "$HVCKPT_ROOT/scripts/guest-run" --in dom0 --no-key "${ON[@]}" --disk "$dir/disk" \
-        --add "$EXAMPLES/kv" --add "$EXAMPLES/kv_load" --add "$dir/writes:/lab/bin/writes" --timeout 1200 \
+        --add "$BUILT/examples/kv" --add "$BUILT/examples/kv_load" --add "$dir/writes:/lab/bin/writes" --timeout 1200 \
         "$HVCKPT_ROOT/tests/dom0/powercut.sh" "$@" >"$dir/out-$n" 2>"$dir/err-$n" </dev/null
 }

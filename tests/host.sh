@@ -23,6 +23,8 @@ host_tests() {
         tail -n 20 "$out/cargo.log" >&2
     fi
     cargo_results "$out/cargo.log"
+    check "trackers without a way to the policy daemon" "$out/track.log" \
+        cargo test -p hvckpt-track --no-default-features
     # Under load, as that test prints it; the test itself has run above.
     log "policy daemon: $(cargo test -p hvckpt-policy --test load -- --nocapture 2>/dev/null </dev/null |
         grep -o '^.*tokens/s' || true)"
@@ -40,9 +42,9 @@ host_tests() {
     fi
 
     check "steps of the emulated machine" "$out/steps.log" tests/steps.py --check
-    check "layers, sizes, licences, links" "$out/tidy.log" tests/tidy
-    check "tests named in the threat model exist" "$out/named.log" tests/named-tests.sh
+    check "layers, sizes, licences, links, words, names" "$out/tidy.log" tests/tidy
     check "which source of Xen is built" "$out/xen-source.log" tests/xen-source.sh
+    may_skip "bindings of Xen's libraries are what the headers declare" "$out/bindings.log" scripts/refresh-bindings --check
     check "patches are written anew" "$out/refresh-patches.log" tests/refresh-patches.sh
     may_skip "what the administrators' guide says of grub" "$out/grub.log" tests/grub.sh
     log "Debian 13's rustc (two minutes when new)"

@@ -1,31 +1,28 @@
 # SPDX-License-Identifier: MIT OR Apache-2.0
 # shellcheck shell=bash
-# The second half of options.sh: programs, in $bin and $bin/examples.
+# The second half of options.sh: programs, in $bin; examples in $bin/examples.
 
 # program TEXT NAME ARGUMENT…: status 2, and says so.
 program() { local text=$1 name=$2; shift 2; no 2 "$text" "$bin/$name" "$@"; }
 
-for p in cost exact counter store_counter store_latency kv kv_load insn life latency fuzz_gate fork_isolation foreign; do
-    [ -x "$bin/examples/$p" ] || { printf 'SKIP %s: not built in %s\n' "$p" "$bin"; continue; }
-    case $p in
-    counter|store_counter|store_latency) ;;
-    *) program "unexpected argument" examples/$p --nosuch ;;
-    esac
+for p in cost exact insn life latency fuzz_gate fork_isolation foreign examples/kv examples/kv_load; do
+    [ -x "$bin/$p" ] || { printf 'SKIP %s: not built in %s\n' "$p" "$bin"; continue; }
+    program "unexpected argument" $p --nosuch
 done
 for p in cost exact; do
-    program 'no tracker is called "nosuch"' examples/$p --tracker nosuch
+    program 'no tracker is called "nosuch"' $p --tracker nosuch
     for o in pages transactions writes; do
-        for n in 0 x 1.5 4294967296 $huge; do program "expected 1 to" examples/$p --tracker pt --$o "$n"; done
+        for n in 0 x 1.5 4294967296 $huge; do program "expected 1 to" $p --tracker pt --$o "$n"; done
     done
     # A terabyte and more: said, not tried.
-    program "more than the" examples/$p --tracker pt --pages 1000000000
+    program "more than the" $p --tracker pt --pages 1000000000
 done
-program "--dirty must be 1 to --pages" examples/cost --tracker pt --dirty 2000
-program "--writes 1 to 512" examples/cost --tracker pt --writes 513
-program "not in 1.." examples/cost --gate 0
-for n in 0 1025 x $huge; do program "expected 1 to 1024" examples/exact --tracker pt --threads "$n"; done
-program "no writer is called x" examples/exact --tracker pt --writer x
-program "one thread" examples/exact --tracker pt --threads 2 --writer read
+program "--dirty must be 1 to --pages" cost --tracker pt --dirty 2000
+program "--writes 1 to 512" cost --tracker pt --writes 513
+program "not in 1.." cost --gate 0
+for n in 0 1025 x $huge; do program "expected 1 to 1024" exact --tracker pt --threads "$n"; done
+program "no writer is called x" exact --tracker pt --writer x
+program "one thread" exact --tracker pt --threads 2 --writer read
 
 program 'no tracker is called "nosuch"' examples/counter nosuch
 program "usage:" examples/counter pt x

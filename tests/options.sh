@@ -116,6 +116,10 @@ script "no line of a configuration" build-xen --config "rm -rf"
 script "no line of a configuration" build-xen --config $'CONFIG_A=y\nrm'
 script "unknown option" build-xen 4.20
 
+script "unknown option" refresh-bindings --nosuch
+script "no xencall.h" refresh-bindings "$tmp/dir"
+script "one directory" refresh-bindings "$tmp/dir" "$tmp/tree"
+
 for s in guest-run boot; do
     program=; [ $s = boot ] || program=true
     lab "no 'hvm'" $s --type hvm

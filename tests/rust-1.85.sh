@@ -8,11 +8,11 @@
 # Raise it when the way of unpacking changes.
 RECIPE=1
 RUST=1.85
-CRATES=(hvckpt-abi hvckpt-wire hvckpt-xen-sys hvckpt-policy)
+CRATES=(hvckpt-abi hvckpt-files hvckpt-wire hvckpt-xen-sys hvckpt-policy)
 
 cd "$HVCKPT_ROOT"
 # What they promise is what is tried.
-for f in xen-patch/abi wire dom0-policy/xen-sys dom0-policy; do
+for f in xen-patch/abi files wire dom0-policy/xen-sys dom0-policy; do
     grep -qx "rust-version = \"$RUST\"" $f/Cargo.toml || die "$f/Cargo.toml does not say rust-version = \"$RUST\""
 done
 

@@ -26,8 +26,9 @@ STEP = re.compile(r"(?:domu|domu-root|dom0)(?::[0-9]+)? ([A-Za-z0-9_][A-Za-z0-9.
 VARIABLE = re.compile(r"\{([a-z][a-z0-9-]*)\}")
 
 # Where programs of the lab come from; NAME.rs, NAME/main.rs, NAME.c or NAME.sh.
-SOURCES = ("../guest-lib/examples", "../guest-lib/tests-guest", "guest", "dom0")
-SUITES = {"conformance", "differential"}  # of guest-lib/tests
+SOURCES = ("guest/src/bin", "guest", "dom0")
+# What tests/guest.sh brings along besides.
+SUITES = {"conformance", "differential", "kv", "kv_load"}
 INSTALLED = {"hvckpt"}
 # What guests and Dom0 have themselves, and words of their shell.
 SYSTEM = set("cat cd echo exit grep insmod seq sleep tee test true".split())

@@ -263,7 +263,7 @@ static unsigned int copy_out(unsigned long to, const void *from,
     return copy_to_guest_pv((void __user *)to, from, bytes);
 }
 
-static int put_word(unsigned long to, uint64_t value)
+static always_inline int put_word(unsigned long to, uint64_t value)
 {
     return put_guest(value, (uint64_t __user *)to);
 }

@@ -14,12 +14,12 @@ use std::net::SocketAddr;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
-use hvckpt_wire::files::open_at_once;
+use hvckpt_files::{open_at_once, sync_parent};
 use serde::{Deserialize, Serialize};
 
 pub use read::{Follow, Line, tail};
 
-use crate::{files, units};
+use crate::units;
 
 const FILE: &str = "audit.log";
 
@@ -211,7 +211,7 @@ impl AuditLog {
         }
         self.file = open(&self.path)?;
         self.length = self.file.metadata()?.len();
-        files::sync_parent(&self.path)
+        sync_parent(&self.path)
     }
 }
 

@@ -9,16 +9,16 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use hvckpt_wire::Acceptor;
-use hvckpt_wire::Secret;
+use hvckpt_wire::home::{self, IdentityError};
 use hvckpt_wire::listen::{Door, Limits, stopper};
+use hvckpt_wire::{Acceptor, Secret};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
 use crate::admin::server::Admin;
 use crate::audit::{AuditLog, Record};
-use crate::files::{self, StateDir};
+use crate::files::StateDir;
 use crate::hypervisor::{Hypervisor as _, Xen};
 use crate::keys::KeyStore;
 use crate::policy::{Options, Policy};
@@ -188,20 +188,16 @@ fn allow_descriptors(limits: &Limits) {
 /// # Errors
 /// A sentence for the administrator.
 pub fn server_key(state: &Path) -> Result<Secret, String> {
-    let path = state.join("server.key");
-    let shown = path.display();
-    let text = hvckpt_wire::files::read_regular(&path)
-        .and_then(|bytes| String::from_utf8(bytes).map_err(std::io::Error::other));
-    match text {
-        Ok(text) => Secret::from_server_file(&text).map_err(|e| format!("{shown}: {e}")),
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
-            let secret = Secret::generate().map_err(|e| e.to_string())?;
-            files::write_new(&path, secret.to_server_file().as_bytes())
-                .map_err(|e| format!("cannot write {shown}: {e}"))?;
-            Ok(secret)
+    home::identity(state).map_err(|error| {
+        let path = state.join(home::SERVER_KEY);
+        let shown = path.display();
+        match error {
+            IdentityError::Read(e) => format!("cannot read {shown}: {e}"),
+            IdentityError::Key(e) => format!("{shown}: {e}"),
+            IdentityError::Write(e) => format!("cannot write {shown}: {e}"),
+            other => format!("{shown}: {other}"),
         }
-        Err(e) => Err(format!("cannot read {shown}: {e}")),
-    }
+    })
 }
 
 /// Where systemd wants to be told (sd_notify(3)), if it asked.

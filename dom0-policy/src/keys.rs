@@ -9,7 +9,6 @@ use std::path::{Path, PathBuf};
 use hvckpt_wire::{ModeSet, PublicKey, valid_name};
 use serde::{Deserialize, Serialize};
 
-use crate::files;
 use crate::hypervisor::Domain;
 
 /// Keys which one daemon keeps, revoked ones included.
@@ -206,7 +205,7 @@ impl KeyStore {
     pub fn open(dir: &Path) -> Result<Self, String> {
         let path = dir.join(FILE);
         let shown = path.display();
-        let keys = match hvckpt_wire::files::read_regular(&path) {
+        let keys = match hvckpt_files::read_regular(&path) {
             Err(e) if e.kind() == io::ErrorKind::NotFound => Vec::new(),
             Err(e) => return Err(format!("cannot read {shown}: {e}")),
             Ok(bytes) => {
@@ -309,7 +308,7 @@ impl KeyStore {
         };
         let mut text = serde_json::to_vec_pretty(&contents)?;
         text.push(b'\n');
-        files::write_atomic(&self.path, &text)
+        hvckpt_files::replace(&self.path, &text)
     }
 }
 

@@ -147,10 +147,10 @@ fn outcome(name: &str, state: &Path) -> String {
 }
 
 fn own_file(state: &Path) -> std::io::Result<()> {
-    hvckpt_policy::files::write_atomic(&state.join("a"), b"1")?;
+    hvckpt_files::replace(&state.join("a"), b"1")?;
     fs::rename(state.join("a"), state.join("b"))?;
     assert_eq!(fs::read(state.join("b"))?, b"1");
-    hvckpt_policy::files::write_atomic(&state.join("b"), b"2")
+    hvckpt_files::replace(&state.join("b"), b"2")
 }
 
 fn map(protection: ProtFlags) -> Result<*mut std::ffi::c_void, Errno> {

@@ -2,10 +2,10 @@
 //! One error for those who do not want to tell them apart.
 
 use crate::arena::ArenaError;
-use crate::attach::AttachError;
-use crate::region::RegionError;
 use crate::store::{DurableError, StoreError};
-use crate::tracker::CycleError;
+use hvckpt_track::AttachError;
+use hvckpt_track::CycleError;
+use hvckpt_track::RegionError;
 
 /// Everything that can go wrong.
 #[derive(Debug, thiserror::Error)]

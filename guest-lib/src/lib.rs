@@ -34,45 +34,24 @@
 
 #![deny(unsafe_code)]
 
-#[cfg(not(all(target_arch = "x86_64", target_os = "linux")))]
-compile_error!("hvckpt runs on 64-bit x86 Linux");
-
-pub mod abi;
 pub mod arena;
-mod attach;
 pub mod backup;
-mod dirty;
-pub mod doctor;
+mod durable;
 mod error;
-mod explain;
 mod ffi;
-mod lock_file;
 pub mod metrics;
-mod region;
 pub mod store;
-pub mod sys;
-mod tracker;
-mod txn;
 
-pub use attach::{Attach, AttachError, ENV_KEY, ENV_POLICY};
-pub use dirty::{DirtyPages, Iter, Runs};
 pub use error::Error;
-pub use explain::explain;
-pub use region::{Attempt, MAX_PAGES, Region, RegionBuilder, RegionError};
-pub use sys::PAGE_SIZE;
-pub use sys::gate::GateError;
-pub use sys::memory::{LockPolicy, MemoryError, RawPages};
-pub use sys::session::SessionError;
-pub use sys::signal::HandlerReplaced;
-pub use sys::soft_dirty::SoftDirtyError;
-pub use sys::uffd::UffdError;
-pub use tracker::{
-    Count, Counters, Coverage, CycleError, Limits, Log, SimGate, TrackError, Tracker, TrackerKind,
-    UnknownTracker, Written,
+pub use hvckpt_track::{
+    Attach, AttachError, Attempt, Count, Counters, Coverage, CycleError, DirtyPages, ENV_KEY,
+    ENV_POLICY, GateError, HandlerReplaced, Iter, Limits, LockPolicy, Log, MAX_PAGES, MemoryError,
+    PAGE_SIZE, RawPages, Region, RegionBuilder, RegionError, Runs, SessionError, SimGate,
+    SoftDirtyError, TrackError, Tracker, TrackerKind, Transaction, UffdError, UnknownTracker,
+    Written, abi, doctor, explain, register_cda,
 };
-pub use txn::Transaction;
 
-/// Begins the description of a critical data area.
-pub fn register_cda() -> RegionBuilder {
-    RegionBuilder::default()
+/// The way into the hypervisor, for those who go it without the trackers.
+pub mod sys {
+    pub use hvckpt_sys::{PAGE_SIZE, gate};
 }

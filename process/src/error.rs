@@ -80,11 +80,9 @@ impl fmt::Display for Error {
                     "thread {tid} did not stop in time; try again, or wait longer"
                 )
             }
-            Self::TooManyThreads => write!(
-                f,
-                "more than {} threads; end some first",
-                crate::state::SLOTS
-            ),
+            Self::TooManyThreads => {
+                f.write_str("more threads than can be stopped (4096); end some first")
+            }
             Self::Refused { what, errno } => write!(
                 f,
                 "the kernel refused {what} (error {errno}); see its limits (ulimit -a) and free \

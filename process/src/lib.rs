@@ -18,10 +18,12 @@ pub mod error;
 mod ffi;
 mod frozen;
 pub mod maps;
+mod open;
 mod park;
 pub mod raw;
 pub mod repair;
 pub mod rollback;
+mod room;
 mod speculate;
 pub mod state;
 pub mod stop;
@@ -30,7 +32,8 @@ pub mod undo;
 
 pub use error::{Error, Holdout};
 pub use speculate::{Outcome, Speculation, speculate};
-pub use stop::{Patience, Stopped};
+pub use state::Stopped;
+pub use stop::Patience;
 pub use threads::Thread;
 
 struct Job<F> {

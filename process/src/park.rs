@@ -4,8 +4,7 @@
 
 use crate::raw;
 use crate::repair;
-use crate::state::{self, CLAIMED, EXIT, PARKED, SIGNALLED, SLOTS, Slot, State, WAIT};
-use crate::stop::Queued;
+use crate::state::{self, CLAIMED, EXIT, PARKED, Queued, SIGNALLED, SLOTS, Slot, State, WAIT};
 use crate::threads::Thread;
 use core::arch::naked_asm;
 use core::sync::atomic::Ordering::SeqCst;
@@ -66,11 +65,11 @@ pub(crate) unsafe extern "C" fn on_signal(
     };
     // SAFETY: the kernel passes a whole siginfo.
     let (code, pid, value) = unsafe { ((*info).code, (*info).pid, (*info).value) };
-    let (generation, i) = ((value >> 32) as u32, value as u32 as usize);
+    let (serial, i) = ((value >> 32) as u32, value as u32 as usize);
     if code != libc::SI_QUEUE || pid != state.pid.load(SeqCst) || i >= SLOTS {
         return;
     }
-    let (slot, ours) = (&state.slots[i], generation << 2);
+    let (slot, ours) = (&state.slots[i], serial << 2);
     if slot
         .state
         .compare_exchange(ours | SIGNALLED, ours | CLAIMED, SeqCst, SeqCst)

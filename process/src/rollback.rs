@@ -4,27 +4,15 @@
 use crate::agent;
 use crate::error::Error;
 use crate::frozen;
+pub use crate::open::Counts;
+use crate::open::Open;
 use crate::park;
 use crate::raw::{self, Errno, call};
-use crate::state::{EXIT, PARKED, Reply, SLOTS, State};
-use crate::stop::{self, Patience, Stopped};
-use crate::threads::Thread;
+use crate::state::{EXIT, PARKED, Reply, SLOTS, State, Stopped};
+use crate::stop::{self, Patience};
 use crate::undo::{self, Undo};
 use core::arch::naked_asm;
 use core::sync::atomic::Ordering::SeqCst;
-
-/// What rollbacks of this process came to.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Counts {
-    /// Pages compared with the pre-image.
-    pub compared: u64,
-    /// Those which differed.
-    pub wrong: u64,
-    /// Threads which had ended and were made again.
-    pub remade: u64,
-    /// Those of them which could not have their number back.
-    pub renumbered: u64,
-}
 
 /// The counters.
 ///
@@ -42,21 +30,6 @@ pub fn counts() -> Result<Counts, Error> {
 pub fn verify_every(n: u32) -> Result<(), Error> {
     agent::init(0)?.verify.store(n, SeqCst);
     Ok(())
-}
-
-/// The open speculation.
-#[derive(Debug)]
-pub struct Open {
-    child: i32,
-    rollbacks: u64,
-    forks: u32,
-    end_of_heap: usize,
-    threads: usize,
-    thread: [Thread; SLOTS],
-    found: [bool; SLOTS],
-    no_set_tid: bool,
-    aborts: u64,
-    counts: Counts,
 }
 
 /// See [`speculate`](crate::speculate).
@@ -268,7 +241,7 @@ fn recreate(state: &State, open: &mut Open, k: usize) {
     unsafe { *slot.target.get() = target };
     slot.tid.store(target.tid, SeqCst);
     let before = state.parked.load(SeqCst);
-    let word = state.generation.load(SeqCst) << 2 | PARKED;
+    let word = state.serial.load(SeqCst) << 2 | PARKED;
     let number = target.tid;
     let mut args = CloneArgs {
         flags: (libc::CLONE_VM

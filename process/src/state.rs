@@ -5,14 +5,12 @@
 //! its address, and not inherited by children of the program (`MADV_DONTFORK`).
 
 use crate::error::Error;
-use crate::raw::{self, call};
-use crate::stop::Stopped;
+use crate::raw::{self, Errno, Fd, call};
 use crate::threads::{RseqPlace, Thread};
 use core::cell::UnsafeCell;
-use core::sync::atomic::{AtomicBool, AtomicI32, AtomicPtr, AtomicU32, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicI32, AtomicPtr, AtomicU32, Ordering, Ordering::SeqCst};
 
-/// Threads that can be stopped.
-pub const SLOTS: usize = 4096;
+pub use crate::open::SLOTS;
 /// A scratch stack, on which a thread waits while it is stopped.
 pub const SCRATCH: usize = 16 << 10;
 /// The agent's stack.
@@ -51,7 +49,7 @@ impl<T> Own<T> {
 pub struct Slot {
     /// Not free?
     pub in_use: AtomicU32,
-    /// Generation of the stop times four, plus one of [`OFF`], [`SIGNALLED`], [`CLAIMED`], [`PARKED`].
+    /// Serial of the stop times four, plus one of [`OFF`], [`SIGNALLED`], [`CLAIMED`], [`PARKED`].
     pub state: AtomicU32,
     /// What the parked thread shall do: [`WAIT`], [`RESUME`], [`EXIT`].
     pub order: AtomicU32,
@@ -84,22 +82,21 @@ pub const RESUME: u32 = 1;
 pub const EXIT: u32 = 2;
 
 impl Slot {
-    /// Is its thread parked in stop `generation`?
-    pub fn parked(&self, generation: u32) -> bool {
-        self.in_use.load(Ordering::SeqCst) != 0
-            && self.state.load(Ordering::SeqCst) == generation << 2 | PARKED
+    /// Is its thread parked in stop `serial`?
+    pub fn parked(&self, serial: u32) -> bool {
+        self.in_use.load(SeqCst) != 0 && self.state.load(SeqCst) == serial << 2 | PARKED
     }
 
     /// Gives the order. The slot may be free at once.
     pub fn give(&self, order: u32) {
-        self.order.store(order, Ordering::SeqCst);
+        self.order.store(order, SeqCst);
         raw::wake(&self.order, 1);
     }
 
     /// Makes it free; it has no thread.
     pub fn free(&self) {
-        self.state.store(OFF, Ordering::SeqCst);
-        self.in_use.store(0, Ordering::SeqCst);
+        self.state.store(OFF, SeqCst);
+        self.in_use.store(0, SeqCst);
     }
 }
 
@@ -122,7 +119,7 @@ pub struct State {
     /// Counts threads that parked; the agent waits for it.
     pub parked: AtomicU32,
     /// Of the current stop; 30 bits.
-    pub generation: AtomicU32,
+    pub serial: AtomicU32,
     /// Shall threads leave their rseq areas when they park?
     pub leave_rseq: AtomicBool,
     /// Slots at and above this one are free.
@@ -133,7 +130,7 @@ pub struct State {
     pub request: Own<Option<(Request, usize)>>,
     /// The agent's until it has answered.
     pub answer: Own<Answer>,
-    /// The table from thread numbers to slots: generation in the upper half.
+    /// The table from thread numbers to slots: serial in the upper half.
     pub places: Own<[u64; PLACES]>,
     /// Directory entries.
     pub entries: Own<[u8; 32 << 10]>,
@@ -144,9 +141,9 @@ pub struct State {
     /// Children that the program made.
     pub forks: AtomicU32,
     /// The agent's: the open speculation.
-    pub open: Own<crate::rollback::Open>,
+    pub open: Own<crate::open::Open>,
     /// The agent's: where memory is compared.
-    pub room: Own<crate::undo::Room>,
+    pub room: Own<crate::room::Room>,
     agent_stack: Own<Aligned<AGENT_STACK>>,
     scratch: Own<[Aligned<SCRATCH>; SLOTS]>,
 }
@@ -183,30 +180,88 @@ impl State {
 
     /// Slots that may be in use.
     pub fn used(&self) -> &[Slot] {
-        &self.slots[..self.high.load(Ordering::SeqCst) as usize]
+        &self.slots[..self.high.load(SeqCst) as usize]
     }
 
     /// Slots whose threads are parked in the current stop.
     pub fn parked_slots(&self) -> impl Iterator<Item = &Slot> {
-        let generation = self.generation.load(Ordering::SeqCst);
-        self.used().iter().filter(move |s| s.parked(generation))
+        let serial = self.serial.load(SeqCst);
+        self.used().iter().filter(move |s| s.parked(serial))
     }
 
     /// Takes a free slot. For the agent.
     pub fn take_slot(&self) -> Option<usize> {
-        let i = self
-            .slots
-            .iter()
-            .position(|s| s.in_use.load(Ordering::SeqCst) == 0)?;
-        if i as u32 >= self.high.load(Ordering::SeqCst) {
-            self.high.store(i as u32 + 1, Ordering::SeqCst);
+        let i = self.slots.iter().position(|s| s.in_use.load(SeqCst) == 0)?;
+        if i as u32 >= self.high.load(SeqCst) {
+            self.high.store(i as u32 + 1, SeqCst);
         }
         let slot = &self.slots[i];
-        slot.order.store(WAIT, Ordering::SeqCst);
-        slot.adopts.store(false, Ordering::SeqCst);
-        slot.in_use.store(1, Ordering::SeqCst);
+        slot.order.store(WAIT, SeqCst);
+        slot.adopts.store(false, SeqCst);
+        slot.in_use.store(1, SeqCst);
         Some(i)
     }
+}
+
+/// As the kernel writes `siginfo_t` of a queued signal.
+#[derive(Debug)]
+#[repr(C)]
+pub(crate) struct Queued {
+    pub signo: i32,
+    pub errno: i32,
+    pub code: i32,
+    pub padding: i32,
+    pub pid: i32,
+    pub uid: u32,
+    pub value: u64,
+    pub rest: [u64; 12],
+}
+
+/// Everybody but the agent is parked; they go on when this goes out of scope.
+#[derive(Debug)]
+pub struct Stopped<'a> {
+    /// Who is stopped.
+    pub(crate) state: &'a State,
+    /// `/proc/self/task`
+    pub(crate) tasks: Fd,
+}
+
+impl Stopped<'_> {
+    /// The parked threads. Without the agent, and without a leader that has exited.
+    pub fn threads(&self) -> impl Iterator<Item = &Thread> {
+        // SAFETY: parked threads have filled `now` in and wait for their order.
+        self.state.parked_slots().map(|s| &*unsafe { s.now.get() })
+    }
+
+    /// Living threads, the agent and a leader that has exited among them.
+    ///
+    /// # Errors
+    /// What `fstat` says.
+    pub fn count(&self) -> Result<u64, Errno> {
+        Ok(self.tasks.links()?.saturating_sub(2))
+    }
+
+    /// Lets everybody go on.
+    pub fn resume(self) {}
+}
+
+impl Drop for Stopped<'_> {
+    fn drop(&mut self) {
+        release(self.state);
+    }
+}
+
+/// Lets all go on, and forgets of slots what it can.
+pub fn release(state: &State) {
+    for slot in state.parked_slots() {
+        slot.give(RESUME);
+    }
+    let high = state
+        .used()
+        .iter()
+        .rposition(|s| s.in_use.load(SeqCst) != 0)
+        .map_or(0, |i| i + 1);
+    state.high.store(high as u32, SeqCst);
 }
 
 /// The state, once there is one; changes in a child of the program only.
@@ -231,7 +286,7 @@ pub fn create(pid: i32) -> Result<&'static State, Error> {
     let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
     let protection = libc::PROT_READ | libc::PROT_WRITE;
     let size = size_of::<State>();
-    let refused = |e: raw::Errno| Error::Refused {
+    let refused = |e: Errno| Error::Refused {
         what: "memory for the library",
         errno: e.0,
     };
@@ -244,12 +299,12 @@ pub fn create(pid: i32) -> Result<&'static State, Error> {
         let _ = call!(libc::SYS_madvise, at, size, libc::MADV_DONTDUMP);
         &*(at as *const State)
     };
-    at.pid.store(pid, Ordering::SeqCst);
+    at.pid.store(pid, SeqCst);
     Ok(at)
 }
 
 /// From now on it is this process's state.
 pub fn publish(state: &'static State) {
     STATE.store(core::ptr::from_ref(state).cast_mut(), Ordering::Release);
-    OWNER.store(state.pid.load(Ordering::SeqCst), Ordering::Release);
+    OWNER.store(state.pid.load(SeqCst), Ordering::Release);
 }

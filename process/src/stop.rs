@@ -1,16 +1,17 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Stopping everybody: a transaction, which either parks every thread or lets all run on.
 //!
-//! The signal carries a generation and a slot. Who takes it claims the slot; the handler of
-//! an attempt that was given up finds another generation and returns. The set of threads is
+//! The signal carries a serial and a slot. Who takes it claims the slot; the handler of
+//! an attempt that was given up finds another serial and returns. The set of threads is
 //! what has *parked*: listings of `/proc/self/task` can miss living threads, parked ones are
 //! surely alive, and the directory's link count says how many there are.
 
 use crate::error::{Error, Holdout};
 use crate::park;
 use crate::raw::{self, Errno, Fd, Path, call};
-use crate::state::{CLAIMED, OFF, PARKED, PLACES, RESUME, SIGNALLED, SLOTS, Slot, State};
-use crate::threads::Thread;
+use crate::state::{
+    CLAIMED, OFF, PARKED, PLACES, Queued, SIGNALLED, SLOTS, Slot, State, Stopped, release,
+};
 use core::sync::atomic::Ordering::SeqCst;
 
 /// How long a stop may be tried.
@@ -44,50 +45,6 @@ impl Patience {
             ns,
         }
     }
-}
-
-/// Everybody but the agent is parked; they go on when this goes out of scope.
-#[derive(Debug)]
-pub struct Stopped<'a> {
-    state: &'a State,
-    tasks: Fd,
-}
-
-impl Stopped<'_> {
-    /// The parked threads. Without the agent, and without a leader that has exited.
-    pub fn threads(&self) -> impl Iterator<Item = &Thread> {
-        // SAFETY: parked threads have filled `now` in and wait for their order.
-        self.state.parked_slots().map(|s| &*unsafe { s.now.get() })
-    }
-
-    /// Living threads, the agent and a leader that has exited among them.
-    ///
-    /// # Errors
-    /// What `fstat` says.
-    pub fn count(&self) -> Result<u64, Errno> {
-        Ok(self.tasks.links()?.saturating_sub(2))
-    }
-
-    /// Lets everybody go on.
-    pub fn resume(self) {}
-}
-
-impl Drop for Stopped<'_> {
-    fn drop(&mut self) {
-        release(self.state);
-    }
-}
-
-fn release(state: &State) {
-    for slot in state.parked_slots() {
-        slot.give(RESUME);
-    }
-    let high = state
-        .used()
-        .iter()
-        .rposition(|s| s.in_use.load(SeqCst) != 0)
-        .map_or(0, |i| i + 1);
-    state.high.store(high as u32, SeqCst);
 }
 
 /// Parks every thread of the process except the caller.
@@ -175,20 +132,18 @@ fn list(
     }
 }
 
-/// The slot of `tid` in this generation, a new one if need be, and whether it is new.
-fn slot_of(state: &State, tid: i32, generation: u32) -> Result<(usize, bool), Error> {
+/// The slot of `tid` in this serial, a new one if need be, and whether it is new.
+fn slot_of(state: &State, tid: i32, serial: u32) -> Result<(usize, bool), Error> {
     // SAFETY: the agent's own table.
     let places = unsafe { state.places.get() };
     let mut at = tid.unsigned_abs().wrapping_mul(0x9e37_79b1) as usize % PLACES;
     for _ in 0..PLACES {
         let (of, slot) = ((places[at] >> 32) as u32, places[at] as u32 as usize);
-        if of != generation {
+        if of != serial {
             let i = state.take_slot().ok_or(Error::TooManyThreads)?;
-            places[at] = u64::from(generation) << 32 | i as u64;
+            places[at] = u64::from(serial) << 32 | i as u64;
             state.slots[i].tid.store(tid, SeqCst);
-            state.slots[i]
-                .state
-                .store(generation << 2 | SIGNALLED, SeqCst);
+            state.slots[i].state.store(serial << 2 | SIGNALLED, SeqCst);
             return Ok((i, true));
         }
         if slot < SLOTS && state.slots[slot].tid.load(SeqCst) == tid {
@@ -230,44 +185,44 @@ fn blocks(state: &State, tid: i32) -> bool {
     mask >> (state.signal.load(SeqCst) - 1) & 1 != 0
 }
 
-/// Signals of the generation which nobody has taken yet, by threads that were just listed.
-fn pending(state: &State, generation: u32, round: u32) -> impl Iterator<Item = &Slot> {
+/// Signals of the serial which nobody has taken yet, by threads that were just listed.
+fn pending(state: &State, serial: u32, round: u32) -> impl Iterator<Item = &Slot> {
     state.used().iter().filter(move |s| {
         let now = s.state.load(SeqCst);
         s.in_use.load(SeqCst) != 0
-            && now >> 2 == generation
+            && now >> 2 == serial
             && now & 3 != PARKED
             && s.seen.load(SeqCst) == round
     })
 }
 
 fn attempt(state: &State, tasks: &Fd, until: u64) -> Result<(), Error> {
-    let generation = (state.generation.load(SeqCst) + 1) & 0x3fff_ffff;
-    let generation = generation.max(1);
-    state.generation.store(generation, SeqCst);
+    let serial = (state.serial.load(SeqCst) + 1) & 0x3fff_ffff;
+    let serial = serial.max(1);
+    state.serial.store(serial, SeqCst);
     let (began, mut looked, mut asleep, mut round) = (raw::now(), 0, 0, 0);
     loop {
         round += 1;
         let parked_before = state.parked.load(SeqCst);
         let mut fresh = 0;
         let listed = list(state, tasks, |tid| {
-            let (i, new) = slot_of(state, tid, generation)?;
+            let (i, new) = slot_of(state, tid, serial)?;
             state.slots[i].seen.store(round, SeqCst);
             if new {
                 fresh += 1;
-                signal(state, i, generation);
+                signal(state, i, serial);
             }
             Ok(())
         });
         if let Err(e) = listed {
-            give_up(state, generation);
+            give_up(state, serial);
             return Err(e);
         }
         let pid = state.pid.load(SeqCst);
-        let mut waiting = pending(state, generation, round).count();
+        let mut waiting = pending(state, serial, round).count();
         let gone_leader = waiting > 0
             && round > 20
-            && pending(state, generation, round).any(|s| s.tid.load(SeqCst) == pid)
+            && pending(state, serial, round).any(|s| s.tid.load(SeqCst) == pid)
             && letter(pid) == b'Z';
         waiting -= usize::from(gone_leader);
         let parked = state.parked_slots().count();
@@ -276,7 +231,7 @@ fn attempt(state: &State, tasks: &Fd, until: u64) -> Result<(), Error> {
             // Nobody else exists: what was not claimed is of threads that died.
             for slot in state.used() {
                 let now = slot.state.load(SeqCst);
-                if slot.in_use.load(SeqCst) != 0 && now >> 2 == generation && now & 3 != PARKED {
+                if slot.in_use.load(SeqCst) != 0 && now >> 2 == serial && now & 3 != PARKED {
                     slot.free();
                 }
             }
@@ -287,11 +242,11 @@ fn attempt(state: &State, tasks: &Fd, until: u64) -> Result<(), Error> {
             looked = now;
             // All who are missing sleep though they were signalled: they block the signal, or
             // wait for a thread which is parked already. Waiting longer cannot help.
-            let all = pending(state, generation, round).all(|s| letter(s.tid.load(SeqCst)) == b'S');
+            let all = pending(state, serial, round).all(|s| letter(s.tid.load(SeqCst)) == b'S');
             asleep = if all { asleep + 1 } else { 0 };
         }
         if now > until || asleep >= 3 {
-            let culprit = pending(state, generation, round)
+            let culprit = pending(state, serial, round)
                 .next()
                 .map(|s| s.tid.load(SeqCst));
             let why = culprit.map_or(Holdout::Late, |tid| match letter(tid) {
@@ -299,7 +254,7 @@ fn attempt(state: &State, tasks: &Fd, until: u64) -> Result<(), Error> {
                 b'D' => Holdout::Sleeps,
                 _ => Holdout::Late,
             });
-            give_up(state, generation);
+            give_up(state, serial);
             return Err(Error::NotStopped {
                 tid: culprit.unwrap_or(0),
                 why,
@@ -313,27 +268,13 @@ fn attempt(state: &State, tasks: &Fd, until: u64) -> Result<(), Error> {
     }
 }
 
-/// As the kernel writes `siginfo_t` of a queued signal.
-#[derive(Debug)]
-#[repr(C)]
-pub(crate) struct Queued {
-    pub signo: i32,
-    pub errno: i32,
-    pub code: i32,
-    padding: i32,
-    pub pid: i32,
-    pub uid: u32,
-    pub value: u64,
-    rest: [u64; 12],
-}
-
-fn signal(state: &State, i: usize, generation: u32) {
+fn signal(state: &State, i: usize, serial: u32) {
     let (slot, signo, pid) = (
         &state.slots[i],
         state.signal.load(SeqCst),
         state.pid.load(SeqCst),
     );
-    let value = u64::from(generation) << 32 | i as u64;
+    let value = u64::from(serial) << 32 | i as u64;
     let info = Queued {
         signo,
         errno: 0,
@@ -362,12 +303,12 @@ fn signal(state: &State, i: usize, generation: u32) {
 }
 
 /// Takes the stop back. Who is in the handler already parks first, and goes on at once.
-fn give_up(state: &State, generation: u32) {
+fn give_up(state: &State, serial: u32) {
     for slot in state.used() {
-        if slot.in_use.load(SeqCst) == 0 || slot.state.load(SeqCst) >> 2 != generation {
+        if slot.in_use.load(SeqCst) == 0 || slot.state.load(SeqCst) >> 2 != serial {
             continue;
         }
-        let (signalled, off) = (generation << 2 | SIGNALLED, OFF);
+        let (signalled, off) = (serial << 2 | SIGNALLED, OFF);
         if slot
             .state
             .compare_exchange(signalled, off, SeqCst, SeqCst)
@@ -376,7 +317,7 @@ fn give_up(state: &State, generation: u32) {
             slot.free();
             continue;
         }
-        while slot.state.load(SeqCst) == generation << 2 | CLAIMED {
+        while slot.state.load(SeqCst) == serial << 2 | CLAIMED {
             raw::pause_briefly();
         }
     }

@@ -4,48 +4,22 @@
 use crate::error::Error;
 use crate::maps::{self, Kind, Mapping};
 use crate::raw::{Errno, Fd, Path, call};
+use crate::room::{CHUNK, Region, Room};
 use crate::state::State;
 use core::ffi::CStr;
 use core::sync::atomic::Ordering::SeqCst;
 
-const MAPPINGS: usize = 32768;
-const REGIONS: usize = 65536;
-/// Entries of a page map that are looked at together.
-const CHUNK: usize = 4096;
 const TOP: usize = 0x7fff_ffff_f000;
 const PAGE: usize = 4096;
 
 const GUARD_INSTALL: i32 = 102;
 const GUARD_REMOVE: i32 = 103;
 
-#[derive(Clone, Copy, Debug, Default)]
-#[repr(C)]
-struct Region {
-    start: u64,
-    end: u64,
-    categories: u64,
-}
 const FILE: u64 = 4;
 const PRESENT: u64 = 8;
 const SWAPPED: u64 = 16;
 const ZERO: u64 = 32;
 const GUARD: u64 = 256;
-
-/// What the agent needs room for.
-#[derive(Debug)]
-pub struct Room {
-    ours: [Mapping; MAPPINGS],
-    theirs: [Mapping; MAPPINGS],
-    our_text: [u8; 4 << 20],
-    their_text: [u8; 4 << 20],
-    our_regions: [Region; REGIONS],
-    their_regions: [Region; REGIONS],
-    our_pages: [u64; CHUNK],
-    their_pages: [u64; CHUNK],
-    our_bytes: [u8; 65536],
-    their_bytes: [u8; 65536],
-    no_guards: bool,
-}
 
 /// Everything that undoing needs, opened and checked while nothing has changed.
 #[derive(Debug)]

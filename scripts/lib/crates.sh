@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: MIT OR Apache-2.0
 # shellcheck shell=bash
-# The workspace's own binaries, built when there is a workspace.
+# The workspace's own binaries, built when there is a workspace; not the tests'.
 
 CRATES_DIR=${CARGO_TARGET_DIR:-$HVCKPT_ROOT/target}/release
 
@@ -15,7 +15,7 @@ crates_build() {
     mkdir -p "$HVCKPT_CACHE_DIR/logs"
     make_tmpdir out
     start=$(now_ms)
-    run_group cargo build --release --workspace --manifest-path "$HVCKPT_ROOT/Cargo.toml" >"$out/cargo-build.log" 2>&1 </dev/null || rc=$?
+    run_group cargo build --release --workspace --exclude hvckpt-guest-tests --manifest-path "$HVCKPT_ROOT/Cargo.toml" >"$out/cargo-build.log" 2>&1 </dev/null || rc=$?
     if [ $rc -ne 0 ]; then
         tail -n 40 "$out/cargo-build.log" >&2
         die "cargo build failed (log: $(keep_log "$out/cargo-build.log"))" \

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: MIT OR Apache-2.0
 # shellcheck shell=bash
-# Build the hypervisor: one persistent object tree per (source, patches,
+# Build the hypervisor: one object tree kept per (source, patches,
 # configuration, compiler), one cache entry per finished image.
 
 XEN_PATCH_DIR=$HVCKPT_ROOT/xen-patch

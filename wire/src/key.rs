@@ -181,7 +181,7 @@ impl Key {
             source,
         };
         let options = &mut std::fs::OpenOptions::new();
-        let file = crate::files::open_regular(path, options.read(true)).map_err(read)?;
+        let file = hvckpt_files::open_regular(path, options.read(true)).map_err(read)?;
         // The mode of the file that was opened, not of what the path names now.
         let mode = file.metadata().map_err(read)?.permissions().mode() & 0o7777;
         if mode & 0o077 != 0 {

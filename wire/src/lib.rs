@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! How machines of hvckpt speak with each other, and what both of their
-//! servers need: keys, TLS, frames, listeners, private files.
+//! servers need: keys, TLS, frames, listeners.
 //!
 //! Two protocols stand on it: [`token`], by which a guest application gets a
 //! one-time token from the policy daemon in Dom0, is here, both halves; that
@@ -28,9 +28,9 @@ mod channel;
 mod connect;
 mod deadline;
 mod error;
-pub mod files;
 pub mod frame;
 mod hex;
+pub mod home;
 mod key;
 pub mod listen;
 mod tls;

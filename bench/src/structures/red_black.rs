@@ -24,7 +24,7 @@ pub struct RedBlackTree {
     none: u32,
 }
 
-/// Four generations on the way down.
+/// A node and the three above it, on the way down.
 #[derive(Debug, Clone, Copy)]
 struct Path {
     great: u32,

@@ -7,7 +7,7 @@ use std::io::{self, BufRead as _, BufReader, Read as _, Seek as _, SeekFrom};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
-use hvckpt_wire::files::open_at_once;
+use hvckpt_files::open_at_once;
 
 use super::{FILE, Record, numbered};
 

@@ -22,7 +22,7 @@ use crate::admin::{
 use crate::keys::KeyId;
 use crate::limits::Rate;
 use crate::policy::Options;
-use crate::{audit, daemon, doctor, files, log};
+use crate::{audit, daemon, doctor, log};
 
 /// Why a command failed.
 enum Failed {
@@ -184,7 +184,7 @@ fn key_add(state: &Path, options: &KeyAdd) -> Result<(), Failed> {
     let shown = out.display();
     let cannot = |e: io::Error| Failed::Sentence(format!("cannot write {shown}: {e}"));
     // Reserves the name before the daemon takes the key: no key without file.
-    files::write_new(&out, b"").map_err(cannot)?;
+    hvckpt_files::create(&out, b"").map_err(cannot)?;
     let given_up = |failed: Failed| {
         let _ = fs::remove_file(&out);
         failed
@@ -205,7 +205,7 @@ fn key_add(state: &Path, options: &KeyAdd) -> Result<(), Failed> {
         .zip(PublicKey::parse(&added.server))
         .and_then(|(id, server)| Key::new(&options.name, id.0.get(), server, secret));
     let written = match key {
-        Some(key) => files::write_atomic(&out, key.to_text().as_bytes()).map_err(cannot),
+        Some(key) => hvckpt_files::replace(&out, key.to_text().as_bytes()).map_err(cannot),
         None => Err(Failed::Sentence(
             "the daemon's answer is not understood".to_owned(),
         )),

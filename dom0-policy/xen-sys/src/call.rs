@@ -2,29 +2,21 @@
 //! `libxencall`: a handle on the hypercall driver, and memory in which
 //! arguments may be passed.
 
-use std::ffi::{c_int, c_uint, c_void};
+use std::ffi::c_uint;
 use std::fmt;
 use std::io;
+use std::mem::ManuallyDrop;
 use std::ptr::NonNull;
 
 use crate::Error;
 use crate::abi::Plain;
-use crate::dl::Library;
-
-/// What `xencall.h` declares, as far as it is used here.
-#[derive(Clone, Copy)]
-struct Functions {
-    open: unsafe extern "C" fn(logger: *mut c_void, flags: c_uint) -> *mut c_void,
-    close: unsafe extern "C" fn(handle: *mut c_void) -> c_int,
-    call2: unsafe extern "C" fn(handle: *mut c_void, op: c_uint, a: u64, b: u64) -> c_int,
-    alloc: unsafe extern "C" fn(handle: *mut c_void, size: usize) -> *mut c_void,
-    free: unsafe extern "C" fn(handle: *mut c_void, buffer: *mut c_void),
-}
+use crate::bindings::xencall;
+use crate::dl;
 
 /// An open handle; closed when dropped. Not to be used across `fork`.
 pub(crate) struct XenCall {
-    functions: Functions,
-    handle: NonNull<c_void>,
+    library: ManuallyDrop<xencall::Calls>,
+    handle: NonNull<xencall::xencall_handle>,
 }
 
 // SAFETY: the library ties handles to no thread (it even locks internally
@@ -39,26 +31,15 @@ impl fmt::Debug for XenCall {
 
 impl XenCall {
     pub(crate) fn open(library: &str) -> Result<Self, Error> {
-        let library = Library::open(library)?;
-        // SAFETY: the types are those of the functions which xencall.h
-        // declares; its interface is stable within
-        // soname 1.
-        let functions = unsafe {
-            Functions {
-                open: library.function(c"xencall_open")?,
-                close: library.function(c"xencall_close")?,
-                call2: library.function(c"xencall2")?,
-                alloc: library.function(c"xencall_alloc_buffer")?,
-                free: library.function(c"xencall_free_buffer")?,
-            }
-        };
+        // SAFETY: bindings of xencall.h, whose interface is stable within soname 1.
+        let library = unsafe { dl::load(library, xencall::Calls::from_library) }?;
         // SAFETY: a null logger is allowed and means standard error.
-        let handle = unsafe { (functions.open)(std::ptr::null_mut(), 0) };
+        let handle = unsafe { library.xencall_open(std::ptr::null_mut(), 0) };
         let handle = NonNull::new(handle).ok_or_else(|| Error::Open {
             what: "the hypercall device",
             source: io::Error::last_os_error(),
         })?;
-        Ok(Self { functions, handle })
+        Ok(Self { library, handle })
     }
 
     /// Zeroed memory for `count` values which the hypervisor can reach.
@@ -68,7 +49,10 @@ impl XenCall {
             .checked_mul(size_of::<T>())
             .ok_or_else(|| Error::Buffer(io::ErrorKind::InvalidInput.into()))?;
         // SAFETY: the handle is open.
-        let start = unsafe { (self.functions.alloc)(self.handle.as_ptr(), bytes) };
+        let start = unsafe {
+            self.library
+                .xencall_alloc_buffer(self.handle.as_ptr(), bytes)
+        };
         let start = NonNull::new(start.cast::<T>())
             .ok_or_else(|| Error::Buffer(io::Error::last_os_error()))?;
         // The library hands out whole pages; rely on what is checked only.
@@ -96,7 +80,7 @@ impl XenCall {
     ) -> Result<u32, Error> {
         let op = c_uint::try_from(op).expect("hypercall numbers are small");
         // SAFETY: the handle is open; the rest is the caller's promise.
-        let result = unsafe { (self.functions.call2)(self.handle.as_ptr(), op, a, b) };
+        let result = unsafe { self.library.xencall2(self.handle.as_ptr(), op, a, b) };
         u32::try_from(result).map_err(|_| Error::Call {
             command,
             source: io::Error::last_os_error(),
@@ -108,7 +92,7 @@ impl Drop for XenCall {
     fn drop(&mut self) {
         // SAFETY: the handle is open and buffers, which borrow it, are gone.
         // There is nothing to be done about an error.
-        let _ = unsafe { (self.functions.close)(self.handle.as_ptr()) };
+        let _ = unsafe { self.library.xencall_close(self.handle.as_ptr()) };
     }
 }
 
@@ -150,7 +134,8 @@ impl<T: Plain> Drop for Buffer<'_, T> {
         // to the compiler, so that the wiping is not optimised away.
         unsafe {
             self.start.write_bytes(0, self.count);
-            (self.call.functions.free)(self.call.handle.as_ptr(), self.start.as_ptr().cast());
+            let free = self.call.library.xencall_free_buffer;
+            free(self.call.handle.as_ptr(), self.start.as_ptr().cast());
         }
     }
 }

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The thin layer between the policy daemon and Xen's stable user-space
 //! libraries. `libxencall` and `libxenstore` are loaded at run time, so that
-//! the workspace builds, and its tests run, on machines without Xen.
+//! the workspace builds, and its tests run, on machines without Xen. Their
+//! functions are those of the headers: `bindings` is generated.
 //!
 //! * [`Control`] issues the control hypercall of `cda.h` (number 55).
 //! * [`domains`] lists the running domains with name and UUID.
@@ -10,6 +11,7 @@
 //! definitions in [`abi`] are those of the crate `hvckpt-abi`.
 
 pub mod abi;
+mod bindings;
 mod call;
 mod control;
 mod dl;

@@ -2,12 +2,14 @@
 //! `libxenstore`: which domains run, under which names. Opened for every
 //! listing: no connection to lose when xenstore restarts.
 
-use std::ffi::{CString, c_char, c_uint, c_ulong, c_void};
+use std::ffi::{CString, c_uint};
 use std::io;
+use std::mem::ManuallyDrop;
 use std::ptr::NonNull;
 
 use crate::Error;
-use crate::dl::Library;
+use crate::bindings::xenstore;
+use crate::dl;
 
 /// Name under which the dynamic linker finds libxenstore.
 const LIBRARY: &str = "libxenstore.so.4";
@@ -50,49 +52,22 @@ pub fn domains_from(library: &str) -> Result<Vec<Domain>, Error> {
     Ok(found)
 }
 
-/// What `xenstore.h` declares, as far as it is used here.
-struct Functions {
-    open: unsafe extern "C" fn(flags: c_ulong) -> *mut c_void,
-    close: unsafe extern "C" fn(handle: *mut c_void),
-    directory: unsafe extern "C" fn(
-        handle: *mut c_void,
-        transaction: u32,
-        path: *const c_char,
-        count: *mut c_uint,
-    ) -> *mut *mut c_char,
-    read: unsafe extern "C" fn(
-        handle: *mut c_void,
-        transaction: u32,
-        path: *const c_char,
-        length: *mut c_uint,
-    ) -> *mut c_void,
-}
-
 struct Store {
-    functions: Functions,
-    handle: NonNull<c_void>,
+    library: ManuallyDrop<xenstore::Store>,
+    handle: NonNull<xenstore::xs_handle>,
 }
 
 impl Store {
     fn open(library: &str) -> Result<Self, Error> {
-        let library = Library::open(library)?;
-        // SAFETY: the types are those of the functions which xenstore.h
-        // declares (xs_transaction_t is uint32_t); its interface is stable within soname 4.
-        let functions = unsafe {
-            Functions {
-                open: library.function(c"xs_open")?,
-                close: library.function(c"xs_close")?,
-                directory: library.function(c"xs_directory")?,
-                read: library.function(c"xs_read")?,
-            }
-        };
+        // SAFETY: bindings of xenstore.h, whose interface is stable within soname 4.
+        let library = unsafe { dl::load(library, xenstore::Store::from_library) }?;
         // SAFETY: takes no pointers.
-        let handle = unsafe { (functions.open)(0) };
+        let handle = unsafe { library.xs_open(0) };
         let handle = NonNull::new(handle).ok_or_else(|| Error::Open {
             what: "xenstore",
             source: io::Error::last_os_error(),
         })?;
-        Ok(Self { functions, handle })
+        Ok(Self { library, handle })
     }
 
     /// Names of the children of `path`.
@@ -102,7 +77,8 @@ impl Store {
         // SAFETY: the handle is open, 0 is "no transaction", `c_path` a C
         // string, `count` writable.
         let list = unsafe {
-            (self.functions.directory)(self.handle.as_ptr(), 0, c_path.as_ptr(), &raw mut count)
+            self.library
+                .xs_directory(self.handle.as_ptr(), 0, c_path.as_ptr(), &raw mut count)
         };
         let Some(list) = NonNull::new(list) else {
             return Err(failed(path));
@@ -128,7 +104,8 @@ impl Store {
         let mut length: c_uint = 0;
         // SAFETY: as in `directory`.
         let value = unsafe {
-            (self.functions.read)(self.handle.as_ptr(), 0, c_path.as_ptr(), &raw mut length)
+            self.library
+                .xs_read(self.handle.as_ptr(), 0, c_path.as_ptr(), &raw mut length)
         };
         let Some(value) = NonNull::new(value) else {
             let error = failed(path);
@@ -154,7 +131,7 @@ impl Store {
 impl Drop for Store {
     fn drop(&mut self) {
         // SAFETY: the handle is open and not used after this.
-        unsafe { (self.functions.close)(self.handle.as_ptr()) }
+        unsafe { self.library.xs_close(self.handle.as_ptr()) }
     }
 }
 

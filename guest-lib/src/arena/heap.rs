@@ -18,7 +18,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use allocator_api2::alloc::{AllocError, Allocator};
 
-use crate::sys::PAGE_SIZE;
+use hvckpt_sys::PAGE_SIZE;
 
 const MAGIC: u64 = u64::from_le_bytes(*b"hvckaren");
 const FORMAT: u64 = 1;
@@ -48,7 +48,7 @@ static LOCKS: [Mutex<()>; 64] = [const { Mutex::new(()) }; 64];
 fn class(bytes: u64) -> (usize, u64) {
     let units = bytes.div_ceil(UNIT).max(1);
     if units <= 4 {
-        return (crate::store::format_size(units - 1), units * UNIT);
+        return (hvckpt_store::parts::size(units - 1), units * UNIT);
     }
     // 4 < units: the doubling, and the quarter in it.
     let doubling = u64::from((units - 1).ilog2());
@@ -56,7 +56,7 @@ fn class(bytes: u64) -> (usize, u64) {
     let quarter = (units - 1 - (1 << doubling)) / step;
     let index = 4 + (doubling - 2) * 4 + quarter;
     (
-        crate::store::format_size(index),
+        hvckpt_store::parts::size(index),
         ((1 << doubling) + (quarter + 1) * step) * UNIT,
     )
 }
@@ -166,7 +166,7 @@ impl Heap {
                 self.base
                     .as_ptr()
                     .cast::<u64>()
-                    .add(crate::store::format_size(word)),
+                    .add(hvckpt_store::parts::size(word)),
             )
         }
     }
@@ -305,7 +305,7 @@ impl Heap {
         }
         self.set(AT_USED, self.get(AT_USED).wrapping_add(size));
         // SAFETY: inside of the mapped memory.
-        let start = unsafe { self.base.add(crate::store::format_size(offset)) };
+        let start = unsafe { self.base.add(hvckpt_store::parts::size(offset)) };
         Some(NonNull::slice_from_raw_parts(start, layout.size()))
     }
 }

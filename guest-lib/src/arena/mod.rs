@@ -57,7 +57,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use allocator_api2::alloc::Allocator;
 
 use crate::store::{Durability, Durable, DurableError, Store};
-use crate::tracker::TrackerKind;
+use hvckpt_track::TrackerKind;
 
 pub use heap::{Heap, HeapError};
 pub(crate) use raw::RawArena;
@@ -203,7 +203,7 @@ impl<T: ArenaRoot> Arena<T> {
             NonNull::dangling()
         } else {
             // SAFETY: inside of the region.
-            unsafe { base.add(crate::store::format_size(offset)).cast() }
+            unsafe { base.add(hvckpt_store::parts::size(offset)).cast() }
         };
         transaction.commit(if fresh {
             Durability::Sync

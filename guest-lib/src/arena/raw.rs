@@ -12,7 +12,9 @@ use allocator_api2::alloc::Allocator;
 
 use super::heap::Heap;
 use super::{ArenaError, HeapError};
-use crate::store::{Durability, Durable, format_size};
+use hvckpt_store::parts::size as format_size;
+
+use crate::store::{Durability, Durable};
 
 /// Tag of the root of such an arena.
 pub(super) const TAG: u64 = u64::from_le_bytes(*b"hvckpt-C");

@@ -15,7 +15,7 @@ use hvckpt_wire::listen::{self, Door, Limits, Pass, Stop, Visit};
 
 use super::server::{BackupError, Inner, lock};
 use super::vault::Vaults;
-use crate::store::StoreKey;
+use hvckpt_store::StoreKey;
 
 const SOCKET: &str = "control.sock";
 /// Longest question in bytes.
@@ -242,7 +242,7 @@ fn answer(mut stream: UnixStream, pass: &Pass, vaults: &Vaults) -> io::Result<()
     }
     let answer = match act(question.trim_ascii_end(), vaults) {
         Ok(lines) => format!("{lines}ok\n"),
-        Err(error) => format!("error {}\n", crate::explain(&error).replace('\n', " ")),
+        Err(error) => format!("error {}\n", hvckpt_sys::explain(&error).replace('\n', " ")),
     };
     stream.write_all(answer.as_bytes())
 }

@@ -1,13 +1,11 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Small files which are replaced as a whole.
+//! Small files, and the directories they are in.
 
-use std::fs::{self, OpenOptions};
-use std::io::{self, Read, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::fs::OpenOptions;
+use std::io::{self, Read};
 use std::path::Path;
 
-pub(crate) use hvckpt_wire::files::sync_directory;
-use hvckpt_wire::files::{make_directory, open_regular};
+use hvckpt_files::{make_directory, open_regular};
 
 /// Longest small file in bytes.
 const LONGEST: u64 = 4096;
@@ -15,39 +13,6 @@ const LONGEST: u64 = 4096;
 /// Makes a directory which only its owner may enter, unless it exists.
 pub(crate) fn private_directory(path: &Path) -> io::Result<()> {
     make_directory(path).map(|_made| ())
-}
-
-/// Replaces a file, mode 0600, durably and as a whole.
-///
-/// # Errors
-/// It is as it was; or as it shall be, and perhaps not after a crash.
-pub(crate) fn replace(path: &Path, text: &str) -> io::Result<()> {
-    let mut temporary = path.as_os_str().to_owned();
-    temporary.push(".tmp");
-    let temporary = Path::new(&temporary);
-    // One of a run which was killed may be there.
-    match fs::remove_file(temporary) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => {}
-    }
-    let written = || {
-        let mut file = OpenOptions::new()
-            .write(true)
-            .create_new(true)
-            .mode(0o600)
-            .open(temporary)?;
-        file.write_all(text.as_bytes())?;
-        file.sync_all()?;
-        fs::rename(temporary, path)
-    };
-    if let Err(error) = written() {
-        let _leftover = fs::remove_file(temporary);
-        return Err(error);
-    }
-    match path.parent() {
-        Some(parent) => sync_directory(parent),
-        None => Ok(()),
-    }
 }
 
 /// Reads a small file; `None` if there is none.

@@ -9,8 +9,9 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::wire::{Begin, GROUP_PAGES, GROUP_VERSIONS, Reason, Refusal, WireError};
-use crate::store::ship::{AreaShape, Bulk, Record, read_record};
-use crate::store::{Batch, Change, Page, Shared, StoreError, io_error};
+use hvckpt_store::parts::{AreaShape, Bulk, Record, read_record};
+use hvckpt_store::parts::{Batch, Change, Shared, io_error};
+use hvckpt_store::{Page, StoreError};
 
 /// A group of versions, complete.
 #[derive(Debug, Default)]
@@ -191,7 +192,7 @@ pub(crate) fn refuse(error: &StoreError) -> Refusal {
         StoreError::Shape { .. } => Reason::Mismatch,
         _ => Reason::Unavailable,
     };
-    Refusal::new(reason, crate::explain(error))
+    Refusal::new(reason, hvckpt_sys::explain(error))
 }
 
 /// Records of a large version in a file without a name, so that memory stays

@@ -5,6 +5,7 @@ use std::fs;
 use std::io;
 use std::path::Path;
 
+use hvckpt_wire::home::SERVER_KEY;
 use hvckpt_wire::{Key, PublicKey, Secret, valid_name};
 
 use super::files;
@@ -57,15 +58,15 @@ pub fn add_key(directory: &Path, name: &str) -> Result<Key, BackupError> {
     }
     let random = |error| BackupError::io("make a key in", directory, error);
     // The key file names it: it must not be one which a crash takes away.
-    let path = directory.join("server.key");
-    files::replace(&path, &server.to_server_file())
+    let path = directory.join(SERVER_KEY);
+    hvckpt_files::replace(&path, server.to_server_file().as_bytes())
         .map_err(|error| BackupError::io("write", &path, error))?;
     let secret = Secret::generate().map_err(random)?;
     let public = secret.public_key();
     let path = directory.join(name);
     files::private_directory(&path).map_err(|error| BackupError::io("make", &path, error))?;
     let path = path.join("key");
-    files::replace(&path, &format!("{KEY}\npublic: {public}\n"))
+    hvckpt_files::replace(&path, format!("{KEY}\npublic: {public}\n").as_bytes())
         .map_err(|error| BackupError::io("write", &path, error))?;
     Key::new(name, 1, server.public_key(), secret).ok_or_else(|| BackupError::Name(name.to_owned()))
 }

@@ -18,6 +18,7 @@
 //! [`StoreOptions`]: crate::store::StoreOptions
 //! [`StoreError::Fenced`]: crate::store::StoreError::Fenced
 
+mod connection;
 mod control;
 mod files;
 mod incoming;
@@ -26,20 +27,19 @@ mod link;
 mod replica;
 mod sender;
 mod server;
-mod session;
 mod state;
 mod vault;
 mod wire;
 
 use std::time::Duration;
 
-use crate::store::follow::{Follow, Follower, Following};
+use hvckpt_store::follow::{Follow, Follower, Following};
 use replica::Replica;
 
-pub use crate::store::follow::{
+pub use control::{Promoted, Status, promote, status};
+pub use hvckpt_store::follow::{
     FollowError as ReplicationError, FollowerStatus as ReplicaStatus, Link, Reason, Refusal,
 };
-pub use control::{Promoted, Status, promote, status};
 pub use hvckpt_wire::{Key, KeyError};
 pub use keys::{add_key, keys, remove_key};
 pub use server::{BackupError, Server, ServerOptions};

@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 use super::sender::replicate;
 use super::wire::{GROUP_PAGES, GROUP_VERSIONS, Reason, Refusal};
 use super::{Link, ReplicaStatus, Replication, ReplicationError, Require};
-use crate::store::Batch;
-use crate::store::follow::{Feed, Follower};
+use hvckpt_store::follow::{Feed, Follower};
+use hvckpt_store::parts::Batch;
 
 #[derive(Debug)]
 struct Waiting {
@@ -249,12 +249,11 @@ impl Follower for Replica {
 
     fn status(&self) -> ReplicaStatus {
         let state = self.state();
-        ReplicaStatus {
-            queued: state.queue.len(),
-            queued_bytes: state.bytes,
-            lag: state.behind_since.map_or(Duration::ZERO, |at| at.elapsed()),
-            ..state.status.clone()
-        }
+        let mut status = state.status.clone();
+        status.queued = state.queue.len();
+        status.queued_bytes = state.bytes;
+        status.lag = state.behind_since.map_or(Duration::ZERO, |at| at.elapsed());
+        status
     }
 
     fn run(&self, feed: Feed<'_>) {

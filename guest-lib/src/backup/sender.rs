@@ -13,10 +13,11 @@ use hvckpt_wire::Channel;
 use super::link::Conversation;
 use super::replica::{Replica, Work};
 use super::wire::{ALPN, Begin, GROUP_PAGES, Message, PAGES_TARGET, Reason, Refusal};
-use crate::explain::explain;
-use crate::store::follow::{Feed, Follower};
-use crate::store::ship::RecordWriter;
-use crate::store::{Batch, Change, StoreError};
+use hvckpt_store::StoreError;
+use hvckpt_store::follow::{Feed, Follower};
+use hvckpt_store::parts::RecordWriter;
+use hvckpt_store::parts::{Batch, Change};
+use hvckpt_sys::explain;
 
 const RETRY_FIRST: Duration = Duration::from_millis(50);
 const RETRY_MOST: Duration = Duration::from_secs(2);

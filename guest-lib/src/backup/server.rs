@@ -11,17 +11,18 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use hvckpt_files::LockFile;
 use hvckpt_wire::Secret;
+use hvckpt_wire::home::{self, IdentityError};
 use hvckpt_wire::listen::{self, Door, Limits, Stop, Stopper, Visit, stopper};
 use hvckpt_wire::{Acceptor, ServerError};
 
+use super::connection;
 use super::control;
 use super::files;
-use super::session;
 use super::vault::Vaults;
 use super::wire::ALPN;
-use crate::lock_file::LockFile;
-use crate::store::{StoreError, StoreOptions};
+use hvckpt_store::{StoreError, StoreOptions};
 
 /// What may go wrong with a backup as a whole.
 #[derive(Debug, thiserror::Error)]
@@ -156,7 +157,7 @@ pub(crate) struct Inner {
     pub(crate) options: ServerOptions,
     pub(crate) vaults: Vaults,
     door: Door,
-    sessions: AtomicU64,
+    served: AtomicU64,
 }
 
 impl Inner {
@@ -174,22 +175,22 @@ pub(crate) fn identity(directory: &Path) -> Result<Secret, BackupError> {
     if std::os::unix::fs::PermissionsExt::mode(&mode.permissions()) & 0o077 != 0 {
         return Err(BackupError::Open(directory.to_owned()));
     }
-    let path = directory.join("server.key");
-    let text = files::read(&path).map_err(|error| BackupError::io("read", &path, error))?;
-    if let Some(text) = text {
-        return Secret::from_server_file(&text).map_err(|error| BackupError::Key(path, error));
-    }
-    let secret =
-        Secret::generate().map_err(|error| BackupError::io("make a key in", directory, error))?;
-    files::replace(&path, &secret.to_server_file())
-        .map_err(|error| BackupError::io("write", &path, error))?;
-    Ok(secret)
+    home::identity(directory).map_err(|error| {
+        let path = directory.join(home::SERVER_KEY);
+        match error {
+            IdentityError::Key(error) => BackupError::Key(path, error),
+            IdentityError::Read(error) => BackupError::io("read", &path, error),
+            IdentityError::Write(error) => BackupError::io("write", &path, error),
+            IdentityError::Generate(error) => BackupError::io("make a key in", directory, error),
+            other => BackupError::io("use", &path, io::Error::other(other)),
+        }
+    })
 }
 
 fn running(directory: &Path) -> BackupError {
     BackupError::Running {
         directory: directory.to_owned(),
-        holder: crate::lock_file::holder(&directory.join("lock")),
+        holder: hvckpt_files::holder(&directory.join("lock")),
     }
 }
 
@@ -241,7 +242,7 @@ impl Server {
             vaults: Vaults::new(&directory, options.store.key.clone()),
             options,
             door: Door::new(limits).map_err(descriptor)?,
-            sessions: AtomicU64::new(0),
+            served: AtomicU64::new(0),
         });
         let mut server = Self {
             inner: inner.clone(),
@@ -294,18 +295,18 @@ impl Drop for Server {
 fn accept(inner: &Arc<Inner>, listener: &TcpListener, acceptor: &Acceptor, stop: &Stop) {
     let start = |visit: Visit<TcpStream>| {
         let (guest, acceptor) = (inner.clone(), acceptor.clone());
-        let session = inner.sessions.fetch_add(1, Ordering::Relaxed) + 1;
+        let connection = inner.served.fetch_add(1, Ordering::Relaxed) + 1;
         let unnamed = SocketAddr::from(([0; 4], 0));
         let peer = visit.peer.unwrap_or(unnamed);
         let spawned = std::thread::Builder::new()
-            .name(format!("hvckpt-peer-{session}"))
+            .name(format!("hvckpt-peer-{connection}"))
             .spawn(move || {
                 // The place is kept as long as this lives, panic or not.
                 let pass = visit.pass;
                 let deadline = visit.since + guest.options.handshake;
                 // Strangers are not worth a line.
                 if let Ok(channel) = acceptor.channel(visit.stream, deadline) {
-                    session::serve(&guest, channel, &pass, peer, session);
+                    connection::serve(&guest, channel, &pass, peer, connection);
                 }
             });
         if let Err(error) = spawned {

@@ -56,7 +56,8 @@ impl State {
         let promoted = if self.promoted { "yes" } else { "no" };
         let epoch = self.epoch;
         let text = format!("{STATE}\nepoch: {epoch}\nstore: {store}\npromoted: {promoted}\n");
-        files::replace(path, &text).map_err(|error| BackupError::io("write", path, error))
+        hvckpt_files::replace(path, text.as_bytes())
+            .map_err(|error| BackupError::io("write", path, error))
     }
 }
 

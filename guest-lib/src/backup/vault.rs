@@ -14,18 +14,19 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
+use hvckpt_files::{rename_new, sync_directory};
 use hvckpt_wire::{PublicKey, valid_name};
 
 use super::control::{Promoted, Status};
-use super::files;
 use super::incoming::{Group, refuse};
 use super::keys::keys;
 use super::server::BackupError;
 use super::state::{Hello, State, admit, stale};
 use super::wire::{Reason, Refusal};
-use crate::store::backend::{Directory, rename_new};
-use crate::store::ship::AreaShape;
-use crate::store::{Shared, Store, StoreError, StoreKey, StoreOptions, epoch};
+use hvckpt_store::backend::Directory;
+use hvckpt_store::parts::AreaShape;
+use hvckpt_store::parts::{Shared, write_epoch};
+use hvckpt_store::{Store, StoreError, StoreKey, StoreOptions};
 
 #[derive(Debug, Default)]
 struct Inner {
@@ -35,7 +36,7 @@ struct Inner {
     proven: bool,
     store: Option<Store>,
     /// Number of the connection which may write; zero for none.
-    session: u64,
+    connection: u64,
     handle: Option<TcpStream>,
     peer: Option<SocketAddr>,
     /// The newest version which the primary has, as it said.
@@ -97,7 +98,7 @@ impl Vault {
     pub(crate) fn attach(
         &self,
         hello: &Hello,
-        (session, handle, peer): (u64, Option<TcpStream>, SocketAddr),
+        (connection, handle, peer): (u64, Option<TcpStream>, SocketAddr),
         options: &StoreOptions,
     ) -> Result<Attached, Refusal> {
         let mut inner = self.lock();
@@ -109,7 +110,8 @@ impl Vault {
         }
         if state != before || !inner.proven {
             let written = self.remember(&mut inner, state);
-            written.map_err(|error| Refusal::new(Reason::Unavailable, crate::explain(&error)))?;
+            written
+                .map_err(|error| Refusal::new(Reason::Unavailable, hvckpt_sys::explain(&error)))?;
         }
         if let Some(old) = inner.handle.take() {
             // It may have noticed by itself.
@@ -137,7 +139,7 @@ impl Vault {
             refusal.version = have;
             return Err(refusal);
         }
-        inner.session = session;
+        inner.connection = connection;
         inner.handle = handle;
         inner.peer = Some(peer);
         inner.newest = hello.newest;
@@ -148,11 +150,11 @@ impl Vault {
     /// Does something with the store, if the connection still may.
     pub(crate) fn with<T>(
         &self,
-        session: u64,
+        connection: u64,
         act: impl FnOnce(&Shared) -> Result<T, Refusal>,
     ) -> Result<T, Refusal> {
         let mut inner = self.lock();
-        inner.allow(session)?;
+        inner.allow(connection)?;
         inner.contact = Some(SystemTime::now());
         match &inner.store {
             Some(store) => act(store.shared()),
@@ -161,9 +163,14 @@ impl Vault {
     }
 
     /// Makes versions durable; the newest one.
-    pub(crate) fn apply(&self, session: u64, group: &Group, newest: u64) -> Result<u64, Refusal> {
+    pub(crate) fn apply(
+        &self,
+        connection: u64,
+        group: &Group,
+        newest: u64,
+    ) -> Result<u64, Refusal> {
         let mut inner = self.lock();
-        inner.allow(session)?;
+        inner.allow(connection)?;
         inner.newest = newest;
         inner.contact = Some(SystemTime::now());
         let Some(store) = &inner.store else {
@@ -184,17 +191,17 @@ impl Vault {
             ) {
                 // Opened again, it is known what is there.
                 inner.store = None;
-                inner.session = 0;
+                inner.connection = 0;
             }
             refusal
         })
     }
 
     /// The connection ended.
-    pub(crate) fn detach(&self, session: u64) {
+    pub(crate) fn detach(&self, connection: u64) {
         let mut inner = self.lock();
-        if inner.session == session {
-            inner.session = 0;
+        if inner.connection == connection {
+            inner.connection = 0;
             inner.handle = None;
             inner.store = None;
         }
@@ -212,7 +219,7 @@ impl Vault {
             epoch: inner.state.epoch,
             promoted: inner.state.promoted,
             version,
-            connected: inner.handle.is_some() && inner.session > 0,
+            connected: inner.handle.is_some() && inner.connection > 0,
             peer: inner.peer,
             primary_version: inner.newest,
             contact: inner.contact,
@@ -221,11 +228,9 @@ impl Vault {
     }
 
     fn version(&self) -> Result<(u64, u64), BackupError> {
-        let options = StoreOptions {
-            read_only: true,
-            key: self.key.clone(),
-            ..StoreOptions::default()
-        };
+        let mut options = StoreOptions::default();
+        options.read_only = true;
+        options.key.clone_from(&self.key);
         let store = Store::open(self.directory(), options).map_err(BackupError::Store)?;
         let recovery = store.recovery();
         Ok((recovery.version, recovery.problems.len() as u64))
@@ -234,12 +239,10 @@ impl Vault {
     /// Makes what is to be handed out as safe as opening it for writing does;
     /// where the disk does not allow that, that it can be read must do.
     fn prove(&self) -> Result<(), BackupError> {
-        let options = StoreOptions {
-            create: false,
-            auto_compact: false,
-            key: self.key.clone(),
-            ..StoreOptions::default()
-        };
+        let mut options = StoreOptions::default();
+        options.create = false;
+        options.auto_compact = false;
+        options.key.clone_from(&self.key);
         if Store::open(self.directory(), options).is_ok() {
             return Ok(());
         }
@@ -265,7 +268,7 @@ impl Vault {
         {
             return Err(BackupError::Exists(to.to_owned()));
         }
-        inner.session = 0;
+        inner.connection = 0;
         if let Some(handle) = inner.handle.take() {
             // It may be closed already.
             let _closed = handle.shutdown(Shutdown::Both);
@@ -283,7 +286,7 @@ impl Vault {
         }
         let mut path = self.directory();
         let backend = Directory::new(&path);
-        epoch::write(&backend, state.epoch, 0).map_err(BackupError::Store)?;
+        write_epoch(&backend, state.epoch, 0).map_err(BackupError::Store)?;
         let (version, _) = self.version()?;
         if let Some(to) = to {
             rename_new(&path, to).map_err(|error| BackupError::io("move to", to, error))?;
@@ -294,8 +297,7 @@ impl Vault {
                 } else {
                     parent
                 };
-                files::sync_directory(parent)
-                    .map_err(|error| BackupError::io("sync", parent, error))?;
+                sync_directory(parent).map_err(|error| BackupError::io("sync", parent, error))?;
             }
             to.clone_into(&mut path);
             // The place is free for the primary of the new epoch.
@@ -313,8 +315,8 @@ impl Vault {
 }
 
 impl Inner {
-    fn allow(&self, session: u64) -> Result<(), Refusal> {
-        if self.session == session {
+    fn allow(&self, connection: u64) -> Result<(), Refusal> {
+        if self.connection == connection {
             return Ok(());
         }
         if self.state.promoted || self.state.store.is_none() {

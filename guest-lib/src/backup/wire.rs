@@ -1,22 +1,24 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Frames between a primary and its backup; see `docs/spec-backup.md`.
 //!
-//! Nothing is allocated for a length which was not checked, and every field
-//! is: what decodes is within the limits below.
+//! Every field is checked: what decodes is within the limits below.
 
 use std::io::{self, Read};
 
-pub(crate) use crate::store::follow::{Reason, Refusal};
-use crate::store::ship::AreaShape;
-use crate::sys::PAGE_SIZE;
+pub use hvckpt_wire::frame::FrameError as WireError;
+use hvckpt_wire::frame::Frames;
+
+pub(crate) use hvckpt_store::follow::{Reason, Refusal};
+use hvckpt_store::parts::AreaShape;
+use hvckpt_sys::PAGE_SIZE;
 
 /// Name of the protocol in the handshake, and so its version.
 pub(crate) const ALPN: &[u8] = b"hvckpt-backup/1";
 
-const VERSION: u16 = 1;
-pub(crate) const HEADER: usize = 8;
-/// Longest body in bytes.
-pub(crate) const BODY_MAX: usize = 512 << 10;
+const FRAMES: Frames = Frames {
+    version: 1,
+    body_max: 512 << 10,
+};
 /// Records are sent in frames of about this many bytes.
 pub(crate) const PAGES_TARGET: usize = 128 << 10;
 /// Pages at most which a group of versions may have.
@@ -40,30 +42,6 @@ const ACK: u16 = 8;
 const FLAG_BASE: u32 = 1;
 const FLAG_AREAS: u32 = 2;
 const FLAG_BULK: u32 = 4;
-
-/// What is wrong with a frame.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
-pub enum WireError {
-    /// Longer than any frame.
-    #[error("frame too long")]
-    TooLong,
-    /// The body's length is not one its type has.
-    #[error("body of the wrong length")]
-    Length,
-    /// Not a version of this protocol.
-    #[error("unknown protocol version")]
-    Version,
-    /// A type which does not exist, or not here.
-    #[error("unexpected frame type")]
-    Type,
-    /// Reserved bits are set, or a field is outside its range.
-    #[error("field out of range")]
-    Field,
-    /// A page record is not one, or is damaged.
-    #[error("malformed page record")]
-    Record,
-}
 
 /// In the order of their codes, from 1 on.
 const REASONS: [Reason; 12] = [
@@ -154,18 +132,6 @@ fn u64_at(body: &[u8], at: usize) -> u64 {
     u64::from_le_bytes(part.unwrap_or([0; 8]))
 }
 
-/// A frame with the body which `fill` appends.
-fn frame(out: &mut Vec<u8>, kind: u16, fill: impl FnOnce(&mut Vec<u8>)) {
-    let start = out.len();
-    out.extend([0; HEADER]);
-    fill(out);
-    // Far below, as every caller's is bounded.
-    let length = u32::try_from(out.len() - start - HEADER).unwrap_or(u32::MAX);
-    out[start..start + 4].copy_from_slice(&length.to_le_bytes());
-    out[start + 4..start + 6].copy_from_slice(&VERSION.to_le_bytes());
-    out[start + 6..start + 8].copy_from_slice(&kind.to_le_bytes());
-}
-
 fn numbers(out: &mut Vec<u8>, numbers: &[u64]) {
     for number in numbers {
         out.extend(number.to_le_bytes());
@@ -180,14 +146,14 @@ impl Message {
                 store,
                 epoch,
                 newest,
-            } => frame(out, HELLO, |out| {
+            } => FRAMES.write(out, HELLO, |out| {
                 out.extend(store);
                 numbers(out, &[*epoch, *newest]);
             }),
             Self::Welcome { epoch, have, time } => {
-                frame(out, WELCOME, |out| numbers(out, &[*epoch, *have, *time]));
+                FRAMES.write(out, WELCOME, |out| numbers(out, &[*epoch, *have, *time]));
             }
-            Self::Refusal(refusal) => frame(out, REFUSAL, |out| {
+            Self::Refusal(refusal) => FRAMES.write(out, REFUSAL, |out| {
                 let length = u16::try_from(refusal.text.len()).unwrap_or(0);
                 out.extend(code(refusal.reason).to_le_bytes());
                 out.extend(length.to_le_bytes());
@@ -195,13 +161,13 @@ impl Message {
                 numbers(out, &[refusal.epoch, refusal.version]);
                 out.extend(refusal.text.as_bytes());
             }),
-            Self::Begin(begin) => frame(out, BEGIN, |out| begin.encode(out)),
-            Self::Pages(records) => frame(out, PAGES, |out| out.extend(records)),
+            Self::Begin(begin) => FRAMES.write(out, BEGIN, |out| begin.encode(out)),
+            Self::Pages(records) => FRAMES.write(out, PAGES, |out| out.extend(records)),
             Self::End { version, pages } => {
-                frame(out, END, |out| numbers(out, &[*version, *pages]));
+                FRAMES.write(out, END, |out| numbers(out, &[*version, *pages]));
             }
-            Self::Sync { newest } => frame(out, SYNC, |out| numbers(out, &[*newest])),
-            Self::Ack { version } => frame(out, ACK, |out| numbers(out, &[*version])),
+            Self::Sync { newest } => FRAMES.write(out, SYNC, |out| numbers(out, &[*newest])),
+            Self::Ack { version } => FRAMES.write(out, ACK, |out| numbers(out, &[*version])),
         }
     }
 
@@ -260,13 +226,12 @@ fn refusal(body: &[u8]) -> Result<Refusal, WireError> {
     if u32_at(body, 4) != 0 {
         return Err(WireError::Field);
     }
-    Ok(Refusal {
-        reason: reason(u16_at(body, 0)),
-        epoch: u64_at(body, 8),
-        version: u64_at(body, 16),
-        // It ends up in logs and on terminals.
-        text: String::from_utf8_lossy(&body[24..]).replace(char::is_control, " "),
-    })
+    // It ends up in logs and on terminals.
+    let text = String::from_utf8_lossy(&body[24..]).replace(char::is_control, " ");
+    let mut refusal = Refusal::new(reason(u16_at(body, 0)), text);
+    refusal.epoch = u64_at(body, 8);
+    refusal.version = u64_at(body, 16);
+    Ok(refusal)
 }
 
 impl Begin {
@@ -334,24 +299,10 @@ impl Begin {
     }
 }
 
-/// Reads one frame.  `body` is scratch, and never grows over [`BODY_MAX`].
+/// Reads one frame.  `body` is scratch, and never grows over the longest one.
 pub(crate) fn read(from: &mut impl Read, body: &mut Vec<u8>) -> io::Result<Message> {
-    let mut header = [0; HEADER];
-    from.read_exact(&mut header)?;
-    let length = u32_at(&header, 0) as usize;
-    if u16_at(&header, 4) != VERSION {
-        return Err(malformed(WireError::Version));
-    }
-    if length > BODY_MAX {
-        return Err(malformed(WireError::TooLong));
-    }
-    body.resize(length, 0);
-    from.read_exact(body)?;
-    Message::decode(u16_at(&header, 6), body).map_err(malformed)
-}
-
-pub(crate) fn malformed(error: WireError) -> io::Error {
-    io::Error::new(io::ErrorKind::InvalidData, error)
+    let kind = FRAMES.read(from, body)?;
+    Ok(Message::decode(kind, body)?)
 }
 
 #[cfg(test)]

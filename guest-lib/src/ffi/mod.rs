@@ -2,8 +2,8 @@
 //! The C API, documented in `include/hvckpt.h`.
 //!
 //! # Safety
-//! With `sys` and `tracker`, the only modules with `unsafe` code.  Pointers
-//! come from C and are what the header asks for; no panic crosses into C.
+//! Pointers come from C and are what the header asks for; no panic crosses
+//! into C.
 
 #![allow(unsafe_code)]
 
@@ -20,15 +20,15 @@ use std::ffi::CString;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
-use crate::abi::{CDA_TOKEN_BYTES, cda_counters};
-use crate::attach::Attach;
-use crate::dirty::DirtyPages;
 use crate::error::Error;
-use crate::explain::explain;
-use crate::region::{Region, RegionBuilder};
-use crate::sys::gate;
-use crate::sys::memory::{LockPolicy, RawPages};
-use crate::tracker::{CycleError, TrackerKind};
+use hvckpt_sys::abi::{CDA_TOKEN_BYTES, cda_counters};
+use hvckpt_sys::explain;
+use hvckpt_sys::gate;
+use hvckpt_sys::memory::{LockPolicy, RawPages};
+use hvckpt_track::Attach;
+use hvckpt_track::DirtyPages;
+use hvckpt_track::{CycleError, TrackerKind};
+use hvckpt_track::{Region, RegionBuilder};
 use types::{CCounters, CLimits, Dirty, Options};
 
 /// `hvckpt_region`.
@@ -168,7 +168,7 @@ unsafe fn trackers(options: &Options) -> Result<Vec<TrackerKind>, Failure> {
 /// # Safety
 /// The pointers in `options` are what the header asks for.
 unsafe fn builder(options: &Options) -> Result<RegionBuilder, Failure> {
-    let mut builder = crate::register_cda()
+    let mut builder = hvckpt_track::register_cda()
         // SAFETY: the caller vouches.
         .attach(unsafe { attach(options) }?)
         .lock(lock_policy(options)?);

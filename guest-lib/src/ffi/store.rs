@@ -12,9 +12,9 @@ use std::time::Duration;
 use zeroize::Zeroizing;
 
 use super::{Failure, guarded, invalid, text};
-use crate::PAGE_SIZE;
 use crate::metrics::Registry;
 use crate::store::{Compression, Durability, Store, StoreError, StoreKey, StoreOptions};
+use hvckpt_track::PAGE_SIZE;
 
 /// `hvckpt_store`.
 #[derive(Debug)]

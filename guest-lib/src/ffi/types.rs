@@ -3,8 +3,8 @@
 
 use core::ffi::{c_char, c_int, c_uint, c_void};
 
-use crate::abi::cda_counters;
-use crate::tracker::{Coverage, TrackerKind};
+use hvckpt_sys::abi::cda_counters;
+use hvckpt_track::{Coverage, TrackerKind};
 
 /// `struct hvckpt_options`.
 #[repr(C)]

@@ -271,8 +271,8 @@ fn wrong(line: &str) -> Option<String> {
     let words = &words[words.iter().take_while(set).count()..];
     let (program, arguments) = words.split_first()?;
     let path = match *program {
-        "hvckpt" | "hvckpt-policy" => built().join(program),
-        "kv" | "kv_load" | "exact" | "cost" => built().join("examples").join(program),
+        "hvckpt" | "hvckpt-policy" | "exact" | "cost" | "insn" => built().join(program),
+        "kv" | "kv_load" => built().join("examples").join(program),
         "cargo" => return wrong_test(arguments),
         script if script.starts_with("scripts/") && !script.starts_with("scripts/li") => {
             root().join(script)
@@ -317,10 +317,12 @@ fn wrong_test(arguments: &[&str]) -> Option<String> {
     let file = format!("tests/{name}.rs");
     let all = [
         "guest-lib",
+        "guest-lib/cli",
         "dom0-policy",
         "wire",
         "bench",
         "tests/documents",
+        "tests/guest",
     ];
     let there = name.contains('…') || all.iter().any(|dir| root().join(dir).join(&file).exists());
     (!there).then(|| format!("there is no test {name}"))
@@ -328,8 +330,10 @@ fn wrong_test(arguments: &[&str]) -> Option<String> {
 
 #[test]
 fn commands_have_the_options_which_are_shown() {
-    build(&["--package", "hvckpt", "--bins", "--examples"]);
+    build(&["--package", "hvckpt", "--examples"]);
+    build(&["--package", "hvckpt-cli", "--bins"]);
     build(&["--package", "hvckpt-policy", "--bins"]);
+    build(&["--package", "hvckpt-guest-tests", "--bins"]);
     let (mut seen, mut faults) = (0, Vec::new());
     for (file, text) in documents() {
         for line in commands(&text) {

@@ -2,6 +2,8 @@
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 
+use hvckpt_wire::frame::HEADER;
+
 use super::*;
 
 fn begin() -> Begin {
@@ -134,7 +136,7 @@ fn kept() -> Vec<Vec<u8>> {
 fn try_out(bytes: &[u8], body: &mut Vec<u8>) -> (bool, String) {
     let mut from = bytes;
     let result = read(&mut from, body);
-    assert!(body.len() <= BODY_MAX);
+    assert!(body.len() <= FRAMES.body_max);
     let kind = bytes.get(6).copied().unwrap_or_default().min(9);
     match result {
         Ok(message) => {
