@@ -48,6 +48,12 @@ pub enum Error {
         /// Where.
         address: usize,
     },
+    /// A thread which ended would have to go on with another number, and holds a mutex by
+    /// its number.
+    HoldsMutex {
+        /// Its number when the speculation began.
+        tid: i32,
+    },
     /// The library was not initialised in this process.
     NotInitialised,
 }
@@ -101,6 +107,12 @@ impl fmt::Display for Error {
                 f,
                 "what was mapped at {address:#x} was unmapped and cannot be mapped again: shared \
                  memory without a name, or a file that is gone; keep it mapped, or commit"
+            ),
+            Self::HoldsMutex { tid } => write!(
+                f,
+                "thread {tid} ended; it held a robust or priority-inheritance mutex, and cannot \
+                 have its number back without CAP_CHECKPOINT_RESTORE (run in a user and pid \
+                 namespace of one's own); commit"
             ),
             Self::NotInitialised => {
                 f.write_str("hvckpt was not initialised in this process; call init first")

@@ -15,6 +15,7 @@ fn code(result: Result<u64, Error>) -> c_long {
         Err(Error::Nested) => -c_long::from(libc::EBUSY),
         Err(Error::PreimageGone) => -c_long::from(libc::ESRCH),
         Err(Error::MappingLost { .. }) => -c_long::from(libc::ENOENT),
+        Err(Error::HoldsMutex { .. }) => -c_long::from(libc::EOWNERDEAD),
         Err(Error::NotSpeculating | Error::NotInitialised | Error::ForeignProc) => {
             -c_long::from(libc::EINVAL)
         }

@@ -45,12 +45,20 @@ pub fn freeze() -> Result<i32, Errno> {
     raw::check(unsafe { clone_frozen() }).map(|pid| pid as i32)
 }
 
-/// Ends and reaps it.
+/// Ends and reaps it. If that takes longer than seconds (a debugger holds it), it is left.
 pub fn discard(child: i32) {
     const WALL: i32 = 0x4000_0000;
     // SAFETY: the child is ours; nothing is written.
     unsafe {
         let _ = call!(libc::SYS_kill, child, libc::SIGKILL);
-        while call!(libc::SYS_wait4, child, 0, WALL, 0) == Err(Errno(libc::EINTR)) {}
+        let began = raw::now();
+        let reap = || call!(libc::SYS_wait4, child, 0, WALL | libc::WNOHANG, 0);
+        while matches!(reap(), Ok(0) | Err(Errno(libc::EINTR))) {
+            match raw::now() - began {
+                0..100_000 => raw::pause_briefly(),
+                100_000..5_000_000_000 => raw::sleep(50_000),
+                _ => break,
+            }
+        }
     }
 }

@@ -2,6 +2,7 @@
 //! What the agent knows of the open speculation.
 #![allow(missing_docs, reason = "see where each is used")]
 
+use crate::marks::Marks;
 use crate::threads::Thread;
 
 /// Threads that can be stopped.
@@ -30,6 +31,8 @@ pub struct Open {
     pub threads: usize,
     pub thread: [Thread; SLOTS],
     pub found: [bool; SLOTS],
+    pub remade: [Option<u32>; SLOTS],
+    pub marks: Marks,
     pub no_set_tid: bool,
     pub aborts: u64,
     pub counts: Counts,

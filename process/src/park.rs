@@ -141,21 +141,8 @@ fn obey(slot: &Slot, me: &Thread, left: bool) -> ! {
     }
 }
 
-/// A thread which had ended begins here, on its scratch stack, with FS and the address to be
-/// cleared as `clone3` set them.
-pub(crate) unsafe extern "C" fn reborn(slot: &Slot, state: &State) -> ! {
-    // SAFETY: the target is the agent's gift, and memory is as it was.
-    unsafe {
-        let to = *slot.target.get();
-        let me = Thread {
-            fs: to.fs,
-            clear_tid: to.clear_tid,
-            ..Thread::default()
-        };
-        to.become_from(&me);
-        state.parked.fetch_add(1, SeqCst);
-        raw::wake(&state.parked, 1);
-        slot.adopts.store(true, SeqCst);
-        obey(slot, &to, true)
-    }
+/// A thread which stands in for one that had ended begins here, on its scratch stack. It is
+/// nobody (FS is zero, or the agent's) until it is told to go on.
+pub(crate) unsafe extern "C" fn reborn(slot: &Slot, _: &State) -> ! {
+    obey(slot, &Thread::default(), true)
 }

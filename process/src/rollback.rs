@@ -6,12 +6,12 @@ use crate::error::Error;
 use crate::frozen;
 pub use crate::open::Counts;
 use crate::open::Open;
-use crate::park;
-use crate::raw::{self, Errno, call};
-use crate::state::{EXIT, PARKED, Reply, SLOTS, State, Stopped};
+use crate::preimage;
+use crate::raw::{self, call};
+use crate::remake::{self, fatal};
+use crate::state::{EXIT, Reply, SLOTS, State, Stopped};
 use crate::stop::{self, Patience};
 use crate::undo::{self, Undo};
-use core::arch::naked_asm;
 use core::sync::atomic::Ordering::SeqCst;
 
 /// The counters.
@@ -62,11 +62,14 @@ unsafe fn do_begin(
     open.end_of_heap = unsafe { call!(libc::SYS_brk, 0) }.unwrap_or(0);
     open.forks = undo::forks(state);
     open.rollbacks = 0;
-    open.child = frozen::freeze().map_err(|e| Error::Refused {
-        what: "a copy of the process",
-        errno: e.0,
-    })?;
+    open.child = preimage::copy(state, open)?;
     Ok(0)
+}
+
+/// Which of the pre-image's threads has this number.
+fn place(open: &Open, tid: i32) -> Option<usize> {
+    let mut all = open.thread[..open.threads].iter();
+    all.position(|t| t.tid == tid)
 }
 
 fn discard(open: &mut Open) {
@@ -117,19 +120,20 @@ unsafe fn do_abort(
     let gone_leader = there.saturating_sub(stopped.threads().count() as u64 + 1);
     let forked = undo::forks(state) != open.forks || open.rollbacks > 0;
     // SAFETY: everybody is parked.
-    let mut undo = unsafe { Undo::prepare(state, open.child, forked) }?;
+    let mut undo = unsafe { Undo::prepare(state, open.child, &open.marks, forked) }?;
+    open.found = [false; SLOTS];
+    for thread in stopped.threads() {
+        if let Some(k) = place(open, thread.tid) {
+            open.found[k] = true;
+        }
+    }
+    let mut kept = remake::make(state, open, &undo)?;
 
     // No way back from here: younger threads leave while their memory is untouched.
-    open.found = [false; SLOTS];
-    let mut kept = 0;
     for slot in state.parked_slots() {
         // SAFETY: parked.
         let tid = unsafe { slot.now.get() }.tid;
-        if let Some(k) = open.thread[..open.threads]
-            .iter()
-            .position(|t| t.tid == tid)
-        {
-            open.found[k] = true;
+        if let Some(k) = place(open, tid) {
             kept += 1;
             // SAFETY: the agent's until the order is given.
             unsafe { *slot.target.get() = open.thread[k] };
@@ -146,7 +150,7 @@ unsafe fn do_abort(
         raw::pause_briefly();
     }
     // SAFETY: nobody younger is left.
-    if unsafe { undo.run(open.end_of_heap) }.is_err() {
+    if unsafe { undo.run(open.end_of_heap, &open.marks) }.is_err() {
         fatal(b"hvckpt: memory could not be put back; the process ends\n");
     }
     open.aborts += 1;
@@ -165,129 +169,7 @@ unsafe fn do_abort(
         }
     }
     drop(undo);
-    for k in 0..open.threads {
-        if !open.found[k] {
-            recreate(state, open, k);
-        }
-    }
+    remake::join(state, open);
     open.rollbacks += 1;
     Ok(open.rollbacks)
-}
-
-/// Ends the process: it is neither here nor there.
-fn fatal(why: &[u8]) -> ! {
-    // SAFETY: the text is as long as said.
-    unsafe {
-        let _ = call!(libc::SYS_write, 2, why.as_ptr(), why.len());
-        loop {
-            let _ = call!(libc::SYS_kill, raw::getpid(), libc::SIGKILL);
-        }
-    }
-}
-
-/// As `clone3` takes them.
-#[derive(Debug, Default)]
-#[repr(C)]
-struct CloneArgs {
-    flags: u64,
-    pidfd: u64,
-    child_tid: u64,
-    parent_tid: u64,
-    exit_signal: u64,
-    stack: u64,
-    stack_size: u64,
-    tls: u64,
-    set_tid: u64,
-    set_tid_size: u64,
-    cgroup: u64,
-}
-
-#[unsafe(naked)]
-unsafe extern "C" fn clone3(
-    args: *const CloneArgs,
-    size: usize,
-    slot: &crate::state::Slot,
-    state: &State,
-) -> isize {
-    naked_asm!(
-        "push r12",
-        "push r13",
-        "mov r12, rdx",
-        "mov r13, rcx",
-        "mov eax, 435",
-        "syscall",
-        "test rax, rax",
-        "jnz 2f",
-        "xor ebp, ebp",
-        "mov rdi, r12",
-        "mov rsi, r13",
-        "call {reborn}",
-        "hlt",
-        "2:",
-        "pop r13",
-        "pop r12",
-        "ret",
-        reborn = sym park::reborn,
-    );
-}
-
-fn recreate(state: &State, open: &mut Open, k: usize) {
-    let target = open.thread[k];
-    let Some(i) = state.take_slot() else {
-        fatal(b"hvckpt: no room for a thread; the process ends\n")
-    };
-    let slot = &state.slots[i];
-    // SAFETY: the slot is the agent's until the thread runs.
-    unsafe { *slot.target.get() = target };
-    slot.tid.store(target.tid, SeqCst);
-    let before = state.parked.load(SeqCst);
-    let word = state.serial.load(SeqCst) << 2 | PARKED;
-    let number = target.tid;
-    let mut args = CloneArgs {
-        flags: (libc::CLONE_VM
-            | libc::CLONE_FS
-            | libc::CLONE_FILES
-            | libc::CLONE_SIGHAND
-            | libc::CLONE_THREAD
-            | libc::CLONE_SYSVSEM
-            | libc::CLONE_SETTLS) as u64,
-        tls: target.fs as u64,
-        child_tid: target.clear_tid as u64,
-        stack: (state.scratch_top(i) - crate::state::SCRATCH) as u64,
-        stack_size: crate::state::SCRATCH as u64,
-        ..CloneArgs::default()
-    };
-    if target.clear_tid != 0 {
-        args.flags |= libc::CLONE_CHILD_CLEARTID as u64;
-    }
-    let limit = raw::now() + 1_000_000_000;
-    let mut exact = !open.no_set_tid;
-    loop {
-        (args.set_tid, args.set_tid_size) = if exact {
-            (&raw const number as u64, 1)
-        } else {
-            (0, 0)
-        };
-        // SAFETY: the new thread runs on its slot's scratch stack and waits there.
-        let made =
-            raw::check(unsafe { clone3(&raw const args, size_of::<CloneArgs>(), slot, state) });
-        match made {
-            Ok(_) => break,
-            // Still being taken down: the number is free in a moment.
-            Err(Errno(libc::EEXIST)) if exact && raw::now() < limit => raw::sleep(50_000),
-            Err(Errno(libc::EAGAIN)) if raw::now() < limit => raw::sleep(50_000),
-            Err(e) if exact => {
-                open.no_set_tid |= e == Errno(libc::EPERM);
-                exact = false;
-            }
-            Err(_) => fatal(b"hvckpt: a thread could not be made again; the process ends\n"),
-        }
-    }
-    open.counts.remade += 1;
-    open.counts.renumbered += u64::from(!exact);
-    // It waits for its order before the next one is made.
-    while state.parked.load(SeqCst) == before {
-        raw::wait(&state.parked, before, 1_000_000);
-    }
-    slot.state.store(word, SeqCst);
 }

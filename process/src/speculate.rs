@@ -49,8 +49,7 @@ impl Speculation {
     ///
     /// # Errors
     /// Returns only where that was refused; nothing has changed then.
-    pub fn abort(self) -> Error {
-        core::mem::forget(self);
+    pub fn abort(&self) -> Error {
         // SAFETY: made for the agent; the caller of `begin` agreed to it.
         match unsafe { agent::ask(rollback::abort, 0) } {
             Err(e) => e,

@@ -168,6 +168,12 @@ pub enum Answer {
 }
 
 impl State {
+    /// Where it is.
+    pub fn place(&self) -> crate::room::Library {
+        let start = core::ptr::from_ref(self) as usize;
+        (start, start + size_of::<Self>())
+    }
+
     /// Address behind the scratch stack of slot `i`, aligned for a call.
     pub fn scratch_top(&self, i: usize) -> usize {
         self.scratch.as_ptr() as usize + (i + 1) * SCRATCH

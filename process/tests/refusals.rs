@@ -1,0 +1,374 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! What cannot be undone is refused while the program can still run on.
+
+mod common;
+
+use common::{PAGE, Pages, alone, apart, try_undone, undone};
+use hvckpt_process::{Error, Outcome, Speculation, raw};
+use std::os::fd::AsRawFd;
+use std::sync::mpsc;
+use std::{fs, thread};
+
+fn limit(what: libc::__rlimit_resource_t, soft: u64) {
+    let mut now = libc::rlimit {
+        rlim_cur: 0,
+        rlim_max: 0,
+    };
+    // SAFETY: the limit outlives the calls.
+    unsafe {
+        assert_eq!(libc::getrlimit(what, &raw mut now), 0);
+        now.rlim_cur = soft.min(now.rlim_max);
+        assert_eq!(libc::setrlimit(what, &raw const now), 0);
+    }
+}
+
+/// Without capabilities; `nobody` where that is to count.
+fn drop_rights(nobody: bool) {
+    // _LINUX_CAPABILITY_VERSION_3, for the calling thread; then nothing in three sets of 64.
+    let (header, none) = ([0x2008_0522u32, 0], [0u32; 6]);
+    // SAFETY: the structures are as long as the kernel reads.
+    unsafe {
+        if nobody {
+            assert_eq!(libc::setresgid(65534, 65534, 65534), 0);
+            assert_eq!(libc::setresuid(65534, 65534, 65534), 0);
+            // Else what the pre-image is like is not for its own parent to see.
+            assert_eq!(libc::prctl(libc::PR_SET_DUMPABLE, 1), 0);
+        }
+        assert_eq!(
+            libc::syscall(libc::SYS_capset, &raw const header, &raw const none),
+            0
+        );
+    }
+}
+
+/// A thread which is told when to end.
+struct Worker(mpsc::Sender<()>, thread::JoinHandle<()>);
+
+impl Worker {
+    /// It does `first`, and says so, before this returns; `last` when it is told to end.
+    fn new(first: impl FnOnce() + Send + 'static, last: impl FnOnce() + Send + 'static) -> Self {
+        let ((tell, told), (say, said)) = (mpsc::channel(), mpsc::channel());
+        let thread = thread::spawn(move || {
+            first();
+            say.send(()).unwrap();
+            told.recv().unwrap();
+            last();
+        });
+        said.recv().unwrap();
+        Self(tell, thread)
+    }
+
+    fn end(self) {
+        self.0.send(()).unwrap();
+        self.1.join().unwrap();
+    }
+}
+
+#[test]
+fn no_descriptors() {
+    apart("no_descriptors", || {
+        let path = std::env::current_exe().unwrap();
+        let file = fs::File::open(path).unwrap();
+        let first_free = fs::File::open("/dev/null").unwrap().as_raw_fd();
+        let (mut refused, mut undone) = (0, 0);
+        for free in 0..9 {
+            limit(libc::RLIMIT_NOFILE, 10_000);
+            let null = std::ptr::null_mut();
+            let map = Pages::map(null, 2, libc::MAP_PRIVATE, file.as_raw_fd());
+            // SAFETY: just mapped.
+            let first = unsafe { map.at.read() };
+            let outcome = try_undone(|| {
+                map.unmap();
+                limit(libc::RLIMIT_NOFILE, first_free as u64 + free);
+            });
+            match outcome {
+                Ok(Outcome::RolledBack) => {
+                    // SAFETY: mapped again.
+                    assert_eq!(unsafe { map.at.read() }, first);
+                    map.unmap();
+                    undone += 1;
+                }
+                Err(Error::Refused {
+                    errno: libc::EMFILE,
+                    ..
+                }) => refused += 1,
+                other => panic!("{free}: {other:?}"),
+            }
+        }
+        assert!(refused > 3 && undone > 0, "{refused} {undone}");
+    });
+}
+
+#[test]
+fn no_room_for_a_thread() {
+    apart("no_room_for_a_thread", || {
+        drop_rights(true);
+        let area = Pages::new(4);
+        area.fill(1);
+        let worker = Worker::new(|| (), || ());
+        // SAFETY: nothing outside of memory is touched.
+        let open = unsafe { Speculation::begin() }.unwrap();
+        if open.rollbacks() == 0 {
+            worker.end();
+            area.fill(2);
+            limit(libc::RLIMIT_NPROC, 1);
+            let refused = open.abort();
+            assert!(
+                matches!(refused, Error::Refused { what, errno: libc::EAGAIN }
+                    if what.contains("RLIMIT_NPROC")),
+                "{refused}"
+            );
+            assert!(area.all(2));
+            // With what was short it works: no younger thread has been ended in the meantime.
+            limit(libc::RLIMIT_NPROC, u64::MAX);
+            panic!("{}", open.abort());
+        }
+        assert!(area.all(1));
+        open.commit().unwrap();
+        worker.end();
+    });
+}
+
+#[test]
+fn no_slots() {
+    apart("no_slots", || {
+        let many = |n| {
+            let (end, ended) = std::sync::mpsc::channel::<()>();
+            let ended = std::sync::Arc::new(std::sync::Mutex::new(ended));
+            let threads: Vec<_> = (0..n)
+                .map(|_| {
+                    let ended = ended.clone();
+                    let small = thread::Builder::new().stack_size(32 << 10);
+                    small
+                        .spawn(move || drop(ended.lock().unwrap().recv()))
+                        .unwrap()
+                })
+                .collect();
+            (end, threads)
+        };
+        let (end, old) = many(1500);
+        let mut young = None;
+        let outcome = try_undone(|| {
+            drop(end);
+            old.into_iter().for_each(|t| t.join().unwrap());
+            young = Some(many(2700));
+        });
+        assert_eq!(outcome, Err(Error::TooManyThreads));
+        let (end, threads) = young.unwrap();
+        drop(end);
+        threads.into_iter().for_each(|t| t.join().unwrap());
+        undone(|| ());
+    });
+}
+
+#[test]
+fn too_many_pieces_of_memory() {
+    apart("too_many_pieces_of_memory", || {
+        let area = Pages::new(132_000);
+        area.advise(libc::MADV_NOHUGEPAGE);
+        let outcome = try_undone(|| {
+            (0..area.len).step_by(2 * PAGE).for_each(|at| {
+                // SAFETY: the pages are the test's own.
+                unsafe { area.at.add(at).write_volatile(1) }
+            });
+        });
+        assert!(
+            matches!(
+                outcome,
+                Err(Error::Refused {
+                    errno: libc::E2BIG,
+                    ..
+                })
+            ),
+            "{outcome:?}"
+        );
+        area.unmap();
+        undone(|| ());
+    });
+}
+
+#[test]
+fn no_room_for_a_mapping() {
+    apart("no_room_for_a_mapping", || {
+        let area = Pages::new(1 << 18);
+        let outcome = try_undone(|| {
+            area.unmap();
+            limit(libc::RLIMIT_AS, 1 << 20);
+        });
+        limit(libc::RLIMIT_AS, u64::MAX);
+        assert!(
+            matches!(
+                outcome,
+                Err(Error::Refused {
+                    errno: libc::ENOMEM,
+                    ..
+                })
+            ),
+            "{outcome:?}"
+        );
+        undone(|| ());
+    });
+}
+
+#[test]
+fn shared_memory_without_a_name_is_gone() {
+    let _alone = alone();
+    let flags = libc::MAP_SHARED | libc::MAP_ANONYMOUS;
+    let shared = Pages::map(std::ptr::null_mut(), 2, flags, -1);
+    let outcome = try_undone(|| shared.unmap());
+    assert_eq!(
+        outcome,
+        Err(Error::MappingLost {
+            address: shared.at as usize
+        })
+    );
+    undone(|| ());
+}
+
+#[test]
+fn the_preimage_is_killed() {
+    apart("the_preimage_is_killed", || {
+        let area = Pages::new(2);
+        let outcome = try_undone(|| {
+            area.fill(1);
+            let mut killed = 0;
+            for task in fs::read_dir("/proc/self/task").unwrap() {
+                let children = task.unwrap().path().join("children");
+                for child in fs::read_to_string(children)
+                    .unwrap_or_default()
+                    .split_whitespace()
+                {
+                    // SAFETY: the library's child: the tests make no other.
+                    unsafe { libc::kill(child.parse().unwrap(), libc::SIGKILL) };
+                    let dead = || {
+                        let stat = fs::read_to_string(format!("/proc/{child}/stat")).unwrap();
+                        stat.contains(") Z")
+                    };
+                    while !dead() {
+                        thread::yield_now();
+                    }
+                    killed += 1;
+                }
+            }
+            assert_eq!(killed, 1);
+        });
+        assert_eq!(outcome, Err(Error::PreimageGone));
+        assert!(area.all(1));
+        undone(|| area.fill(2));
+        assert!(area.all(1));
+    });
+}
+
+/// A mutex of the C library's, where it does not move.
+fn mutex(robust: bool, inherit: bool) -> &'static Mutex {
+    // SAFETY: the attributes are initialised; the mutex is never freed.
+    unsafe {
+        let mut attributes: libc::pthread_mutexattr_t = std::mem::zeroed();
+        libc::pthread_mutexattr_init(&raw mut attributes);
+        if robust {
+            libc::pthread_mutexattr_setrobust(&raw mut attributes, libc::PTHREAD_MUTEX_ROBUST);
+        }
+        if inherit {
+            libc::pthread_mutexattr_setprotocol(&raw mut attributes, libc::PTHREAD_PRIO_INHERIT);
+        }
+        let made: &'static Mutex = Box::leak(Box::new(Mutex(std::mem::zeroed())));
+        let made_at = (&raw const made.0).cast_mut();
+        assert_eq!(libc::pthread_mutex_init(made_at, &raw const attributes), 0);
+        made
+    }
+}
+
+struct Mutex(libc::pthread_mutex_t);
+
+impl Mutex {
+    fn at(&self) -> *mut libc::pthread_mutex_t {
+        (&raw const self.0).cast_mut()
+    }
+
+    fn lock(&self) -> i32 {
+        // SAFETY: initialised, and never freed.
+        unsafe { libc::pthread_mutex_lock(self.at()) }
+    }
+
+    fn unlock(&self) -> i32 {
+        // SAFETY: as above.
+        unsafe { libc::pthread_mutex_unlock(self.at()) }
+    }
+}
+
+// SAFETY: that is what mutexes are for.
+unsafe impl Sync for Mutex {}
+
+fn held_by_number(robust: bool, inherit: bool, contended: bool) {
+    drop_rights(false);
+    let mutex = mutex(robust, inherit);
+    let (tell_tid, tid) = mpsc::channel();
+    let first = move || {
+        assert_eq!(mutex.lock(), 0);
+        tell_tid.send(raw::gettid()).unwrap();
+    };
+    let holder = Worker::new(first, move || drop(mutex.unlock()));
+    let holder_tid = tid.recv().unwrap();
+    let waiter = contended.then(|| {
+        let (tell_tid, tid) = mpsc::channel();
+        let thread = thread::spawn(move || {
+            tell_tid.send(raw::gettid()).unwrap();
+            assert_eq!(mutex.lock(), 0);
+            assert_eq!(mutex.unlock(), 0);
+        });
+        // Until it sleeps in that call (202, operation 6 or 13 with "private" and "realtime").
+        let call = format!("/proc/self/task/{}/syscall", tid.recv().unwrap());
+        while !fs::read_to_string(&call).is_ok_and(|c| c.starts_with("202 ")) {
+            thread::yield_now();
+        }
+        thread
+    });
+    let outcome = try_undone(|| holder.end());
+    if robust || contended {
+        assert_eq!(outcome, Err(Error::HoldsMutex { tid: holder_tid }));
+    }
+    waiter.into_iter().for_each(|w| w.join().unwrap());
+    assert_eq!(mutex.lock(), 0);
+}
+
+#[test]
+fn robust_mutex_without_its_number() {
+    apart("robust_mutex_without_its_number", || {
+        held_by_number(true, false, false)
+    });
+}
+
+#[test]
+fn inheriting_mutex_without_its_number() {
+    apart("inheriting_mutex_without_its_number", || {
+        held_by_number(false, true, true)
+    });
+}
+
+#[test]
+fn plain_mutex_with_another_number() {
+    apart("plain_mutex_with_another_number", || {
+        drop_rights(false);
+        let (mutex, before) = (mutex(false, false), raw::gettid());
+        let holder = Worker::new(move || drop(mutex.lock()), move || drop(mutex.unlock()));
+        // SAFETY: nothing outside of memory is touched.
+        let open = unsafe { Speculation::begin() }.unwrap();
+        if open.rollbacks() == 0 {
+            holder.end();
+            panic!("{}", open.abort());
+        }
+        assert_eq!(open.rollbacks(), 1);
+        assert_eq!(raw::gettid(), before);
+        open.commit().unwrap();
+        let counts = hvckpt_process::rollback::counts().unwrap();
+        assert_eq!((counts.remade, counts.renumbered), (1, 1));
+        // It holds the mutex, and ends when it is told to.
+        // SAFETY: initialised.
+        assert_eq!(
+            unsafe { libc::pthread_mutex_trylock(mutex.at()) },
+            libc::EBUSY
+        );
+        holder.end();
+        assert_eq!(mutex.lock(), 0);
+    });
+}
