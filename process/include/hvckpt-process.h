@@ -3,6 +3,8 @@
 #ifndef HVCKPT_PROCESS_H
 #define HVCKPT_PROCESS_H
 
+#include <stddef.h>
+
 #ifdef __cplusplus
 extern "C" {
 #endif
@@ -18,6 +20,11 @@ long hvckpt_speculation_commit(void);
 /* Undoes it: hvckpt_speculate() returns once more, in the thread that called it.  Returns only
  * if refused, with minus an errno; nothing has changed then. */
 long hvckpt_speculation_abort(void);
+
+/* From now on no rollback undoes what is in these pages (their mapping and protection are put
+ * back).  For memory that agrees with something outside the process: no stacks, no allocator's.
+ * 0; -EINVAL: not whole pages; -ENOSPC: 256 ranges are excluded already. */
+long hvckpt_exclude(void *address, size_t length);
 
 #ifdef __cplusplus
 }

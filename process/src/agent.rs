@@ -75,7 +75,8 @@ unsafe extern "C" fn forked() {
 
 static INITIALISING: AtomicU32 = AtomicU32::new(0);
 
-/// Makes the state, the handler of `signal` (0: [`SIGNAL`]) and the agent, if this process
+/// Makes the state, the handler of `signal` (0: `HVCKPT_SIGNAL` of the environment, else
+/// [`SIGNAL`]) and the agent, if this process
 /// has none. Not from a signal handler.
 ///
 /// # Errors
@@ -84,14 +85,27 @@ pub fn init(signal: i32) -> Result<&'static State, Error> {
     while INITIALISING.compare_exchange(0, 1, SeqCst, SeqCst).is_err() {
         raw::pause_briefly();
     }
-    let made = state::current().map_or_else(|| make(if signal == 0 { SIGNAL } else { signal }), Ok);
+    let made = state::current().map_or_else(|| make(choose(signal)?), Ok);
     INITIALISING.store(0, SeqCst);
     made
+}
+
+fn choose(signal: i32) -> Result<i32, Error> {
+    let chosen = match (signal, std::env::var_os("HVCKPT_SIGNAL")) {
+        (0, None) => Some(SIGNAL),
+        (0, Some(text)) => text.to_str().and_then(|t| t.trim().parse().ok()),
+        (signal, _) => Some(signal),
+    };
+    let usable = libc::SIGRTMIN()..=libc::SIGRTMAX();
+    chosen
+        .filter(|s| usable.contains(s))
+        .ok_or(Error::BadSignal)
 }
 
 fn make(signal: i32) -> Result<&'static State, Error> {
     let pid = raw::getpid();
     check_proc(pid)?;
+    stop::install(signal)?;
     let state = state::create(pid)?;
     state.signal.store(signal, SeqCst);
     // SAFETY: nobody else knows of the state yet.
@@ -100,7 +114,6 @@ fn make(signal: i32) -> Result<&'static State, Error> {
         state.request.as_ptr().write(None);
         state.answer.as_ptr().write(Answer::None);
     }
-    stop::install(signal)?;
     // SAFETY: the handler only counts.
     unsafe { libc::pthread_atfork(None, Some(forked), None) };
     let flags = libc::CLONE_VM

@@ -54,6 +54,20 @@ pub enum Error {
         /// Its number when the speculation began.
         tid: i32,
     },
+    /// Not the address and length of whole pages.
+    NotPages {
+        /// Where they begin.
+        address: usize,
+    },
+    /// More ranges are excluded than can be.
+    TooManyExcluded,
+    /// `HVCKPT_SIGNAL`, or what `init` was called with, is no signal that can be used.
+    BadSignal,
+    /// The program has a handler for the signal.
+    SignalInUse {
+        /// Which.
+        signal: i32,
+    },
     /// The library was not initialised in this process.
     NotInitialised,
 }
@@ -113,6 +127,22 @@ impl fmt::Display for Error {
                 "thread {tid} ended; it held a robust or priority-inheritance mutex, and cannot \
                  have its number back without CAP_CHECKPOINT_RESTORE (run in a user and pid \
                  namespace of one's own); commit"
+            ),
+            Self::NotPages { address } => write!(
+                f,
+                "what begins at {address:#x} is not whole pages of the program's; give an address \
+                 and a length that are multiples of 4096"
+            ),
+            Self::TooManyExcluded => {
+                f.write_str("256 ranges are excluded already; exclude fewer, larger ones")
+            }
+            Self::BadSignal => f.write_str(
+                "no signal that can be used; set HVCKPT_SIGNAL to one from 34 to 64, or not at all",
+            ),
+            Self::SignalInUse { signal } => write!(
+                f,
+                "the program handles signal {signal} itself; choose another one, from 34 to 64, \
+                 with HVCKPT_SIGNAL"
             ),
             Self::NotInitialised => {
                 f.write_str("hvckpt was not initialised in this process; call init first")

@@ -3,6 +3,7 @@
 
 use crate::agent;
 use crate::error::Error;
+use crate::exclude;
 use crate::rollback;
 use core::ffi::c_long;
 
@@ -16,6 +17,10 @@ fn code(result: Result<u64, Error>) -> c_long {
         Err(Error::PreimageGone) => -c_long::from(libc::ESRCH),
         Err(Error::MappingLost { .. }) => -c_long::from(libc::ENOENT),
         Err(Error::HoldsMutex { .. }) => -c_long::from(libc::EOWNERDEAD),
+        Err(Error::TooManyExcluded) => -c_long::from(libc::ENOSPC),
+        Err(Error::NotPages { .. } | Error::BadSignal | Error::SignalInUse { .. }) => {
+            -c_long::from(libc::EINVAL)
+        }
         Err(Error::NotSpeculating | Error::NotInitialised | Error::ForeignProc) => {
             -c_long::from(libc::EINVAL)
         }
@@ -41,4 +46,11 @@ pub extern "C" fn hvckpt_speculation_commit() -> c_long {
 pub extern "C" fn hvckpt_speculation_abort() -> c_long {
     // SAFETY: made for the agent; who began accepted it.
     code(unsafe { agent::ask(rollback::abort, 0) })
+}
+
+/// See the header.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn hvckpt_exclude(address: usize, length: usize) -> c_long {
+    // SAFETY: the caller accepts what the header says.
+    code(unsafe { exclude::exclude(address, length) }.map(|()| 0))
 }

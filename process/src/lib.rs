@@ -15,6 +15,7 @@
 
 pub mod agent;
 pub mod error;
+mod exclude;
 mod ffi;
 mod frozen;
 pub mod maps;
@@ -37,6 +38,7 @@ pub mod threads;
 pub mod undo;
 
 pub use error::{Error, Holdout};
+pub use exclude::exclude;
 pub use speculate::{Outcome, Speculation, speculate};
 pub use state::Stopped;
 pub use stop::Patience;

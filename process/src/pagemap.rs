@@ -3,7 +3,6 @@
 
 use crate::error::Error;
 use crate::raw::{Errno, Fd, call};
-use crate::room::Region;
 
 pub(crate) const TOP: usize = 0x7fff_ffff_f000;
 pub(crate) const PAGE: usize = 4096;
@@ -15,6 +14,18 @@ const ZERO: u64 = 32;
 const GUARD: u64 = 256;
 
 const PAGEMAP_SCAN: usize = 0xc060_6610;
+
+/// A populated range.
+#[derive(Clone, Copy, Debug, Default)]
+#[repr(C)]
+pub struct Region {
+    /// First address.
+    pub start: u64,
+    /// Address behind the last one.
+    pub end: u64,
+    /// What its pages are.
+    pub categories: u64,
+}
 
 pub(crate) fn broken(what: &'static str) -> impl Fn(Errno) -> Error {
     move |e| Error::Refused { what, errno: e.0 }

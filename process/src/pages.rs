@@ -46,7 +46,11 @@ impl Undo<'_> {
                 if start >= c.end {
                     break;
                 }
-                self.range(start, end, &c, ours)?;
+                // SAFETY: the list is the agent's.
+                let (excluded, end) = unsafe { self.state.excluded.get() }.at(start, end);
+                if !excluded {
+                    self.range(start, end, &c, ours)?;
+                }
                 at = end;
             }
         }
@@ -203,7 +207,9 @@ impl Undo<'_> {
                 for page in (start..end).step_by(PAGE) {
                     let a = read_at(&self.our_memory, &mut room.our_bytes[..PAGE], page);
                     let b = read_at(&self.their_memory, &mut room.their_bytes[..PAGE], page);
-                    if a.is_err() && b.is_err() || skip(page) {
+                    // SAFETY: the list is the agent's.
+                    let excluded = unsafe { self.state.excluded.get() }.at(page, page + PAGE).0;
+                    if a.is_err() && b.is_err() || excluded || skip(page) {
                         continue;
                     }
                     looked += 1;

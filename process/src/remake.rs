@@ -7,7 +7,7 @@ use crate::error::Error;
 use crate::open::Open;
 use crate::park;
 use crate::raw::{self, Errno, call};
-use crate::state::{EXIT, PARKED, SCRATCH, Slot, State};
+use crate::state::{EXIT, PARKED, Queued, SCRATCH, Slot, State};
 use crate::undo::Undo;
 use core::sync::atomic::Ordering::SeqCst;
 
@@ -119,7 +119,11 @@ fn one(state: &State, open: &mut Open, undo: &Undo<'_>, k: usize) -> Result<usiz
             raw::check(unsafe { clone3(&raw const args, size_of::<CloneArgs>(), slot, state) });
         let waited = raw::now() - began;
         match tried {
-            Ok(_) => {
+            Ok(tid) => {
+                if let Err(e) = queue(state, tid, open.thread[k].pending) {
+                    slot.give(EXIT);
+                    return Err(e);
+                }
                 open.counts.remade += 1;
                 open.counts.renumbered += u64::from(!exact);
                 return Ok(i);
@@ -140,6 +144,39 @@ fn one(state: &State, open: &mut Open, undo: &Undo<'_>, k: usize) -> Result<usiz
             }
         }
     }
+}
+
+/// Sends thread `tid`, which blocks all signals yet, those of `set`.
+fn queue(state: &State, tid: usize, set: u64) -> Result<(), Error> {
+    let pid = state.pid.load(SeqCst);
+    for signo in (1..=64).filter(|n| set >> (n - 1) & 1 != 0) {
+        let info = Queued {
+            signo,
+            errno: 0,
+            // What `tgkill` sends, a thread may send to itself only.
+            code: libc::SI_QUEUE,
+            padding: 0,
+            pid,
+            uid: 0,
+            value: 0,
+            rest: [0; 12],
+        };
+        // SAFETY: a whole siginfo.
+        unsafe {
+            call!(
+                libc::SYS_rt_tgsigqueueinfo,
+                pid,
+                tid,
+                signo,
+                &raw const info
+            )
+        }
+        .map_err(|e| Error::Refused {
+            what: "a signal for a thread in place of one that ended (RLIMIT_SIGPENDING)",
+            errno: e.0,
+        })?;
+    }
+    Ok(())
 }
 
 /// From now on those who were made go on with everybody else.

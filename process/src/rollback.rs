@@ -55,7 +55,11 @@ unsafe fn do_begin(
     let stopped = &*all.insert(unsafe { stop::stop(state, Patience::BEGIN) }?);
     open.threads = 0;
     for thread in stopped.threads() {
-        open.thread[open.threads] = *thread;
+        let known = &mut open.thread[open.threads];
+        *known = *thread;
+        if known.pending != 0 {
+            known.pending = stop::pending_of(state, known.tid);
+        }
         open.threads += 1;
     }
     // SAFETY: asks.

@@ -4,6 +4,7 @@
 
 use crate::maps::{self, Kind, Mapping};
 use crate::marks::Marks;
+use crate::pagemap::Region;
 use crate::raw::Errno;
 
 const MAPPINGS: usize = 32768;
@@ -13,15 +14,6 @@ pub const CHUNK: usize = 4096;
 
 /// From where to where the library's own memory is.
 pub type Library = (usize, usize);
-
-/// A populated range.
-#[derive(Clone, Copy, Debug, Default)]
-#[repr(C)]
-pub struct Region {
-    pub start: u64,
-    pub end: u64,
-    pub categories: u64,
-}
 
 /// What the agent needs room for.
 #[derive(Debug)]

@@ -5,6 +5,7 @@
 //! its address, and not inherited by children of the program (`MADV_DONTFORK`).
 
 use crate::error::Error;
+use crate::pagemap::PAGE;
 use crate::raw::{self, Errno, Fd, call};
 use crate::threads::{RseqPlace, Thread};
 use core::cell::UnsafeCell;
@@ -140,6 +141,8 @@ pub struct State {
     pub verify: AtomicU32,
     /// Children that the program made.
     pub forks: AtomicU32,
+    /// The agent's: what is not undone.
+    pub excluded: Own<crate::exclude::Excluded>,
     /// The agent's: the open speculation.
     pub open: Own<crate::open::Open>,
     /// The agent's: where memory is compared.
@@ -171,7 +174,7 @@ impl State {
     /// Where it is.
     pub fn place(&self) -> crate::room::Library {
         let start = core::ptr::from_ref(self) as usize;
-        (start, start + size_of::<Self>())
+        (start, start + size_of::<Self>().next_multiple_of(PAGE))
     }
 
     /// Address behind the scratch stack of slot `i`, aligned for a call.
@@ -291,14 +294,20 @@ pub fn current() -> Option<&'static State> {
 pub fn create(pid: i32) -> Result<&'static State, Error> {
     let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
     let protection = libc::PROT_READ | libc::PROT_WRITE;
-    let size = size_of::<State>();
+    let size = size_of::<State>().next_multiple_of(PAGE);
     let refused = |e: Errno| Error::Refused {
         what: "memory for the library",
         errno: e.0,
     };
     // SAFETY: a new mapping; advice for it only.
     let at = unsafe {
-        let at = call!(libc::SYS_mmap, 0, size, protection, flags, -1isize, 0).map_err(refused)?;
+        // A page at each end keeps it from becoming one with a mapping of the program's, which
+        // the program may have marked like this one.
+        let edges = size + 2 * PAGE;
+        let at = call!(libc::SYS_mmap, 0, edges, libc::PROT_NONE, flags, -1isize, 0)
+            .map_err(refused)?
+            + PAGE;
+        call!(libc::SYS_mprotect, at, size, protection).map_err(refused)?;
         call!(libc::SYS_madvise, at, size, libc::MADV_DONTFORK).map_err(refused)?;
         // These two are for the sake of size; without them it works, too.
         let _ = call!(libc::SYS_madvise, at, size, libc::MADV_NOHUGEPAGE);

@@ -167,22 +167,30 @@ fn letter(tid: i32) -> u8 {
 
 /// Does the thread's mask have the signal?
 fn blocks(state: &State, tid: i32) -> bool {
+    signals(state, tid, b"\nSigBlk:") >> (state.signal.load(SeqCst) - 1) & 1 != 0
+}
+
+/// Signals which wait for this thread alone.
+pub fn pending_of(state: &State, tid: i32) -> u64 {
+    signals(state, tid, b"\nSigPnd:")
+}
+
+/// A set of signals from a thread's `status`; nothing where that cannot be read.
+fn signals(state: &State, tid: i32, name: &[u8; 8]) -> u64 {
     // SAFETY: no listing is going on: the agent's own buffer is free.
     let text = unsafe { &mut state.entries.get()[..4096] };
     let Ok(file) = Fd::open(Path::task(tid, "status").as_c_str(), libc::O_RDONLY) else {
-        return false;
+        return 0;
     };
     let n = file.read_all(text).unwrap_or(0);
-    let Some(at) = text[..n].windows(8).position(|w| w == b"\nSigBlk:") else {
-        return false;
+    let Some(at) = text[..n].windows(8).position(|w| w == name) else {
+        return 0;
     };
-    let mask = text[at + 8..n]
+    let set = text[at + 8..n]
         .iter()
         .skip_while(|b| b.is_ascii_whitespace());
-    let mask = mask
-        .map_while(|b| char::from(*b).to_digit(16))
-        .fold(0u64, |m, d| m << 4 | u64::from(d));
-    mask >> (state.signal.load(SeqCst) - 1) & 1 != 0
+    set.map_while(|b| char::from(*b).to_digit(16))
+        .fold(0u64, |m, d| m << 4 | u64::from(d))
 }
 
 /// Signals of the serial which nobody has taken yet, by threads that were just listed.
@@ -327,14 +335,20 @@ fn give_up(state: &State, serial: u32) {
 /// Installs the handler.
 ///
 /// # Errors
-/// The kernel refused.
+/// The kernel refused, or the program has a handler of its own.
 pub fn install(signal: i32) -> Result<(), Error> {
     // SAFETY: zeroes are a `sigaction`; the handler keeps to what one may do.
     let done = unsafe {
         let mut action: libc::sigaction = core::mem::zeroed();
+        let mut before: libc::sigaction = core::mem::zeroed();
         action.sa_sigaction = park::on_signal as *const () as usize;
         action.sa_flags = libc::SA_SIGINFO | libc::SA_RESTART | libc::SA_ONSTACK;
         libc::sigfillset(&raw mut action.sa_mask);
+        libc::sigaction(signal, core::ptr::null(), &raw mut before);
+        let before = before.sa_sigaction;
+        if before != libc::SIG_DFL && before != action.sa_sigaction {
+            return Err(Error::SignalInUse { signal });
+        }
         libc::sigaction(signal, &raw const action, core::ptr::null_mut())
     };
     if done == 0 {

@@ -68,6 +68,30 @@ pub struct Thread {
     pub rseq: usize,
     /// Its length as registered.
     pub rseq_len: u32,
+    /// Signals that wait for it: for anybody when observed, for itself in a pre-image.
+    pub pending: u64,
+    /// Processors on which it may run, and octets of it; 0: more than are known here.
+    pub affinity: ([u64; 16], usize),
+    /// How it is scheduled.
+    pub scheduling: Scheduling,
+}
+
+/// As `sched_getattr` has it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Scheduling {
+    /// In octets; 0: unknown.
+    pub size: u32,
+    /// `SCHED_OTHER` and so on.
+    pub policy: u32,
+    /// Flags.
+    pub flags: u64,
+    /// For `SCHED_OTHER` and `SCHED_BATCH`.
+    pub nice: i32,
+    /// For `SCHED_FIFO` and `SCHED_RR`.
+    pub priority: u32,
+    /// Runtime, deadline and period, in nanoseconds.
+    pub times: [u64; 3],
 }
 
 impl Thread {
@@ -90,6 +114,11 @@ impl Thread {
                 &raw mut t.robust_len
             );
             let _ = call!(libc::SYS_prctl, libc::PR_GET_NAME, t.name.as_mut_ptr());
+            let _ = call!(libc::SYS_rt_sigpending, &raw mut t.pending, 8);
+            let (processors, n) = (&raw mut t.affinity.0, size_of_val(&t.affinity.0));
+            t.affinity.1 = call!(libc::SYS_sched_getaffinity, 0, n, processors).unwrap_or(0);
+            let (to, n) = (&raw mut t.scheduling, size_of::<Scheduling>());
+            let _ = call!(libc::SYS_sched_getattr, 0, to, n, 0);
         }
         if place.length != 0 && t.fs != 0 {
             let area = t.fs.wrapping_add_signed(place.offset);
@@ -162,6 +191,13 @@ impl Thread {
             }
             if (current.robust, current.robust_len) != (self.robust, self.robust_len) {
                 let _ = call!(libc::SYS_set_robust_list, self.robust, self.robust_len);
+            }
+            if current.affinity != self.affinity && self.affinity.1 != 0 {
+                let (processors, n) = (&raw const self.affinity.0, self.affinity.1);
+                let _ = call!(libc::SYS_sched_setaffinity, 0, n, processors);
+            }
+            if current.scheduling != self.scheduling && self.scheduling.size != 0 {
+                let _ = call!(libc::SYS_sched_setattr, 0, &raw const self.scheduling, 0);
             }
             if current.name != self.name {
                 let _ = call!(libc::SYS_prctl, libc::PR_SET_NAME, self.name.as_ptr());

@@ -15,7 +15,7 @@ use core::sync::atomic::Ordering::SeqCst;
 #[derive(Debug)]
 pub struct Undo<'a> {
     pub(crate) room: &'a mut Room,
-    state: &'a State,
+    pub(crate) state: &'a State,
     pub(crate) child: i32,
     pub(crate) forked: bool,
     pub(crate) our_map: Fd,

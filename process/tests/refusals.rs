@@ -3,7 +3,7 @@
 
 mod common;
 
-use common::{PAGE, Pages, alone, apart, try_undone, undone};
+use common::{PAGE, Pages, Worker, alone, apart, drop_rights, mutex, try_undone, undone};
 use hvckpt_process::{Error, Outcome, Speculation, raw};
 use std::os::fd::AsRawFd;
 use std::sync::mpsc;
@@ -22,48 +22,6 @@ fn limit(what: libc::__rlimit_resource_t, soft: u64) {
     }
 }
 
-/// Without capabilities; `nobody` where that is to count.
-fn drop_rights(nobody: bool) {
-    // _LINUX_CAPABILITY_VERSION_3, for the calling thread; then nothing in three sets of 64.
-    let (header, none) = ([0x2008_0522u32, 0], [0u32; 6]);
-    // SAFETY: the structures are as long as the kernel reads.
-    unsafe {
-        if nobody {
-            assert_eq!(libc::setresgid(65534, 65534, 65534), 0);
-            assert_eq!(libc::setresuid(65534, 65534, 65534), 0);
-            // Else what the pre-image is like is not for its own parent to see.
-            assert_eq!(libc::prctl(libc::PR_SET_DUMPABLE, 1), 0);
-        }
-        assert_eq!(
-            libc::syscall(libc::SYS_capset, &raw const header, &raw const none),
-            0
-        );
-    }
-}
-
-/// A thread which is told when to end.
-struct Worker(mpsc::Sender<()>, thread::JoinHandle<()>);
-
-impl Worker {
-    /// It does `first`, and says so, before this returns; `last` when it is told to end.
-    fn new(first: impl FnOnce() + Send + 'static, last: impl FnOnce() + Send + 'static) -> Self {
-        let ((tell, told), (say, said)) = (mpsc::channel(), mpsc::channel());
-        let thread = thread::spawn(move || {
-            first();
-            say.send(()).unwrap();
-            told.recv().unwrap();
-            last();
-        });
-        said.recv().unwrap();
-        Self(tell, thread)
-    }
-
-    fn end(self) {
-        self.0.send(()).unwrap();
-        self.1.join().unwrap();
-    }
-}
-
 #[test]
 fn no_descriptors() {
     apart("no_descriptors", || {
@@ -79,7 +37,10 @@ fn no_descriptors() {
             let first = unsafe { map.at.read() };
             let outcome = try_undone(|| {
                 map.unmap();
-                limit(libc::RLIMIT_NOFILE, first_free as u64 + free);
+                limit(
+                    libc::RLIMIT_NOFILE,
+                    u64::try_from(first_free).unwrap() + free,
+                );
             });
             match outcome {
                 Ok(Outcome::RolledBack) => {
@@ -140,7 +101,7 @@ fn no_slots() {
                     let ended = ended.clone();
                     let small = thread::Builder::new().stack_size(32 << 10);
                     small
-                        .spawn(move || drop(ended.lock().unwrap().recv()))
+                        .spawn(move || _ = ended.lock().unwrap().recv())
                         .unwrap()
                 })
                 .collect();
@@ -259,55 +220,15 @@ fn the_preimage_is_killed() {
     });
 }
 
-/// A mutex of the C library's, where it does not move.
-fn mutex(robust: bool, inherit: bool) -> &'static Mutex {
-    // SAFETY: the attributes are initialised; the mutex is never freed.
-    unsafe {
-        let mut attributes: libc::pthread_mutexattr_t = std::mem::zeroed();
-        libc::pthread_mutexattr_init(&raw mut attributes);
-        if robust {
-            libc::pthread_mutexattr_setrobust(&raw mut attributes, libc::PTHREAD_MUTEX_ROBUST);
-        }
-        if inherit {
-            libc::pthread_mutexattr_setprotocol(&raw mut attributes, libc::PTHREAD_PRIO_INHERIT);
-        }
-        let made: &'static Mutex = Box::leak(Box::new(Mutex(std::mem::zeroed())));
-        let made_at = (&raw const made.0).cast_mut();
-        assert_eq!(libc::pthread_mutex_init(made_at, &raw const attributes), 0);
-        made
-    }
-}
-
-struct Mutex(libc::pthread_mutex_t);
-
-impl Mutex {
-    fn at(&self) -> *mut libc::pthread_mutex_t {
-        (&raw const self.0).cast_mut()
-    }
-
-    fn lock(&self) -> i32 {
-        // SAFETY: initialised, and never freed.
-        unsafe { libc::pthread_mutex_lock(self.at()) }
-    }
-
-    fn unlock(&self) -> i32 {
-        // SAFETY: as above.
-        unsafe { libc::pthread_mutex_unlock(self.at()) }
-    }
-}
-
-// SAFETY: that is what mutexes are for.
-unsafe impl Sync for Mutex {}
-
 fn held_by_number(robust: bool, inherit: bool, contended: bool) {
     drop_rights(false);
-    let mutex = mutex(robust, inherit);
+    let mutex = mutex(robust, inherit, libc::PTHREAD_MUTEX_NORMAL);
     let (tell_tid, tid) = mpsc::channel();
     let first = move || {
         assert_eq!(mutex.lock(), 0);
         tell_tid.send(raw::gettid()).unwrap();
     };
-    let holder = Worker::new(first, move || drop(mutex.unlock()));
+    let holder = Worker::new(first, move || _ = mutex.unlock());
     let holder_tid = tid.recv().unwrap();
     let waiter = contended.then(|| {
         let (tell_tid, tid) = mpsc::channel();
@@ -349,8 +270,11 @@ fn inheriting_mutex_without_its_number() {
 fn plain_mutex_with_another_number() {
     apart("plain_mutex_with_another_number", || {
         drop_rights(false);
-        let (mutex, before) = (mutex(false, false), raw::gettid());
-        let holder = Worker::new(move || drop(mutex.lock()), move || drop(mutex.unlock()));
+        let (mutex, before) = (
+            mutex(false, false, libc::PTHREAD_MUTEX_NORMAL),
+            raw::gettid(),
+        );
+        let holder = Worker::new(move || _ = mutex.lock(), move || _ = mutex.unlock());
         // SAFETY: nothing outside of memory is touched.
         let open = unsafe { Speculation::begin() }.unwrap();
         if open.rollbacks() == 0 {
@@ -363,11 +287,7 @@ fn plain_mutex_with_another_number() {
         let counts = hvckpt_process::rollback::counts().unwrap();
         assert_eq!((counts.remade, counts.renumbered), (1, 1));
         // It holds the mutex, and ends when it is told to.
-        // SAFETY: initialised.
-        assert_eq!(
-            unsafe { libc::pthread_mutex_trylock(mutex.at()) },
-            libc::EBUSY
-        );
+        assert_eq!(mutex.try_lock(), libc::EBUSY);
         holder.end();
         assert_eq!(mutex.lock(), 0);
     });

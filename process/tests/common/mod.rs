@@ -4,7 +4,8 @@
 
 use hvckpt_process::{Error, Outcome, speculate};
 use std::process::Command;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError, mpsc};
+use std::thread;
 
 /// A rollback concerns the whole process: one test at a time.
 pub fn alone() -> MutexGuard<'static, ()> {
@@ -35,6 +36,8 @@ pub fn apart(name: &str, case: impl FnOnce()) {
     if std::env::var_os(CASE).is_some_and(|n| n == *name) {
         return case();
     }
+    // A rollback by another test would undo what is known of the process.
+    let _alone = alone();
     let out = Command::new(std::env::current_exe().unwrap())
         .args(["--exact", name, "--nocapture", "--test-threads=1"])
         .env(CASE, name)
@@ -143,3 +146,94 @@ impl Pages {
         String::new()
     }
 }
+
+/// Without capabilities; `nobody` where that is to count.
+pub fn drop_rights(nobody: bool) {
+    // _LINUX_CAPABILITY_VERSION_3, for the calling thread; then nothing in three sets of 64.
+    let (header, none) = ([0x2008_0522u32, 0], [0u32; 6]);
+    // SAFETY: the structures are as long as the kernel reads.
+    unsafe {
+        if nobody {
+            assert_eq!(libc::setresgid(65534, 65534, 65534), 0);
+            assert_eq!(libc::setresuid(65534, 65534, 65534), 0);
+            // Else what the pre-image is like is not for its own parent to see.
+            assert_eq!(libc::prctl(libc::PR_SET_DUMPABLE, 1), 0);
+        }
+        assert_eq!(
+            libc::syscall(libc::SYS_capset, &raw const header, &raw const none),
+            0
+        );
+    }
+}
+
+/// A thread which is told when to end.
+pub struct Worker(mpsc::Sender<()>, thread::JoinHandle<()>);
+
+impl Worker {
+    /// It does `first`, and says so, before this returns; `last` when it is told to end.
+    pub fn new(
+        first: impl FnOnce() + Send + 'static,
+        last: impl FnOnce() + Send + 'static,
+    ) -> Self {
+        let ((tell, told), (say, said)) = (mpsc::channel(), mpsc::channel());
+        let thread = thread::spawn(move || {
+            first();
+            say.send(()).unwrap();
+            told.recv().unwrap();
+            last();
+        });
+        said.recv().unwrap();
+        Self(tell, thread)
+    }
+
+    pub fn end(self) {
+        self.0.send(()).unwrap();
+        self.1.join().unwrap();
+    }
+}
+
+/// A mutex of the C library's, where it does not move.
+pub fn mutex(robust: bool, inherit: bool, kind: i32) -> &'static LibcMutex {
+    // SAFETY: the attributes are initialised; the mutex is never freed.
+    unsafe {
+        let mut attributes: libc::pthread_mutexattr_t = std::mem::zeroed();
+        libc::pthread_mutexattr_init(&raw mut attributes);
+        libc::pthread_mutexattr_settype(&raw mut attributes, kind);
+        if robust {
+            libc::pthread_mutexattr_setrobust(&raw mut attributes, libc::PTHREAD_MUTEX_ROBUST);
+        }
+        if inherit {
+            libc::pthread_mutexattr_setprotocol(&raw mut attributes, libc::PTHREAD_PRIO_INHERIT);
+        }
+        let made: &'static LibcMutex = Box::leak(Box::new(LibcMutex(std::mem::zeroed())));
+        let made_at = (&raw const made.0).cast_mut();
+        assert_eq!(libc::pthread_mutex_init(made_at, &raw const attributes), 0);
+        made
+    }
+}
+
+pub struct LibcMutex(libc::pthread_mutex_t);
+
+impl LibcMutex {
+    fn at(&self) -> *mut libc::pthread_mutex_t {
+        (&raw const self.0).cast_mut()
+    }
+
+    pub fn lock(&self) -> i32 {
+        // SAFETY: initialised, and never freed.
+        unsafe { libc::pthread_mutex_lock(self.at()) }
+    }
+
+    pub fn try_lock(&self) -> i32 {
+        // SAFETY: as above.
+        unsafe { libc::pthread_mutex_trylock(self.at()) }
+    }
+
+    pub fn unlock(&self) -> i32 {
+        // SAFETY: as above.
+        unsafe { libc::pthread_mutex_unlock(self.at()) }
+    }
+}
+
+// SAFETY: that is what mutexes are for.
+unsafe impl Sync for LibcMutex {}
