@@ -329,7 +329,6 @@ static always_inline bool walk_next(struct cda_walk *w,
     unsigned long va = r->base + ((unsigned long)*n << CHUNK_SHIFT);
     const unsigned long *want = want_at(r, *n), *stop, *p;
     unsigned int slot = l2_table_offset(va), left;
-    unsigned long l2e, wanted;
 
     if ( *n == w->first || !slot )
     {
@@ -350,17 +349,13 @@ static always_inline bool walk_next(struct cda_walk *w,
     stop = want + left - 1;
 
     /* Most chunks are clean: one read and one comparison each. */
-    for ( p = &l2e_get_intpte(w->l2t[slot]); ; ++want, ++p )
-    {
-        l2e = ACCESS_ONCE(*p) & L2E_MASK;
-        wanted = ACCESS_ONCE(*want);
-        if ( l2e != wanted || want == stop )
+    for ( p = &l2e_get_intpte(w->l2t[slot]); want < stop; ++want, ++p )
+        if ( (ACCESS_ONCE(*p) & L2E_MASK) != ACCESS_ONCE(*want) )
             break;
-    }
     *n += left - 1 - (stop - want);
-    w->l2e = l2e;
+    w->l2e = ACCESS_ONCE(*p) & L2E_MASK;
 
-    return l2e != wanted;
+    return w->l2e != ACCESS_ONCE(*want);
 }
 
 static always_inline void walk_sync(struct cda_walk *w, struct cda_range *r,

@@ -372,6 +372,39 @@ fn doctor_gives_the_advice_that_helps() {
 }
 
 #[test]
+fn an_older_daemon_need_not_know_every_counter() {
+    let dir = tempfile::tempdir().unwrap();
+    build(dir.path(), &[]);
+    let state = dir.path().join("state");
+    fs::create_dir(&state).unwrap();
+    let socket = UnixListener::bind(state.join("control.sock")).unwrap();
+    let served = std::thread::spawn(move || {
+        for _ in 0..2 {
+            let (mut asked, _) = socket.accept().unwrap();
+            let mut question = String::new();
+            BufReader::new(&asked).read_line(&mut question).unwrap();
+            let answer = r#"{"ok":{"domid":3,"domain":"domu","counters":{"cycles":12}}}"#;
+            writeln!(asked, "{answer}").unwrap();
+        }
+    });
+    let said = |json: &[&str]| {
+        let mut command = command(dir.path());
+        let command = command.args(["counters", "--domain", "domu"]).args(json);
+        let out = command.output().unwrap();
+        assert!(out.status.success(), "{out:?}");
+        String::from_utf8(out.stdout).unwrap()
+    };
+    let (text, json) = (said(&[]), said(&["--json"]));
+    let line = |name: &str| text.lines().find(|line| line.starts_with(name)).unwrap();
+    assert!(line("cycles").contains(" 12 "), "{text}");
+    assert!(line("guest_updates").contains(" - "), "{text}");
+    let json: Value = serde_json::from_str(&json).unwrap();
+    assert_eq!(json["counters"]["cycles"], 12);
+    assert_eq!(json["counters"]["guest_updates"], Value::Null);
+    served.join().unwrap();
+}
+
+#[test]
 fn expired_keys_are_not_counted_as_good_ones() {
     let daemon = Daemon::start();
     daemon.key("good");

@@ -101,10 +101,16 @@ impl Client {
     /// Connects, and waits until the server answers, for as long as told.
     pub fn connect(server: &str, patience: Duration) -> Result<Self, Failure> {
         let deadline = Instant::now() + patience;
+        let mut told = false;
         loop {
             let tried = Self::try_connect(server);
             match tried {
-                Err(_) if Instant::now() < deadline => {
+                Err(error) if Instant::now() < deadline => {
+                    if !told {
+                        let seconds = patience.as_secs_f64();
+                        complain!("kv_load: waiting {seconds} s at most for {server}: {error}");
+                        told = true;
+                    }
                     std::thread::sleep(Duration::from_millis(20));
                 }
                 done => return done,

@@ -44,9 +44,9 @@
 //! when they are read ([`StoreError::Damaged`]), and by [`verify`].
 
 pub use hvckpt_store::{
-    Area, Compacted, Compression, Copied, Damage, DamageKind, Durability, Examined, Image, KeyId,
-    Page, PageWrite, Progress, Recovery, Store, StoreError, StoreKey, StoreKeyError, StoreMetrics,
-    StoreOptions, Version, View, backend, copy, examine, follow, verify,
+    Area, Compacted, Compression, Copied, CopyOptions, Damage, DamageKind, Durability, Examined,
+    Image, KeyId, Page, PageWrite, Progress, Recovery, Store, StoreError, StoreKey, StoreKeyError,
+    StoreMetrics, StoreOptions, Version, View, backend, copy, copy_with, examine, follow, verify,
 };
 
 pub use crate::durable::{Durable, DurableBuilder, DurableError, DurableTransaction, MapError};

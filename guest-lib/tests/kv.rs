@@ -279,11 +279,38 @@ fn web_pages_cannot_give_commands() {
         "PUT /x HTTP/1.1\r\nhost: localhost\r\n",
         "GET / HTTP/1.1\r\nAccept: */*\r\nHOST: localhost\r\n",
         "*1\r\n$4\r\nPOST\r\n",
+        // Those below say nothing of a host.
+        "PUT /x HTTP/1.1\r\n",
+        "PUT /x HTTP/1.0\r\nContent-Length: 20\r\n",
+        "PATCH / HTTP/1.1\r\n",
+        "delete /a HTTP/1.1\r\n",
+        "GET / HTTP/1.1\r\n",
+        "WHATEVER / HTTP/2\r\n",
     ] {
         let said = kv.all(format!("{head}\r\nSET a 1\r\nSET b 2\r\n").as_bytes());
         assert!(!said.contains("OK"), "{head}: {said}");
     }
     assert_eq!(kv.all(b"DBSIZE\r\nQUIT\r\n"), ":0\r\n+OK\r\n");
+}
+
+#[test]
+fn who_waits_for_the_server_says_so() {
+    let free = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = free.local_addr().unwrap().to_string();
+    drop(free);
+    let mut child = Command::new(common::example("kv_load"))
+        .args(["run", "--server", &address, "--seconds", "1"])
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut said = String::new();
+    let mut heard = BufReader::new(child.stderr.take().unwrap());
+    heard.read_line(&mut said).unwrap();
+    child.kill().unwrap();
+    child.wait().unwrap();
+    assert!(said.contains("waiting 60 s at most"), "{said}");
+    assert!(said.contains(&address), "{said}");
 }
 
 #[test]

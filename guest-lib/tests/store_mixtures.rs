@@ -83,6 +83,26 @@ fn of_one(store: &Store, histories: &[&History], most: u64, what: &str) {
     assert!(histories.iter().any(matching), "{what}: {kept:?}");
 }
 
+/// Each version of a store is of one of these histories: who accepts a loss is
+/// also given what no hash ties together, because what was between is gone.
+fn each_of_one(store: &Store, histories: &[&History], what: &str) {
+    for version in store.versions() {
+        let number = version.number;
+        let found = match contents(store, number) {
+            Ok(found) => found,
+            Err(StoreError::Damaged(_)) => continue,
+            Err(error) => panic!("{what}: {error:?}"),
+        };
+        let mut known = histories
+            .iter()
+            .filter_map(|all| all.get(&number))
+            .peekable();
+        // The area alone was a version, too.
+        let right = known.peek().is_none() || known.any(|pages| *pages == found);
+        assert!(right, "{what}: {number}");
+    }
+}
+
 /// Every choice of each file from one of the two.
 fn mix(one: &CrashDisk, other: &CrashDisk, key: Option<&StoreKey>, histories: &[&History]) {
     let names: BTreeSet<String> = files(one).into_iter().chain(files(other)).collect();
@@ -132,7 +152,7 @@ fn mix(one: &CrashDisk, other: &CrashDisk, key: Option<&StoreKey>, histories: &[
         let Ok(store) = Store::open_on(backend.clone(), lenient) else {
             continue;
         };
-        of_one(&store, histories, u64::MAX, &what);
+        each_of_one(&store, histories, &what);
         let page = Page([7; 512]);
         let write = PageWrite::new(0, 0, &page);
         if store.versions().is_empty() {
@@ -331,4 +351,74 @@ fn an_image_of_another_store_does_not_take_the_directory_over() {
             }
         }
     }
+}
+
+/// The images of one copy, and the newest of another which has gone on: no hash
+/// says that they are not of one history, since the one between is gone.  `whole`: each image has all pages.
+fn below_a_lost_image(whole: bool) {
+    let (disk, mut history) = shared(None, false);
+    let other = disk.copy();
+    let mut theirs = history.clone();
+    let run = |disk: &CrashDisk, history: &mut History, seed: u64| {
+        let store = Store::open_on(Arc::new(disk.clone()), options(None)).unwrap();
+        for n in 0..2 {
+            let page = Page([seed * 100 + n; 512]);
+            let pages = if whole { 0..PAGES } else { n..n + 1 };
+            let writes: Vec<_> = pages.map(|at| PageWrite::new(0, at, &page)).collect();
+            let version = store.commit(&writes, Durability::Sync).unwrap();
+            history.insert(version, contents(&store, version).unwrap());
+        }
+    };
+    run(&disk, &mut history, 1);
+    let kept: Vec<String> = files(&disk);
+    for seed in [2, 3, 4] {
+        run(&other, &mut theirs, seed);
+    }
+    let mut images = files(&other);
+    images.retain(|name| name.starts_with("image-"));
+    images.sort();
+    let [.., lost, last] = &images[..] else {
+        panic!("{images:?}");
+    };
+    assert!(!kept.contains(lost), "{kept:?}");
+    disk.put(last, &other.contents(last).unwrap());
+    disk.put("acknowledged", &other.contents("acknowledged").unwrap());
+    let mine = *history.last_key_value().unwrap().0;
+    let backend: Arc<dyn Backend> = Arc::new(disk.clone());
+    let found = verify(&backend, None, |_| {}).unwrap();
+    let named = |file: &str| found.problems.iter().any(|problem| problem.file == file);
+    assert!(!found.sound() && named(lost), "{found:?}");
+    assert!(kept.len() > 3 && found.whole.contains(&mine), "{found:?}");
+    match Store::open_on(backend.clone(), options(None)) {
+        Err(StoreError::Damaged(damage)) => {
+            assert!(!whole, "{damage}");
+            assert!(damage.file.starts_with("image-") && damage.intact.is_some());
+        }
+        Err(error) => panic!("{error:?}"),
+        Ok(store) => {
+            assert!(whole);
+            // Of the one alone; nor does compaction bring the other in.
+            for _ in 0..2 {
+                of_one(&store, &[&theirs], u64::MAX, "plain");
+                assert!(store.versions().iter().all(|it| it.number > mine));
+                store.compact(|_| {}).unwrap();
+            }
+            let refused = store.view(Some(mine)).unwrap_err();
+            let StoreError::Damaged(damage) = refused else {
+                panic!("{refused:?}");
+            };
+            assert_eq!(damage.intact, Some(mine));
+        }
+    }
+    let mut lenient = options(None);
+    lenient.accept_loss = true;
+    let store = Store::open_on(backend, lenient).unwrap();
+    each_of_one(&store, &[&history, &theirs], "lenient");
+    assert!(contents(&store, mine).unwrap() == history[&mine]);
+}
+
+#[test]
+fn what_is_below_a_lost_image_is_given_to_who_accepts_the_loss() {
+    below_a_lost_image(false);
+    below_a_lost_image(true);
 }

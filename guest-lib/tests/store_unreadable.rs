@@ -2,89 +2,18 @@
 //! Sectors which the disk does not give back: damage to what is in them, and
 //! to nothing else.
 
+#[path = "store_common/bad.rs"]
+mod bad;
+
 use std::collections::BTreeMap;
-use std::io;
-use std::ops::Range;
 use std::sync::Arc;
 
-use hvckpt::store::backend::{Backend, CrashDisk, File, Hold};
+use bad::Bad;
+use hvckpt::store::backend::{Backend, CrashDisk};
 use hvckpt::store::{Durability, Page, PageWrite, Store, StoreError, StoreOptions, verify};
 
 const PAGES: u64 = 70;
 const SECTOR: usize = 512;
-
-/// A disk with a bad place.
-#[derive(Debug, Clone)]
-struct Bad {
-    disk: CrashDisk,
-    name: String,
-    bytes: Range<u64>,
-}
-
-#[derive(Debug)]
-struct BadFile(Arc<dyn File>, Range<u64>);
-
-impl Bad {
-    fn file(&self, name: &str, file: Arc<dyn File>) -> Arc<dyn File> {
-        if name == self.name {
-            Arc::new(BadFile(file, self.bytes.clone()))
-        } else {
-            file
-        }
-    }
-}
-
-impl Backend for Bad {
-    fn describe(&self) -> String {
-        self.disk.describe()
-    }
-    fn list(&self) -> io::Result<Vec<String>> {
-        self.disk.list()
-    }
-    fn open(&self, name: &str, write: bool) -> io::Result<Arc<dyn File>> {
-        Ok(self.file(name, self.disk.open(name, write)?))
-    }
-    fn create(&self, name: &str) -> io::Result<Arc<dyn File>> {
-        self.disk.create(name)
-    }
-    fn publish(&self, from: &str, to: &str) -> io::Result<()> {
-        self.disk.publish(from, to)
-    }
-    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
-        self.disk.rename(from, to)
-    }
-    fn remove(&self, name: &str) -> io::Result<()> {
-        self.disk.remove(name)
-    }
-    fn sync_names(&self) -> io::Result<()> {
-        self.disk.sync_names()
-    }
-    fn lock(&self) -> io::Result<Option<Arc<dyn Hold>>> {
-        self.disk.lock()
-    }
-}
-
-impl File for BadFile {
-    fn len(&self) -> io::Result<u64> {
-        self.0.len()
-    }
-    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
-        let end = (offset + buffer.len() as u64).min(self.0.len()?);
-        if offset < self.1.end && end > self.1.start {
-            return Err(io::Error::from_raw_os_error(libc::EIO));
-        }
-        self.0.read_at(buffer, offset)
-    }
-    fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
-        self.0.write_at(bytes, offset)
-    }
-    fn truncate(&self, bytes: u64) -> io::Result<()> {
-        self.0.truncate(bytes)
-    }
-    fn sync(&self) -> io::Result<()> {
-        self.0.sync()
-    }
-}
 
 fn options() -> StoreOptions {
     let mut options = StoreOptions::default();
@@ -152,9 +81,7 @@ fn a_sector_which_cannot_be_read_takes_only_what_is_in_it() {
                 .unwrap_or_else(|error| panic!("{what}: {error}"))
                 .whole;
             for version in &versions {
-                // Without its header nothing ties an image to older ones.
-                let tied = at > 0 || number == newest.image;
-                let before = (tied && version.image < number)
+                let before = version.image < number
                     || (version.image == number && version.offset + version.bytes <= at);
                 if before || version.floor > number {
                     assert!(whole.contains(&version.number), "{what}: {whole:?}");

@@ -1,10 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Pages that no rollback touches.
 
-use crate::agent;
 use crate::error::Error;
 use crate::pagemap::{PAGE, TOP};
-use crate::state::{Reply, State};
 
 const RANGES: usize = 256;
 
@@ -30,7 +28,11 @@ impl Excluded {
         (false, until)
     }
 
-    fn add(&mut self, start: usize, length: usize) -> Result<(), Error> {
+    /// Excludes `length` octets at `start`.
+    ///
+    /// # Errors
+    /// They are not whole pages, or there is no room.
+    pub fn add(&mut self, start: usize, length: usize) -> Result<(), Error> {
         let whole = start.is_multiple_of(PAGE) && length.is_multiple_of(PAGE) && length != 0;
         let end = start.checked_add(length).filter(|&end| end <= TOP);
         let end = end.filter(|_| whole && start != 0);
@@ -46,32 +48,6 @@ impl Excluded {
         self.count += 1;
         Ok(())
     }
-}
-
-unsafe fn add(state: &'static State, argument: usize) -> Reply {
-    // SAFETY: `exclude` waits, with these on its stack; the list is the agent's.
-    let result = unsafe {
-        let (start, length) = *(argument as *const (usize, usize));
-        state.excluded.get().add(start, length)
-    };
-    (result.map(|()| 0), None)
-}
-
-/// From now on no rollback undoes what is in these pages; their mapping and protection are
-/// still put back. For the rest of the process's life.
-///
-/// # Errors
-/// [`Error::NotPages`]: `address` and `length` are not those of whole pages.
-/// [`Error::TooManyExcluded`]. Nothing is excluded then.
-///
-/// # Safety
-/// No code of the program relies for soundness on these pages agreeing with other memory after
-/// a rollback; they hold no stack and no memory of an allocator.
-pub unsafe fn exclude(address: usize, length: usize) -> Result<(), Error> {
-    agent::init(0)?;
-    let range = (address, length);
-    // SAFETY: made for the agent, with an argument that lives until the answer.
-    unsafe { agent::ask(add, (&raw const range) as usize) }.map(drop)
 }
 
 #[cfg(test)]

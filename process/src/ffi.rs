@@ -3,8 +3,8 @@
 
 use crate::agent;
 use crate::error::Error;
-use crate::exclude;
 use crate::rollback;
+use crate::speculate;
 use core::ffi::c_long;
 
 fn code(result: Result<u64, Error>) -> c_long {
@@ -52,5 +52,5 @@ pub extern "C" fn hvckpt_speculation_abort() -> c_long {
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hvckpt_exclude(address: usize, length: usize) -> c_long {
     // SAFETY: the caller accepts what the header says.
-    code(unsafe { exclude::exclude(address, length) }.map(|()| 0))
+    code(unsafe { speculate::exclude(address, length) }.map(|()| 0))
 }

@@ -38,8 +38,7 @@ pub mod threads;
 pub mod undo;
 
 pub use error::{Error, Holdout};
-pub use exclude::exclude;
-pub use speculate::{Outcome, Speculation, speculate};
+pub use speculate::{Outcome, Speculation, exclude, speculate};
 pub use state::Stopped;
 pub use stop::Patience;
 pub use threads::Thread;

@@ -4,6 +4,7 @@
 use crate::agent;
 use crate::error::Error;
 use crate::rollback;
+use crate::state::{Reply, State};
 
 /// An open speculation. Dropping it commits.
 #[derive(Debug)]
@@ -93,4 +94,30 @@ pub unsafe fn speculate<T>(f: impl FnOnce() -> Option<T>) -> Result<Outcome<T>, 
         Some(value) => open.commit().map(|()| Outcome::Committed(value)),
         None => Err(open.abort()),
     }
+}
+
+unsafe fn add_excluded(state: &'static State, argument: usize) -> Reply {
+    // SAFETY: `exclude` waits, with these on its stack; the list is the agent's.
+    let result = unsafe {
+        let (start, length) = *(argument as *const (usize, usize));
+        state.excluded.get().add(start, length)
+    };
+    (result.map(|()| 0), None)
+}
+
+/// From now on no rollback undoes what is in these pages; their mapping and protection are
+/// still put back. For the rest of the process's life.
+///
+/// # Errors
+/// [`Error::NotPages`]: `address` and `length` are not those of whole pages.
+/// [`Error::TooManyExcluded`]. Nothing is excluded then.
+///
+/// # Safety
+/// No code of the program relies for soundness on these pages agreeing with other memory after
+/// a rollback; they hold no stack and no memory of an allocator.
+pub unsafe fn exclude(address: usize, length: usize) -> Result<(), Error> {
+    agent::init(0)?;
+    let range = (address, length);
+    // SAFETY: made for the agent, with an argument that lives until the answer.
+    unsafe { agent::ask(add_excluded, (&raw const range) as usize) }.map(drop)
 }

@@ -125,21 +125,27 @@ static void populate(struct mm *mm, unsigned int c)
 void set_pte(struct mm *mm, unsigned int c, unsigned int slot,
              unsigned long val, bool preserve_ad)
 {
+    unsigned long outer = current->touching;
+
     populate(mm, c);
     truth_touched(mm, va_of(c, slot), 1);
     trace("cpu%u mm%td pte %u/%u %lx -> %lx\n", current->id, mm - mms, c, slot,
           table(mm->l1[c])[slot], val);
+    current->touching = va_of(c, slot);
     CHECK(!xen_set_entry(mm->l1[c], slot, val, preserve_ad), "mmu_update");
+    current->touching = outer;
     truth_touched(mm, va_of(c, slot), 1);
 }
 
 /* ptep_get_and_clear() */
 unsigned long take_pte(struct mm *mm, unsigned int c, unsigned int slot)
 {
-    unsigned long old;
+    unsigned long old, outer = current->touching;
 
     truth_touched(mm, va_of(c, slot), 1);
+    current->touching = va_of(c, slot);
     old = xen_take_entry(mm->l1[c], slot);
+    current->touching = outer;
     trace("cpu%u mm%td pte %u/%u %lx taken\n", current->id, mm - mms, c, slot,
           old);
     truth_touched(mm, va_of(c, slot), 1);

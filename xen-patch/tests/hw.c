@@ -275,8 +275,9 @@ void emul_stored(void)
 static int access(unsigned long va, void *buf, unsigned int n, bool write,
                   enum who who)
 {
+    unsigned long frame, outer = current->touching;
     unsigned int tries, ec;
-    unsigned long frame;
+    bool fixed;
 
     for ( tries = 0; ; ++tries )
     {
@@ -293,7 +294,10 @@ static int access(unsigned long va, void *buf, unsigned int n, bool write,
         current->emul.va = va;
         if ( current->emul.possible )
             memcpy(&current->emul.value, buf, n);
-        if ( xen_fault(va, ec) )
+        current->touching = va;
+        fixed = xen_fault(va, ec);
+        current->touching = outer;
+        if ( fixed )
         {
             current->emul.possible = false;
             if ( current->emul.done )

@@ -436,6 +436,7 @@ long proc_cycle(struct mm *mm, unsigned int op, unsigned int which)
 {
     unsigned int i, first = which == ALL_RANGES ? 0 : which;
     unsigned int last = which == ALL_RANGES ? NR_RANGES : which + 1;
+    const struct vcpu *v;
     unsigned long mine, p;
     uint8_t *was[NR_RANGES] = { NULL };
     uint32_t *must[NR_RANGES] = { NULL };
@@ -459,6 +460,10 @@ long proc_cycle(struct mm *mm, unsigned int op, unsigned int which)
         memcpy(was[i], r->quiet, r->pages);
         if ( op != CDA_OP_peek )
             memset(r->quiet, r->based || op == CDA_OP_begin, r->pages);
+        /* Xen may be at it on another CPU, and be done after the next list. */
+        for ( v = vcpus; v < vcpus + NR_VCPUS; ++v )
+            if ( v->mm == mm && v->touching )
+                truth_touched(mm, v->touching & PAGE_MASK, 1);
     }
 
     mine = ++serial;

@@ -273,6 +273,7 @@ struct vcpu
     struct page_info *locked_page;
     unsigned int rcu_depth, spins, user_copies, gp_faults;
     bool no_preempt;
+    unsigned long touching;       /* where it faults, or changes an entry */
     /* The store which cda_emulate() performs instead of the process. */
     struct { unsigned long va; uint64_t value; bool possible, done; } emul;
 };

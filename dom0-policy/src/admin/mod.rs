@@ -192,49 +192,50 @@ pub struct SessionInfo {
     pub counters: CounterValues,
 }
 
-/// Event counts, as in `cda.h`.
-#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+/// Event counts, as in `cda.h`; none where an older daemon has no such counter.
+#[derive(Debug, Clone, Copy, Default, Serialize, Deserialize)]
+#[serde(default)]
 #[allow(missing_docs)] // the names are those of the header
 pub struct CounterValues {
-    pub crossings: u64,
-    pub restarts: u64,
-    pub faults_fixed: u64,
-    pub faults_forwarded: u64,
-    pub faults_spurious: u64,
-    pub faults_xen: u64,
-    pub guest_updates: u64,
-    pub write_protected: u64,
-    pub walks: u64,
-    pub forks: u64,
-    pub flushes: u64,
-    pub cycles: u64,
-    pub watched: u64,
-    pub heated: u64,
-    pub cooled: u64,
-    pub emulated: u64,
-    pub degraded: u64,
+    pub crossings: Option<u64>,
+    pub restarts: Option<u64>,
+    pub faults_fixed: Option<u64>,
+    pub faults_forwarded: Option<u64>,
+    pub faults_spurious: Option<u64>,
+    pub faults_xen: Option<u64>,
+    pub guest_updates: Option<u64>,
+    pub write_protected: Option<u64>,
+    pub walks: Option<u64>,
+    pub forks: Option<u64>,
+    pub flushes: Option<u64>,
+    pub cycles: Option<u64>,
+    pub watched: Option<u64>,
+    pub heated: Option<u64>,
+    pub cooled: Option<u64>,
+    pub emulated: Option<u64>,
+    pub degraded: Option<u64>,
 }
 
 impl From<crate::hypervisor::Counters> for CounterValues {
     fn from(c: crate::hypervisor::Counters) -> Self {
         Self {
-            crossings: c.crossings,
-            restarts: c.restarts,
-            faults_fixed: c.faults_fixed,
-            faults_forwarded: c.faults_forwarded,
-            faults_spurious: c.faults_spurious,
-            faults_xen: c.faults_xen,
-            guest_updates: c.guest_updates,
-            write_protected: c.write_protected,
-            walks: c.walks,
-            forks: c.forks,
-            flushes: c.flushes,
-            cycles: c.cycles,
-            watched: c.watched,
-            heated: c.heated,
-            cooled: c.cooled,
-            emulated: c.emulated,
-            degraded: c.degraded,
+            crossings: Some(c.crossings),
+            restarts: Some(c.restarts),
+            faults_fixed: Some(c.faults_fixed),
+            faults_forwarded: Some(c.faults_forwarded),
+            faults_spurious: Some(c.faults_spurious),
+            faults_xen: Some(c.faults_xen),
+            guest_updates: Some(c.guest_updates),
+            write_protected: Some(c.write_protected),
+            walks: Some(c.walks),
+            forks: Some(c.forks),
+            flushes: Some(c.flushes),
+            cycles: Some(c.cycles),
+            watched: Some(c.watched),
+            heated: Some(c.heated),
+            cooled: Some(c.cooled),
+            emulated: Some(c.emulated),
+            degraded: Some(c.degraded),
         }
     }
 }

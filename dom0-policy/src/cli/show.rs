@@ -75,13 +75,18 @@ pub(super) fn sessions(sessions: &[SessionInfo]) -> String {
             format!("{}.{}s", s.age_ms / 1000, s.age_ms % 1000 / 100),
             s.pages.to_string(),
             s.ranges.to_string(),
-            s.counters.cycles.to_string(),
-            s.counters.faults_fixed.to_string(),
-            s.counters.faults_forwarded.to_string(),
-            s.counters.crossings.to_string(),
+            count(s.counters.cycles),
+            count(s.counters.faults_fixed),
+            count(s.counters.faults_forwarded),
+            count(s.counters.crossings),
         ]
     }));
     table(&rows)
+}
+
+/// A daemon which is older than a counter does not tell of it.
+fn count(value: Option<u64>) -> String {
+    value.map_or("-".to_owned(), |value| value.to_string())
 }
 
 pub(super) fn counters(c: &CounterValues) -> String {
@@ -142,7 +147,7 @@ pub(super) fn counters(c: &CounterValues) -> String {
     ];
     let rows: Vec<Vec<String>> = rows
         .iter()
-        .map(|(name, value, what)| vec![(*name).to_owned(), value.to_string(), (*what).to_owned()])
+        .map(|(name, value, what)| vec![(*name).to_owned(), count(*value), (*what).to_owned()])
         .collect();
     table(&rows)
 }

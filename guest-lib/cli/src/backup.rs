@@ -178,9 +178,7 @@ pub fn run(command: Command) -> ExitCode {
         Command::Serve(serve) => served(&serve),
         Command::Key(KeyCommand::Add { dir, name, out }) => added(&dir.dir, &name, &out),
         Command::Key(KeyCommand::List(common)) => listed(&common),
-        Command::Key(KeyCommand::Remove { dir, name }) => {
-            remove_key(&dir.dir, &name).map_err(Failure::from)
-        }
+        Command::Key(KeyCommand::Remove { dir, name }) => removed(&dir.dir, &name),
         Command::Status(common) => shown(&common),
         Command::Promote(promote) => promoted(&promote),
     };
@@ -235,7 +233,13 @@ fn added(dir: &Path, name: &str, out: &Path) -> Result<(), Failure> {
     added.inspect_err(|_| {
         // The error at hand says more.
         let _left = std::fs::remove_file(out);
-    })
+    })?;
+    print(&format!("the key of {name} is in {}", out.display()))
+}
+
+fn removed(dir: &Path, name: &str) -> Result<(), Failure> {
+    remove_key(dir, name)?;
+    print(&format!("the key of {name} is taken back"))
 }
 
 fn listed(common: &List) -> Result<(), Failure> {

@@ -4,6 +4,7 @@
 #![forbid(unsafe_code)]
 
 mod backup;
+mod process;
 mod store;
 
 use std::io::{self, Write};
@@ -34,6 +35,8 @@ enum Command {
     },
     #[command(flatten)]
     Store(store::Command),
+    #[command(flatten)]
+    Process(process::Command),
     /// Keep the state of programs on other machines, and hand it out.
     #[command(subcommand)]
     Backup(backup::Command),
@@ -112,8 +115,23 @@ fn as_text(report: &Report) -> String {
 }
 
 fn main() -> ExitCode {
-    match Args::parse().command {
+    let args = match Args::try_parse() {
+        Ok(args) => args,
+        // Help is a result, too.
+        Err(told) => {
+            let printed = told.print().and_then(|()| io::stdout().flush());
+            return match printed {
+                Err(error) if error.kind() != io::ErrorKind::BrokenPipe && !told.use_stderr() => {
+                    complain(&format!("cannot print: {error}"));
+                    ExitCode::from(2)
+                }
+                _ => ExitCode::from(u8::try_from(told.exit_code()).unwrap_or(2)),
+            };
+        }
+    };
+    match args.command {
         Command::Store(command) => store::run(command),
+        Command::Process(command) => process::run(command),
         Command::Backup(command) => backup::run(command),
         Command::Doctor { json } => {
             let report = doctor::examine();

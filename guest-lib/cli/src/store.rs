@@ -13,8 +13,8 @@ use clap::{Args, Subcommand};
 use hvckpt::explain;
 use hvckpt::store::backend::{Backend, Directory};
 use hvckpt::store::{
-    Examined, Progress, Store, StoreError, StoreKey, StoreKeyError, StoreOptions, copy, examine,
-    verify,
+    CopyOptions, Examined, Progress, Store, StoreError, StoreKey, StoreKeyError, StoreOptions,
+    copy_with, examine, verify,
 };
 use serde_json::{Value, json};
 
@@ -32,7 +32,8 @@ pub enum Command {
     /// Exit status: 0 if it is sound, 1 if something is damaged or missing,
     /// 2 if it could not be read.
     Verify(Common),
-    /// Show versions, areas, images and hot pages of a store.
+    /// Show versions, areas, images and hot pages of a store, or the newest
+    /// image of a program.
     ///
     /// Exit status: as of verify; damage to pages is not looked for.
     Inspect(Common),
@@ -126,6 +127,10 @@ pub struct Copy {
     /// history.
     #[arg(long)]
     version: Option<u64>,
+    /// Accept that acknowledged versions are gone: the copy begins at the newest
+    /// which is whole.
+    #[arg(long)]
+    accept_loss: bool,
 }
 
 /// Why it was not done.
@@ -189,6 +194,11 @@ fn print(text: &str) -> Result<(), Failure> {
 
 pub fn run(command: Command) -> ExitCode {
     let result = match command {
+        Command::Verify(common) | Command::Inspect(common)
+            if crate::process::holds(&common.dir) =>
+        {
+            return crate::process::show(&common.dir, common.json);
+        }
         Command::Verify(common) => check(&common, true),
         Command::Inspect(common) => check(&common, false),
         Command::Restore(restore) => restored(&restore),
@@ -522,12 +532,11 @@ fn compacted(compact: &Compact) -> Result<ExitCode, Failure> {
 
 fn copied(copied: &Copy) -> Result<ExitCode, Failure> {
     let common = &copied.common;
-    let done = copy(
-        &common.dir,
-        &copied.to,
-        common.key()?.as_ref(),
-        copied.version,
-    )?;
+    let mut options = CopyOptions::default();
+    options.key = common.key()?;
+    options.version = copied.version;
+    options.accept_loss = copied.accept_loss;
+    let done = copy_with(&common.dir, &copied.to, &options)?;
     let report = json!({
         "version": done.version,
         "images": done.images,

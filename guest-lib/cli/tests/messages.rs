@@ -351,3 +351,121 @@ fn a_variable_that_is_empty_is_not_set() {
     assert_eq!(line("HVCKPT_KEY"), Some("HVCKPT_KEY    not set"));
     assert_eq!(line("HVCKPT_POLICY"), Some("HVCKPT_POLICY not set"));
 }
+
+/// Commands show these; their users know no Rust.
+#[test]
+fn errors_of_stores_and_backups_name_no_option_of_the_library() {
+    let library = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let mut files = ["store/src", "src/backup", "cli/src"]
+        .map(|name| library.join(name))
+        .to_vec();
+    let (mut read, mut texts) = (0, 0);
+    while let Some(path) = files.pop() {
+        if path.is_dir() {
+            files.extend(
+                std::fs::read_dir(path)
+                    .unwrap()
+                    .map(|it| it.unwrap().path()),
+            );
+            continue;
+        }
+        read += 1;
+        let text = std::fs::read_to_string(&path).unwrap();
+        for (at, _) in text.match_indices("#[error(") {
+            let end = text[at..].find(")]").unwrap_or(0);
+            texts += 1;
+            // Of the string alone: behind it there are expressions.
+            let said = &text[at..at + end];
+            let said = &said[..said.rfind('"').unwrap_or(0)];
+            assert!(!said.contains("::"), "{}: {said}", path.display());
+        }
+    }
+    assert!(read > 30 && texts > 40, "{read} files, {texts} texts");
+}
+
+#[test]
+fn a_result_which_cannot_be_printed_is_a_failure() {
+    let scratch = Scratch::new("messages-full");
+    let at = |name: &str| scratch.path().join(name).to_str().unwrap().to_owned();
+    drop(store(scratch.path().join("store").as_path()));
+    add_key(&scratch.path().join("backup"), "app").unwrap();
+    let (store, dir) = (at("store"), at("backup"));
+    let commands: &[&[&str]] = &[
+        &["--help"],
+        &["--version"],
+        &["copy", "--help"],
+        &["doctor"],
+        &["doctor", "--json"],
+        &["verify", &store],
+        &["inspect", &store],
+        &["restore", &store, "--output", &at("out")],
+        &["restore", &store, "--in-place", "--version", "1"],
+        &["compact", &store],
+        &["copy", &store, &at("copy")],
+        &["keygen", &at("key")],
+        &["backup", "--help"],
+        &[
+            "backup",
+            "key",
+            "add",
+            "--dir",
+            &dir,
+            "--out",
+            &at("k"),
+            "x",
+        ],
+        &["backup", "key", "list", "--dir", &dir],
+        &["backup", "key", "remove", "--dir", &dir, "x"],
+        &["backup", "status", "--dir", &dir],
+    ];
+    for command in commands {
+        let full = std::fs::OpenOptions::new()
+            .write(true)
+            .open("/dev/full")
+            .unwrap();
+        let run = |out: Stdio| {
+            let ran = Command::new(HVCKPT).args(*command).stdout(out).output();
+            let ran = ran.unwrap();
+            (ran.status.code(), String::from_utf8(ran.stderr).unwrap())
+        };
+        let (code, said) = run(full.into());
+        assert_eq!(code, Some(2), "{command:?}: {said}");
+        says(&said, &["cannot print"], &[]);
+    }
+    // Who has read enough is no failure.
+    for command in [&["verify", &store][..], &["--help"]] {
+        let (gone, out) = io::pipe().unwrap();
+        drop(gone);
+        let ran = Command::new(HVCKPT)
+            .args(command)
+            .stdout(out)
+            .output()
+            .unwrap();
+        assert_eq!((ran.status.code(), &ran.stderr[..]), (Some(0), &b""[..]));
+    }
+}
+
+#[test]
+fn the_file_with_the_last_number_is_named() {
+    let scratch = Scratch::new("messages-last");
+    let path = scratch.path().join("store");
+    drop(store(&path));
+    std::fs::write(path.join("image-ffffff.hvck"), "left by somebody").unwrap();
+    let open = || Store::open(&path, StoreOptions::default()).unwrap();
+    let write = |store: &Store| {
+        let page = Page([8; 512]);
+        store.commit(&[PageWrite::new(0, 1, &page)], Durability::Sync)
+    };
+    let error = write(&open()).unwrap_err();
+    let next = ["image-ffffff.hvck", "hvckpt verify", "move it away"];
+    says(&explain(&error), &next, &[]);
+    let verified = Command::new(HVCKPT).arg("verify").arg(&path).output();
+    let said = String::from_utf8(verified.unwrap().stdout).unwrap();
+    says(
+        &said,
+        &["image-ffffff.hvck", "not the header of an image"],
+        &[],
+    );
+    std::fs::rename(path.join("image-ffffff.hvck"), scratch.path().join("away")).unwrap();
+    write(&open()).unwrap();
+}

@@ -202,3 +202,97 @@ fn an_older_version_can_be_the_newest_of_the_copy() {
     assert!(matches!(refused, Err(StoreError::NotEncrypted(_))));
     assert!(!scratch.path().join("a").exists());
 }
+
+fn hvckpt(arguments: &[&str]) -> (Option<i32>, String) {
+    let ran = Command::new(env!("CARGO_BIN_EXE_hvckpt"))
+        .args(arguments)
+        .output()
+        .unwrap();
+    (
+        ran.status.code(),
+        String::from_utf8(ran.stderr).unwrap() + &String::from_utf8(ran.stdout).unwrap(),
+    )
+}
+
+#[test]
+fn what_is_damaged_is_copied_by_who_accepts_the_loss() {
+    let scratch = Scratch::new("copy-damaged");
+    let (path, to) = (scratch.path().join("store"), scratch.path().join("copy"));
+    let mut opening = options(None);
+    opening.image_bytes = 1 << 20;
+    let store = Store::open(&path, opening).unwrap();
+    for n in 1..=6 {
+        commit(&store, n);
+    }
+    let last = *store.versions().last().unwrap();
+    drop(store);
+    let image = path.join(format!("image-{:06x}.hvck", last.image));
+    let mut bytes = fs::read(&image).unwrap();
+    // Its table of areas, which is at the end.
+    let at = usize::try_from(last.offset + last.bytes).unwrap() - 20;
+    bytes[at] ^= 1;
+    fs::write(&image, bytes).unwrap();
+    let (from, new) = (path.to_str().unwrap(), to.to_str().unwrap());
+    let out = scratch.path().join("out");
+    let restored = hvckpt(&["restore", from, "--output", out.to_str().unwrap()]);
+    let copied = hvckpt(&["copy", from, new]);
+    assert_eq!(copied, restored, "the same words");
+    assert_eq!(copied.0, Some(1));
+    assert!(copied.1.contains("--accept-loss"), "{}", copied.1);
+    assert!(!to.exists());
+    let copied = hvckpt(&["copy", from, new, "--accept-loss"]);
+    assert_eq!(copied.0, Some(0), "{}", copied.1);
+    let mut reading = options(None);
+    reading.read_only = true;
+    let copy = Store::open(&to, reading).unwrap();
+    assert_eq!(copy.view(None).unwrap().page(0, 1).unwrap(), Page([5; 512]));
+    assert!(copy.newest() > last.number, "a lost number comes back");
+    // Nothing was done to the original.
+    let again = hvckpt(&["restore", from, "--output", out.to_str().unwrap()]);
+    assert_eq!(again, restored);
+}
+
+#[test]
+fn what_an_interrupted_copy_left_goes_unless_it_is_in_use() {
+    let scratch = Scratch::new("copy-partial");
+    let at = |name: &str| scratch.path().join(name);
+    let store = Store::open(at("store"), options(None)).unwrap();
+    commit(&store, 1);
+    let leave = |of: &str, process: u32| {
+        let path = at(&format!(".{of}.{process}.partial"));
+        fs::create_dir(&path).unwrap();
+        fs::write(path.join("image-000001.hvck"), "x").unwrap();
+        path
+    };
+    // Some process which is gone, one which is there, and this one, which may
+    // have the number of one which is gone.
+    let mut gone = Command::new("true").spawn().unwrap();
+    let number = gone.id();
+    gone.wait().unwrap();
+    let left = [leave("copy", number), leave("copy", std::process::id())];
+    let others = [leave("copy", 1), leave("other", number)];
+    let held = leave("held", number);
+    let lock = fs::File::open(&held).unwrap();
+    lock.lock().unwrap();
+    copy(at("store"), at("copy"), None, None).unwrap();
+    assert!(left.iter().all(|path| !path.exists()));
+    assert!(others.iter().all(|path| path.exists()));
+    assert_eq!(holds(&at("copy"), None), 1);
+    // It belongs to a process which this one cannot see.
+    copy(at("store"), at("held"), None, None).unwrap();
+    assert!(held.exists());
+    drop(lock);
+    drop(Store::open(at("held"), options(None)).unwrap());
+    assert!(!held.exists(), "opening cleans as well");
+}
+
+#[test]
+fn what_is_wrong_with_the_target_is_not_laid_on_the_source() {
+    let scratch = Scratch::new("copy-target");
+    let path = scratch.path().join("store");
+    drop(Store::open(&path, options(None)).unwrap());
+    let (code, said) = hvckpt(&["copy", path.to_str().unwrap(), "/proc/hvckpt-copy"]);
+    assert_eq!(code, Some(2));
+    assert!(said.contains("/proc/hvckpt-copy"), "{said}");
+    assert!(!said.contains("store"), "{said}");
+}

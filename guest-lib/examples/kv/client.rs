@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use mio::net::TcpStream;
 
-use super::resp::{Command, KEPT, Parser, Replies};
+use super::resp::{Command, HTTP, KEPT, Parser, Replies};
 
 /// Bytes read from a client in one turn.
 const READ: usize = 256 << 10;
@@ -125,16 +125,12 @@ impl Client {
                     bytes += command.iter().map(Vec::len).sum::<usize>();
                     let is = |name: &[u8]| command[0].eq_ignore_ascii_case(name);
                     if is(b"POST") || is(b"Host:") {
-                        // A web page had a browser send this: what follows
-                        // must not be taken for commands.
-                        let peer = self.tcp.peer_addr().ok();
-                        complain!("kv: an HTTP request from {peer:?}: closed");
-                        self.dead = true;
-                        return VecDeque::new();
+                        return self.http();
                     }
                     self.closing |= is(b"QUIT");
                     self.pending.push_back(command);
                 }
+                Err(HTTP) => return self.http(),
                 Err(what) => {
                     let words = [b"!", what.as_bytes()];
                     self.pending.push_back(words.map(<[u8]>::to_vec).into());
@@ -144,6 +140,15 @@ impl Client {
             self.unparsed &= !self.closing;
         }
         core::mem::take(&mut self.pending)
+    }
+
+    /// A web page had a browser send this: what follows must not be taken for
+    /// commands.
+    fn http(&mut self) -> VecDeque<Command> {
+        let peer = self.tcp.peer_addr().ok();
+        complain!("kv: an HTTP request from {peer:?}: closed");
+        self.dead = true;
+        VecDeque::new()
     }
 
     /// These are being executed, and replies to them come.

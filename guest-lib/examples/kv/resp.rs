@@ -13,6 +13,9 @@ const LINE: usize = 64 << 10;
 /// A buffer which was larger is given back when it is empty.
 pub const KEPT: usize = 1 << 20;
 
+/// What the parser says of an HTTP request.
+pub const HTTP: &str = "an HTTP request";
+
 pub fn integer(text: &[u8]) -> Option<i64> {
     core::str::from_utf8(text).ok()?.parse().ok()
 }
@@ -74,6 +77,9 @@ impl Parser {
                     let words: Command = words.collect();
                     if words.is_empty() {
                         continue;
+                    }
+                    if words.len() == 3 && words[2].starts_with(b"HTTP/") {
+                        return Err(HTTP);
                     }
                     return Ok(Some(words));
                 };

@@ -421,6 +421,7 @@ impl Durable {
             new: share(words.map(|word| word.load(Ordering::Relaxed))),
             before,
             words: None,
+            shared: self.store.shared().handover(),
         }
     }
 

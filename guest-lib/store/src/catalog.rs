@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use super::scan::Version;
-use super::view::Area;
+use super::view::{Area, Untied};
 use super::writer::Writer;
 
 /// The versions and areas of a store, as they are on stable storage.
@@ -14,18 +14,24 @@ pub(crate) struct Catalog {
     pub(crate) areas: Vec<Area>,
     /// The newest version; zero for none.
     pub(crate) last: u64,
+    /// What is not told of to who did not accept a loss.
+    pub(crate) untied: Untied,
 }
 
 impl Catalog {
     /// Takes over what the writer did.
     pub(crate) fn follow(&mut self, writer: &mut Writer) {
+        let tied = |(number, _): &(&u64, &Version)| !writer.untied.has(**number);
         let new = writer.versions.range(self.last.saturating_add(1)..);
-        self.versions
-            .extend(new.map(|(number, version)| (*number, *version)));
-        let moved = core::mem::take(&mut writer.moved);
-        if moved || self.versions.len() != writer.versions.len() {
-            self.versions.clone_from(&writer.versions);
+        self.versions.extend(new.filter(tied));
+        let shown = writer.versions.len() - writer.untied.versions.len();
+        let fewer = self.untied.versions.len() != writer.untied.versions.len();
+        if writer.moved || fewer || self.versions.len() != shown {
+            self.versions.clear();
+            self.versions.extend(writer.versions.iter().filter(tied));
+            self.untied.clone_from(&writer.untied);
         }
+        writer.moved = false;
         self.last = writer.last;
         let same = self.areas.len() == writer.areas.len()
             && self.areas.iter().zip(&writer.areas).all(|(known, now)| {

@@ -68,7 +68,8 @@ pub(crate) fn compact(
             return Ok(None);
         }
         writer.settle()?;
-        let mut kept: Vec<Version> = writer.kept().copied().collect();
+        let tied = |version: &&Version| !writer.untied.has(version.number);
+        let mut kept: Vec<Version> = writer.kept().filter(tied).copied().collect();
         kept.reverse();
         let newest = kept.last().map(|newest| writer.link(newest));
         let before = writer.sizes.values().sum();
@@ -213,13 +214,16 @@ impl Copy {
                     new: share(new.0.iter().copied()),
                     before: before.unwrap_or(Before::Unknown),
                     words: None,
+                    shared: None,
                 }))
             }))
         });
         let version = view.version();
+        // Those between may be lost.
+        let last = self.copies.last();
         let meta = Meta {
             version: version.number,
-            previous: version.previous,
+            previous: last.map_or(version.previous, |last| last.number),
             synced: version.previous,
             floor: self.out.image,
             time: version.time,

@@ -2,22 +2,24 @@
 //! Copies of a store, also of one which is being written.
 
 use std::collections::BTreeMap;
-use std::ffi::OsString;
 use std::fs;
 use std::io::{self, Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::sync::Arc;
 
-use hvckpt_files::{self as files, rename_new};
+use hvckpt_files as files;
 
 use super::backend::Directory;
 use super::error::{StoreError, io as failed};
 use super::format::{ACK_FILE, IMAGE_HEADER, encode_ack, image_name};
-use super::images::ImageFile;
+use super::images::{ImageFile, Images};
 use super::key::StoreKey;
 use super::options::StoreOptions;
+use super::partial::Partial;
+use super::prove::{self, Readable};
 use super::scan::{ATTEMPTS, Scan, acknowledged, scan};
+use super::view::load;
 use super::{Backend, Store, epoch};
 
 /// Bytes which are read at a time.
@@ -37,6 +39,21 @@ pub struct Copied {
     pub bytes: u64,
 }
 
+/// How to copy a store.
+#[derive(Debug, Clone, Default)]
+#[non_exhaustive]
+pub struct CopyOptions {
+    /// The key of an encrypted store.
+    pub key: Option<StoreKey>,
+    /// The state which is to be the newest of the copy; newer ones stay as
+    /// history.
+    pub version: Option<u64>,
+    /// Accept that acknowledged versions are gone: the copy goes on from the
+    /// newest version whose index is whole.  What the disk cannot read is zeros
+    /// in it, and damage.
+    pub accept_loss: bool,
+}
+
 /// Copies the store in a directory to a new directory, with all versions it
 /// keeps.  The store may be in use: the copy has everything that was
 /// acknowledged before, and nothing that was not.  Images which nobody appends
@@ -53,6 +70,23 @@ pub fn copy(
     key: Option<&StoreKey>,
     version: Option<u64>,
 ) -> Result<Copied, StoreError> {
+    let options = CopyOptions {
+        key: key.cloned(),
+        version,
+        accept_loss: false,
+    };
+    copy_with(from, to, &options)
+}
+
+/// As [`copy`], with options.
+///
+/// # Errors
+/// See [`StoreError`].  The new directory is complete, or not there.
+pub fn copy_with(
+    from: impl AsRef<Path>,
+    to: impl AsRef<Path>,
+    options: &CopyOptions,
+) -> Result<Copied, StoreError> {
     let (from, to) = (from.as_ref(), to.as_ref());
     let shown = to.display().to_string();
     let make = |error| failed("make", &shown, error);
@@ -68,37 +102,36 @@ pub fn copy(
     let mut changed = None;
     // A live store makes and removes images meanwhile.
     for _ in 0..ATTEMPTS {
-        let Some((scan, newest)) = look(&backend, key)? else {
+        let Some((scan, newest)) = look(&backend, options)? else {
             continue;
         };
-        if let Some(version) = version
+        if let Some(version) = options.version
             && !scan.available().contains_key(&version)
         {
             return Err(StoreError::NoVersion { version });
         }
         let made = files::make_directory(parent).map_err(make)?;
-        let mut partial = OsString::from(".");
-        partial.push(name);
-        partial.push(format!(".{}.partial", std::process::id()));
-        let partial = parent.join(partial);
-        let result = fill(from, &partial, &scan, newest, key, version).and_then(|copied| {
-            rename_new(&partial, to).map_err(make)?;
-            files::sync_directory(parent).map_err(make)?;
-            Ok(copied)
+        let partial = Partial::make(parent, name).map_err(make);
+        let result = partial.and_then(|partial| {
+            let filled = fill(from, &partial.path, &scan, newest, options);
+            Ok(match filled {
+                Ok(copied) => Ok(partial.keep(to).map(|()| copied).map_err(make)?),
+                // An image went meanwhile.
+                Err(StoreError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
+                    Err(source)
+                }
+                Err(error) => return Err(error),
+            })
         });
         match result {
-            Ok(copied) => return Ok(copied),
+            Ok(Ok(copied)) => return Ok(copied),
+            Ok(Err(source)) => changed = Some(source),
             Err(error) => {
-                let _left = fs::remove_dir_all(&partial);
                 files::remove_directories(&made);
-                match error {
-                    StoreError::Io { source, .. } if source.kind() == io::ErrorKind::NotFound => {
-                        changed = Some(source);
-                    }
-                    other => return Err(other),
-                }
+                return Err(error);
             }
         }
+        files::remove_directories(&made);
     }
     let source = changed.unwrap_or_else(|| io::ErrorKind::TimedOut.into());
     Err(failed("copy", &backend.describe(), source))
@@ -106,10 +139,28 @@ pub fn copy(
 
 /// What there is, and the newest version which was acknowledged; `None` if it
 /// changed too much meanwhile.
-fn look(backend: &Directory, key: Option<&StoreKey>) -> Result<Option<(Scan, u64)>, StoreError> {
+fn look(backend: &Directory, options: &CopyOptions) -> Result<Option<(Scan, u64)>, StoreError> {
+    let key = options.key.as_ref();
     let mut found = scan(backend, key)?;
-    if let Some(error) = found.ambiguous().or_else(|| found.refusal()) {
+    if let Some(error) = found.ambiguous() {
         return Err(error);
+    }
+    let images = Images::found(Arc::new(backend.clone()), key.cloned(), &found).hold(&found);
+    if options.accept_loss {
+        found.fall_back(&images);
+        let newest = found.versions.keys().next_back();
+        let newest = newest.copied().unwrap_or(0);
+        return Ok(Some((found, newest)));
+    }
+    let newest = found.versions.values().next_back().copied();
+    let damaged = || newest.and_then(|newest| load(&images, &newest).err());
+    if let Some(error) = found.refusal().or_else(damaged) {
+        return Err(found.with_way_out(&images, error));
+    }
+    if let Some(version) = options.version
+        && found.untied(false).has(version)
+    {
+        return Err(found.untied(false).refusal(&images, version));
     }
     let before = found.acknowledged;
     // Of what is there, what a program was told of by now.
@@ -131,13 +182,12 @@ fn fill(
     to: &Path,
     scan: &Scan,
     newest: u64,
-    key: Option<&StoreKey>,
-    version: Option<u64>,
+    options: &CopyOptions,
 ) -> Result<Copied, StoreError> {
     let shown = to.display().to_string();
-    files::make_directory(to).map_err(|error| failed("make", &shown, error))?;
+    let target = Directory::new(to);
     let mut copied = Copied {
-        version: version.unwrap_or(newest),
+        version: options.version.unwrap_or(newest),
         images: 0,
         linked: 0,
         bytes: 0,
@@ -147,18 +197,27 @@ fn fill(
             continue;
         };
         let name = image_name(number);
-        let target = to.join(&name);
+        let path = to.join(&name);
         copied.images += 1;
-        if complete && link(&from.join(&name), &target, file) {
+        if options.accept_loss {
+            salvage(&name, file, &target, bytes)?;
+            copied.bytes += bytes;
+        } else if complete && link(&from.join(&name), &path, file) {
             copied.linked += 1;
         } else {
-            duplicate(&from.join(&name), &target, file, bytes)
+            duplicate(&from.join(&name), &path, file, bytes)
                 .map_err(|error| failed("copy", &name, error))?;
             copied.bytes += bytes;
         }
     }
-    if scan.acknowledged.is_some() {
-        write(&to.join(ACK_FILE), &encode_ack(scan.store, newest))
+    if let Some(told) = scan.acknowledged {
+        // Numbers which were lost are not used again.
+        let most = if options.accept_loss {
+            told.max(scan.used)
+        } else {
+            newest
+        };
+        write(&to.join(ACK_FILE), &encode_ack(scan.store, most))
             .map_err(|error| failed("write", ACK_FILE, error))?;
     }
     match files::read_regular(&from.join(epoch::FILE)) {
@@ -166,16 +225,17 @@ fn fill(
         other => other.and_then(|bytes| write(&to.join(epoch::FILE), &bytes)),
     }
     .map_err(|error| failed("copy", epoch::FILE, error))?;
-    if let Some(version) = version.filter(|version| *version != newest) {
-        let mut options = StoreOptions {
+    if options.accept_loss || options.version.is_some_and(|version| version != newest) {
+        let opening = StoreOptions {
             create: false,
             auto_compact: false,
             keep: usize::MAX,
-            key: key.cloned(),
+            key: options.key.clone(),
+            accept_loss: options.accept_loss,
+            at: options.version.or(Some(newest)).filter(|at| *at > 0),
             ..StoreOptions::default()
         };
-        options.at = Some(version);
-        Store::open_on(Arc::new(Directory::new(to)), options)?.flush()?;
+        Store::open_on(Arc::new(target), opening)?.flush()?;
     }
     files::sync_directory(to).map_err(|error| failed("sync", &shown, error))?;
     Ok(copied)
@@ -197,10 +257,9 @@ fn parts(scan: &Scan, newest: u64) -> Vec<(u64, u64, bool)> {
         .map(|(_, version)| version.floor)
         .min()
         .unwrap_or(0);
-    let group = scan.lineage.group(last.image);
     let images = scan.images.range(floor..=last.image);
     images
-        .filter(|(number, _)| scan.lineage.group(**number) == group)
+        .filter(|(number, _)| scan.ours(**number))
         .map(|(number, image)| {
             let end = last.offset + last.bytes;
             let cut = *number == last.image && !image.base;
@@ -243,6 +302,13 @@ fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let mut file = create(path)?;
     file.write_all(bytes)?;
     file.sync_all()
+}
+
+/// Copies what can be read of the beginning of an image.
+fn salvage(name: &str, file: &ImageFile, to: &Directory, bytes: u64) -> Result<(), StoreError> {
+    let out = Backend::create(to, name).map_err(|error| failed("create", name, error))?;
+    prove::copy(name, &Readable(&*file.file), &*out, 0, bytes)?;
+    out.sync().map_err(|error| failed("sync", name, error))
 }
 
 /// Copies the beginning of an image.

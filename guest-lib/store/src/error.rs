@@ -63,7 +63,7 @@ pub enum StoreError {
     LockLost(String),
     /// There is no store in the directory.
     #[error(
-        "there is no store in {0}; check the directory, or let it be made (StoreOptions::create)"
+        "there is no store in {0}; check the directory (a program makes one if its option create says so)"
     )]
     NotAStore(String),
     /// Written by a newer version of the library.
@@ -89,7 +89,7 @@ pub enum StoreError {
     },
     /// The store is encrypted, and no key was given.
     #[error(
-        "{name} is encrypted with key {id}, and no key was given (StoreOptions::key; commands: --key FILE or HVCKPT_STORE_KEY)"
+        "{name} is encrypted with key {id}, and no key was given (commands: --key FILE or HVCKPT_STORE_KEY; programs: the option key)"
     )]
     KeyNeeded {
         /// File, within the store's directory.
@@ -121,7 +121,7 @@ pub enum StoreError {
     Damaged(#[from] Damage),
     /// The version is not kept, or never was.
     #[error(
-        "version {version} is not kept; `hvckpt inspect` lists those which are, StoreOptions::keep says how many"
+        "version {version} is not kept; `hvckpt inspect` lists those which are; how many that are, the program's option keep says, or `hvckpt compact --keep`"
     )]
     NoVersion {
         /// The version asked for.
@@ -176,7 +176,7 @@ pub enum StoreError {
         source: io::Error,
     },
     /// A number of the format is used up.
-    #[error("the store has no {0} left; restore its areas into a new one")]
+    #[error("{}", used_up(.0))]
     Exhausted(&'static str),
     /// This process is a fork child of the one which opened the store.
     #[error(
@@ -264,6 +264,9 @@ impl StoreError {
     }
 }
 
+/// What a store runs out of first.
+pub(crate) const IMAGE_NUMBERS: &str = "image numbers";
+
 /// Bytes which are not what was written.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{file}, byte {offset}: {what}{}", way_out(*.intact))]
@@ -278,6 +281,19 @@ pub struct Damage {
     /// The newest version which can be opened all the same, if a loss is
     /// accepted; told by who refuses to open a store.
     pub intact: Option<u64>,
+}
+
+/// What is used up, and what to do.
+fn used_up(what: &str) -> String {
+    let anew = "restore its areas into a new one";
+    if what != IMAGE_NUMBERS {
+        return format!("the store has no {what} left; {anew}");
+    }
+    let last = super::format::image_name(super::format::Place::MAX_IMAGE);
+    format!(
+        "the store has no {what} left: {last} has the last one; if `hvckpt verify` says that it \
+         is not of this store, move it away, else {anew}"
+    )
 }
 
 fn way_out(intact: Option<u64>) -> String {

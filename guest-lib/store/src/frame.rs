@@ -8,11 +8,12 @@ use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::backend::{Backend, File};
-use super::error::{StoreError, io};
+use super::error::{IMAGE_NUMBERS, StoreError, io};
 use super::format::{
     Chain, FANOUT, FRAME_HEADER, FrameHeader, IMAGE_HEADER, ImageHeader, NodeId, Place,
     encode_areas, encode_delta, encode_node,
 };
+use super::handover::Handover;
 use super::images::ImageFile;
 use super::index::{AreaIndex, NodeSink, Undo, delta};
 use super::page::{Difference, Encoder, WORDS, Words, runs, runs_into};
@@ -48,6 +49,8 @@ pub struct Change {
     pub before: Before,
     /// What changed, as words, where a tracker logged them.
     pub words: Option<Vec<u8>>,
+    /// With whoever else encodes it.
+    pub shared: Option<Handover>,
 }
 
 /// What is known of a page in the version before.
@@ -134,7 +137,7 @@ impl Out {
         header: &ImageHeader,
     ) -> Result<Self, StoreError> {
         if header.image > Place::MAX_IMAGE {
-            return Err(StoreError::Exhausted("image numbers"));
+            return Err(StoreError::Exhausted(IMAGE_NUMBERS));
         }
         let create = || match backend.create(&name) {
             // Of an attempt which failed.
@@ -337,7 +340,15 @@ impl Out {
             })
             .filter(|difference| difference.runs.is_some() || difference.words.is_some());
         let (place, depth) = self.object(Object::Record, |out| {
-            encoder.encode(out, change.area, change.page, &change.new, difference)
+            let shared = change.shared.as_ref();
+            encoder.encode(
+                out,
+                change.area,
+                change.page,
+                &change.new,
+                difference,
+                shared,
+            )
         });
         self.runs = room;
         self.depths.insert(key, depth);

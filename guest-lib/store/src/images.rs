@@ -17,6 +17,7 @@ use super::page::{Page, apply};
 use super::scan::Scan;
 use super::seal::{Fault, Object, SEALED, Seal};
 use hvckpt_sys::PAGE_SIZE;
+use hvckpt_sys::memory::as_bytes;
 
 /// Bytes of which a disk loses all or none.
 pub(crate) const SECTOR: usize = 512;
@@ -276,7 +277,7 @@ impl Images {
                 return Err(bad(*at, DamageKind::Record));
             }
         }
-        if content == Some(crc32c::crc32c(&result.to_bytes())) {
+        if content == Some(crc32c::crc32c(as_bytes(&result.0))) {
             Ok(result)
         } else {
             Err(bad(place, DamageKind::Page))

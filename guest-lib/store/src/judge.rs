@@ -43,8 +43,8 @@ pub(crate) fn judge(scan: &mut Scan, opened: BTreeMap<u64, Opened>) -> Result<()
         cut(scan, image, found, limit, group, unread.remove(&number))?;
     }
     scan.choose(group);
-    gaps(scan, &images, group);
-    mixtures(scan, group);
+    gaps(scan, &images);
+    mixtures(scan);
     lost(scan, &images, group);
     Ok(())
 }
@@ -112,7 +112,7 @@ fn cut(
 }
 
 /// Names images which are of another history.
-fn mixtures(scan: &mut Scan, group: u64) {
+fn mixtures(scan: &mut Scan) {
     let floor = floor(scan);
     let newest = scan
         .versions
@@ -133,7 +133,7 @@ fn mixtures(scan: &mut Scan, group: u64) {
     for (&image, found) in &scan.found {
         // What is older than all that is needed may be left over.
         let left = image < floor || found.is_empty();
-        if left || explained || scan.lineage.group(image) == group {
+        if left || explained || scan.ours(image) {
             continue;
         }
         scan.problems.push(Damage::new(
@@ -151,17 +151,20 @@ pub(crate) fn floor(scan: &Scan) -> u64 {
 }
 
 /// Images which should be there and are not: those which another continues,
-/// unless all that is kept is newer.
-fn gaps(scan: &mut Scan, images: &Found, group: u64) {
+/// unless all that is there is newer.
+fn gaps(scan: &mut Scan, images: &Found) {
     let floor = floor(scan);
-    let ours = images
-        .iter()
-        .filter(|(number, _)| scan.lineage.group(**number) == group);
+    let ours = images.iter().filter(|(number, _)| scan.ours(**number));
+    let apart = scan.untied(false).versions;
+    let apart: BTreeSet<u64> = apart.values().map(|version| version.image).collect();
     let parents: BTreeSet<u64> = ours.map(|(_, (image, _))| image.header.parent).collect();
     for parent in parents {
         let name = image_name(parent);
         let named = scan.problems.iter().any(|damage| damage.file == name);
-        if parent > 0 && parent >= floor && !images.contains_key(&parent) && !named {
+        // Lower ones go first where they go because of their age.
+        let between = || apart.iter().any(|image| *image < parent);
+        let needed = parent > 0 && (parent >= floor || between());
+        if needed && !images.contains_key(&parent) && !named {
             scan.problems
                 .push(Damage::new(&name, 0, DamageKind::Missing));
         }

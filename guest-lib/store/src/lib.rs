@@ -46,6 +46,7 @@ pub mod follow;
 mod format;
 mod frame;
 mod frames;
+mod handover;
 mod images;
 mod index;
 mod judge;
@@ -55,6 +56,7 @@ pub mod metrics;
 mod opening;
 mod options;
 mod page;
+mod partial;
 mod pipeline;
 mod prove;
 mod queue;
@@ -82,7 +84,7 @@ use writer::Writer;
 use hvckpt_sys::fork;
 
 pub use compact::{Compacted, Progress};
-pub use copy::{Copied, copy};
+pub use copy::{Copied, CopyOptions, copy, copy_with};
 pub use counters::StoreMetrics;
 pub use error::{Damage, DamageKind, StoreError};
 pub use key::{KeyId, StoreKey, StoreKeyError};
@@ -102,6 +104,7 @@ pub mod parts {
     pub use crate::error::io as io_error;
     pub use crate::format::size;
     pub use crate::frame::{Before, Change};
+    pub use crate::handover::Handover;
     pub use crate::page::{WORDS, Words, share};
     pub use crate::pipeline::Shared;
     pub use crate::ship::{AreaShape, Bulk, Delta, Record, RecordWriter, read_record};
@@ -189,7 +192,11 @@ impl Store {
     /// See [`StoreError`].  Nothing was changed, and nothing is left of what
     /// was made.
     pub fn open(directory: impl AsRef<Path>, options: StoreOptions) -> Result<Self, StoreError> {
-        let directory = Directory::new(directory.as_ref());
+        let path = directory.as_ref();
+        if let Some(name) = path.file_name().filter(|_| !options.read_only) {
+            partial::sweep(path.parent().unwrap_or(Path::new("")), name);
+        }
+        let directory = Directory::new(path);
         if options.create && !options.read_only {
             directory
                 .create()
@@ -275,8 +282,9 @@ impl Store {
             claims,
             threads: Vec::new(),
         };
+        // Also to the newest one there is, or the loss would be told again.
         if let Some(version) = at
-            && version != store.recovery.version
+            && (version != store.recovery.version || acknowledged > version)
         {
             store
                 .shared
@@ -437,6 +445,7 @@ impl Store {
                         frame::Before::runs(&old.0, &write.new.0)
                     }),
                     words,
+                    shared: self.shared.handover(),
                 })
             };
             pages.iter().map(change).collect::<Result<Vec<_>, _>>()?

@@ -20,8 +20,9 @@ pub(crate) struct Lineage {
     unchained: BTreeSet<u64>,
     /// Images which another one names, and which are not the ones it means.
     pub(crate) broken: Vec<(u64, u64)>,
-    /// Images whose parent is not there, and which one that is.
-    gaps: BTreeMap<u64, u64>,
+    /// Images whose parent is not there, which one that is, and the newest
+    /// version in it.
+    gaps: BTreeMap<u64, (u64, u64)>,
     /// Images whose header is damaged.
     pub(crate) unreadable: BTreeSet<u64>,
     /// A name for the history of each image.
@@ -64,7 +65,8 @@ impl Lineage {
                 match images.get(&link.image) {
                     None => {
                         if parent {
-                            lineage.gaps.insert(number, link.image);
+                            let gap = (link.image, header.parent_version);
+                            lineage.gaps.insert(number, gap);
                         }
                         let first = *orphans.entry(link.chain).or_insert(number);
                         lineage.join(first, number);
@@ -122,7 +124,48 @@ impl Lineage {
     /// An image which is missing in what this one continues.
     pub(crate) fn gap(&self, image: u64) -> Option<u64> {
         let reach = self.reach(image);
-        reach.iter().find_map(|image| self.gaps.get(image).copied())
+        reach
+            .iter()
+            .find_map(|image| self.gaps.get(image).map(|gap| gap.0))
+    }
+
+    /// The history of an image, and those below what is missing or damaged in
+    /// it, as far as nothing says that they are of another one.
+    pub(crate) fn line(&self, group: u64, found: &BTreeMap<u64, Vec<Version>>) -> BTreeSet<u64> {
+        let mut line = BTreeSet::from([group]);
+        // Two histories: what has no tie may be of either.
+        if !self.broken.is_empty() {
+            return line;
+        }
+        let mut tops: BTreeMap<u64, (u64, u64)> = BTreeMap::new();
+        for (&image, versions) in found {
+            let most = versions.iter().map(|version| version.number).max();
+            if let Some(most) = most {
+                let top = tops.entry(self.group(image)).or_default();
+                *top = (image, most.max(top.1));
+            }
+        }
+        // From the top: a lower one may be below a gap in a higher one.
+        let mut lower: Vec<_> = tops.into_iter().map(|(group, top)| (top, group)).collect();
+        lower.sort_unstable();
+        for ((image, version), lower) in lower.into_iter().rev() {
+            let below = |(child, gap): (&u64, &(u64, u64))| {
+                line.contains(&self.group(*child)) && image < gap.0 && version <= gap.1
+            };
+            if self.gaps.iter().any(below) {
+                line.insert(lower);
+            }
+        }
+        line
+    }
+
+    /// The lowest image which is missing in these histories above an image.
+    pub(crate) fn above(&self, image: u64, line: &BTreeSet<u64>) -> Option<u64> {
+        let of = self
+            .gaps
+            .iter()
+            .filter(|(child, _)| line.contains(&self.group(**child)));
+        of.map(|(_, gap)| gap.0).filter(|gap| *gap > image).min()
     }
 
     /// Whether it knows the image: not one which was made since.

@@ -6,7 +6,9 @@ use std::sync::Arc;
 use lz4_flex::block::{CompressTable, compress_into_with_table, get_maximum_output_size};
 
 use super::format::{Codec, Place, RecordHeader, RecordKind};
+use super::handover::{Encoded, Handover};
 use hvckpt_sys::PAGE_SIZE;
+use hvckpt_sys::memory::as_bytes;
 
 /// Words of eight bytes in a page.
 pub const WORDS: usize = PAGE_SIZE / 8;
@@ -27,15 +29,6 @@ pub fn share(words: impl ExactSizeIterator<Item = u64>) -> Words {
         .unwrap_or_else(|_| unreachable!("a page has {WORDS} words"))
 }
 
-/// The words as bytes lie in memory.
-pub(crate) fn to_bytes(words: &[u64; WORDS]) -> [u8; PAGE_SIZE] {
-    let mut out = [0; PAGE_SIZE];
-    for (to, word) in out.chunks_exact_mut(8).zip(words) {
-        to.copy_from_slice(&word.to_le_bytes());
-    }
-    out
-}
-
 /// A page, aligned for words.
 #[derive(Clone, Copy, PartialEq, Eq)]
 #[repr(align(8))]
@@ -54,7 +47,7 @@ impl Page {
     /// The page as bytes lie in memory.
     #[must_use]
     pub fn to_bytes(&self) -> [u8; PAGE_SIZE] {
-        to_bytes(&self.0)
+        *as_bytes(&self.0)
     }
 
     /// From bytes; what is beyond 4096 is left out, what is missing is zero.
@@ -177,11 +170,11 @@ pub(crate) fn words_at(ranges: &[core::ops::Range<u16>], new: &Page) -> Option<V
     let spans: Vec<Span> = spans.collect::<Option<_>>()?;
     let bytes: usize = spans.iter().map(|span| span.1).sum();
     (bytes <= SHORT_RUNS).then(|| {
-        let new = new.to_bytes();
+        let new = as_bytes(&new.0);
         let mut out = Vec::new();
         spans
             .into_iter()
-            .for_each(|span| pack_words(&mut out, span, &new));
+            .for_each(|span| pack_words(&mut out, span, new));
         out
     })
 }
@@ -265,6 +258,17 @@ impl Packer {
             Compression::Zstd(level) => {
                 zstd::bulk::Compressor::new(level.clamp(1, 19)).map_or(Self::None, Self::Zstd)
             }
+        }
+    }
+
+    /// Whether what another one chose is what this one would: whatever this one
+    /// tries was tried.
+    fn would(&self, codec: Codec, bytes: usize) -> bool {
+        match codec {
+            Codec::Words | Codec::Runs => bytes <= SHORT_RUNS || matches!(self, Self::None),
+            Codec::Raw => matches!(self, Self::None),
+            Codec::Lz4 => matches!(self, Self::Lz4(_)),
+            Codec::Zstd => matches!(self, Self::Zstd(_)),
         }
     }
 
@@ -355,6 +359,7 @@ impl Encoder {
     }
 
     /// Appends the record of a page which is not zero.  Returns its depth.
+    /// `shared`: with somebody else who writes the same page.
     pub(crate) fn encode(
         &mut self,
         out: &mut Vec<u8>,
@@ -362,31 +367,45 @@ impl Encoder {
         page: u64,
         new: &[u64; WORDS],
         difference: Option<Difference<'_>>,
+        shared: Option<&Handover>,
     ) -> u8 {
-        let bytes = to_bytes(new);
+        let bytes = as_bytes(new);
+        let choice = difference.is_some_and(|it| it.runs.is_some() || it.words.is_some());
+        let made = shared
+            .and_then(|shared| shared.take(choice, |codec, bytes| self.packer.would(codec, bytes)));
+        if let Some(made) = made {
+            let header = head(
+                made.kind,
+                made.codec,
+                difference,
+                (area, page),
+                made.content,
+            );
+            return header.finish(out, made.payload(bytes));
+        }
         let mut best = Best {
             kind: RecordKind::Whole,
             codec: Codec::Raw,
-            payload: &bytes,
+            payload: bytes,
         };
         if let Some(words) = difference.and_then(|difference| difference.words) {
             best.consider(RecordKind::Words, Codec::Words, words);
         }
         if let Some(runs) = difference.and_then(|difference| difference.runs) {
-            if runs.len() <= SHORT_RUNS && words_of(runs, &bytes, &mut self.words) {
+            if runs.len() <= SHORT_RUNS && words_of(runs, bytes, &mut self.words) {
                 best.consider(RecordKind::Words, Codec::Words, &self.words);
             }
             best.consider(RecordKind::Xor, Codec::Runs, runs);
             if best.long() {
                 let mut mask = Page::ZERO;
                 apply_runs(&mut mask, runs);
-                if let Some((codec, packed)) = self.packer.pack(&mask.to_bytes(), &mut self.xor) {
+                if let Some((codec, packed)) = self.packer.pack(as_bytes(&mask.0), &mut self.xor) {
                     best.consider(RecordKind::Xor, codec, packed);
                 }
             }
         }
         if best.long()
-            && let Some((codec, packed)) = self.packer.pack(&bytes, &mut self.whole)
+            && let Some((codec, packed)) = self.packer.pack(bytes, &mut self.whole)
         {
             best.consider(RecordKind::Whole, codec, packed);
         }
@@ -395,23 +414,46 @@ impl Encoder {
             codec,
             payload,
         } = best;
-        let (base, depth) = match (kind, difference) {
-            (RecordKind::Whole, _) | (_, None) => (Place::ZERO, 0),
-            (_, Some(difference)) => (difference.base, difference.depth.saturating_add(1)),
-        };
-        RecordHeader {
-            kind,
-            codec,
-            depth,
-            bytes: u32::try_from(payload.len()).unwrap_or(u32::MAX),
-            page,
-            area,
-            base,
-            content: crc32c::crc32c(&bytes),
-            crc: 0,
+        let content = crc32c::crc32c(bytes);
+        let header = head(kind, codec, difference, (area, page), content);
+        if let Some(shared) = shared {
+            shared.put(|| Encoded::new(&header, payload, choice));
         }
-        .write(out, payload);
-        depth
+        header.finish(out, payload)
+    }
+}
+
+/// The header of a record, but for its size.
+fn head(
+    kind: RecordKind,
+    codec: Codec,
+    difference: Option<Difference<'_>>,
+    (area, page): (u32, u64),
+    content: u32,
+) -> RecordHeader {
+    let (base, depth) = match (kind, difference) {
+        (RecordKind::Whole, _) | (_, None) => (Place::ZERO, 0),
+        (_, Some(difference)) => (difference.base, difference.depth.saturating_add(1)),
+    };
+    RecordHeader {
+        kind,
+        codec,
+        depth,
+        bytes: 0,
+        page,
+        area,
+        base,
+        content,
+        crc: 0,
+    }
+}
+
+impl RecordHeader {
+    /// Appends the record; its depth.
+    fn finish(mut self, out: &mut Vec<u8>, payload: &[u8]) -> u8 {
+        self.bytes = u32::try_from(payload.len()).unwrap_or(u32::MAX);
+        self.write(out, payload);
+        self.depth
     }
 }
 

@@ -11,6 +11,7 @@ use super::compact::compact;
 use super::counters::{StoreMetrics, set};
 use super::error::StoreError;
 use super::follow::{Feed, Follower};
+use super::handover::Handover;
 use super::images::Images;
 use super::options::StoreOptions;
 use super::queue::Queue;
@@ -106,6 +107,12 @@ impl Shared {
 
     pub(crate) fn maintenance(&self) -> MutexGuard<'_, ()> {
         lock(&self.maintenance)
+    }
+
+    /// What the disk and the follower encode once, if there are two.
+    #[must_use]
+    pub fn handover(&self) -> Option<Handover> {
+        self.follower.as_ref().map(|_| Handover::default())
     }
 
     /// Newest version on stable storage.

@@ -206,10 +206,10 @@ fn renew(images: &Images, found: &Scan, image: &Image) -> Result<bool, StoreErro
 }
 
 /// A file in which sectors that cannot be read are zeros.
-struct Readable<'f>(&'f dyn File);
+pub(crate) struct Readable<'f>(pub(crate) &'f dyn File);
 
 /// Where the bytes of a copy come from.
-trait Source {
+pub(crate) trait Source {
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize>;
 }
 
@@ -237,7 +237,13 @@ impl Source for Readable<'_> {
     }
 }
 
-fn copy(name: &str, from: &dyn Source, to: &dyn File, at: u64, end: u64) -> Result<(), StoreError> {
+pub(crate) fn copy(
+    name: &str,
+    from: &dyn Source,
+    to: &dyn File,
+    at: u64,
+    end: u64,
+) -> Result<(), StoreError> {
     let mut at = at;
     let mut buffer = vec![0; CHUNK.min(size(end.saturating_sub(at)))];
     while at < end {

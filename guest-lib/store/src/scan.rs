@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! What is in a store: its images, its versions, and what is wrong.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::sync::Arc;
 
@@ -14,7 +14,7 @@ use super::images::{ImageFile, Images};
 use super::judge::{floor, judge};
 use super::key::{KeyId, StoreKey};
 use super::lineage::Lineage;
-use super::view::load;
+use super::view::{Untied, load};
 
 /// How often a store is looked at which changes meanwhile.
 pub(crate) const ATTEMPTS: usize = 100;
@@ -105,6 +105,10 @@ pub(crate) struct Scan {
     pub(crate) used: u64,
     /// Images of other histories.
     pub(crate) strays: Vec<u64>,
+    /// The history which was chosen, and what is left of it below gaps.
+    pub(crate) line: BTreeSet<u64>,
+    /// The history alone.
+    pub(crate) group: u64,
 }
 
 impl Scan {
@@ -174,7 +178,6 @@ impl Scan {
         self.versions.split_off(&(whole.number + 1));
         // A copy in a base may be whole where the original is not.
         self.versions.insert(whole.number, whole);
-        let group = self.lineage.group(whole.image);
         let floor = floor(self);
         // Or it would be asked again each time.
         let in_the_way = |image: &u64| {
@@ -184,16 +187,43 @@ impl Scan {
         };
         let images = self.images.keys().copied();
         self.strays = images
-            .filter(|image| self.lineage.group(*image) != group && in_the_way(image))
+            .filter(|image| !self.ours(*image) && in_the_way(image))
             .collect();
+    }
+
+    /// Versions which are not told of to who accepts no loss.
+    pub(crate) fn untied(&self, accept_loss: bool) -> Untied {
+        let mut untied = Untied::default();
+        if accept_loss || self.line.len() < 2 {
+            return untied;
+        }
+        untied.versions = self.available();
+        let apart = |version: &Version| self.lineage.group(version.image) != self.group;
+        untied.versions.retain(|_, version| apart(version));
+        if let Some(newest) = untied.versions.values().next_back() {
+            let gap = self.lineage.above(newest.image, &self.line);
+            let name = image_name(gap.unwrap_or(newest.image));
+            let told = self.problems.iter().find(|problem| problem.file == name);
+            let told = told.cloned();
+            untied.lost = told.or_else(|| Some(Damage::new(&name, 0, DamageKind::Missing)));
+        }
+        untied
+    }
+
+    /// Whether an image is of the history which was chosen, or of what is left
+    /// of it below a gap.
+    pub(crate) fn ours(&self, image: u64) -> bool {
+        self.line.contains(&self.lineage.group(image))
     }
 
     /// Takes the versions of one history.
     pub(crate) fn choose(&mut self, group: u64) {
+        self.group = group;
+        self.line = self.lineage.line(group, &self.found);
         self.versions.clear();
         self.originals.clear();
         for (image, found) in &self.found {
-            if self.lineage.group(*image) != group {
+            if !self.line.contains(&self.lineage.group(*image)) {
                 continue;
             }
             let insert = |version: &Version| self.versions.insert(version.number, *version);
@@ -278,6 +308,8 @@ fn attempt(backend: &dyn Backend, key: Option<&StoreKey>) -> Result<Option<Scan>
         found: BTreeMap::new(),
         used: 0,
         strays: Vec::new(),
+        line: BTreeSet::new(),
+        group: 0,
     };
     if numbers.is_empty() {
         return Err(match ack {

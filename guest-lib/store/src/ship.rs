@@ -10,6 +10,7 @@ use std::sync::Arc;
 use super::error::StoreError;
 use super::format::{Place, RECORD_HEADER, RecordHeader, RecordKind};
 use super::frame::{Before, Change};
+use super::handover::{Encoded, Handover};
 use super::images::{Images, parse_record};
 use super::index::AreaIndex;
 use super::options::StoreOptions;
@@ -18,6 +19,7 @@ use super::pipeline::Shared;
 use super::scan::Version;
 use super::view::View;
 use super::writer::{Batch, Writer};
+use hvckpt_sys::memory::as_bytes;
 
 /// An area, without where its pages are.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -82,13 +84,14 @@ impl Record<'_> {
         let header = &self.header;
         let mut new = old.copied().unwrap_or(Page::ZERO);
         let right = apply(&mut new, header.kind, header.codec, self.payload)
-            && crc32c::crc32c(&new.to_bytes()) == header.content;
+            && crc32c::crc32c(as_bytes(&new.0)) == header.content;
         right.then(|| Change {
             area: header.area,
             page: header.page,
             new: share(new.0.iter().copied()),
             before: old.map_or(Before::Unknown, |old| Before::runs(&old.0, &new.0)),
             words: None,
+            shared: Some(Handover::holding(Encoded::received(header, self.payload))),
         })
     }
 }
@@ -119,8 +122,14 @@ impl RecordWriter {
             base: Place::ZERO,
             depth: 0,
         });
-        self.encoder
-            .encode(out, change.area, change.page, &change.new, difference);
+        self.encoder.encode(
+            out,
+            change.area,
+            change.page,
+            &change.new,
+            difference,
+            change.shared.as_ref(),
+        );
     }
 }
 
@@ -195,6 +204,7 @@ impl Delta {
                 new: share(new.0.iter().copied()),
                 before: Before::Unknown,
                 words: None,
+                shared: None,
             })
         })
     }
@@ -207,9 +217,10 @@ impl Shared {
             let (number, found) = {
                 let catalog = self.catalog();
                 let number = version.unwrap_or(catalog.last);
-                (number, catalog.versions.get(&number).copied())
+                let found = catalog.versions.get(&number).copied();
+                let why = || catalog.untied.refusal(&self.images, number);
+                (number, found.ok_or_else(why)?)
             };
-            let found = found.ok_or(StoreError::NoVersion { version: number })?;
             let view = View::new(&self.images, found);
             if view.is_ok() {
                 return view;

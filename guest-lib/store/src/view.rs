@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::error::{DamageKind, StoreError, damage};
+use super::error::{Damage, DamageKind, StoreError, damage};
 use super::format::{AREA, FRAME_HEADER, MAX_AREAS, Place, decode_areas, image_name, size};
 use super::images::{ImageFile, Images};
 use super::index::AreaIndex;
@@ -144,5 +144,36 @@ impl View {
 
     pub(crate) fn indexes(&self) -> &[AreaIndex] {
         &self.areas
+    }
+}
+
+/// Older versions which nothing ties to the newest one, since an image between
+/// is lost: of the same history most likely, and perhaps of another copy.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Untied {
+    pub(crate) versions: BTreeMap<u64, Version>,
+    /// What is lost.
+    pub(crate) lost: Option<Damage>,
+}
+
+impl Untied {
+    pub(crate) fn has(&self, version: u64) -> bool {
+        self.versions.contains_key(&version)
+    }
+
+    /// Why a version cannot be had, and how it can.
+    pub(crate) fn refusal(&self, images: &Images, version: u64) -> StoreError {
+        let Some(found) = self.versions.get(&version) else {
+            return StoreError::NoVersion { version };
+        };
+        if let Err(error) = load(images, found) {
+            return error;
+        }
+        let mut damage = self
+            .lost
+            .clone()
+            .unwrap_or_else(|| Damage::new("", 0, DamageKind::Missing));
+        damage.intact = Some(version);
+        damage.into()
     }
 }

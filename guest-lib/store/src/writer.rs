@@ -21,7 +21,7 @@ use super::page::Encoder;
 use super::scan::{Scan, Version};
 use super::secure::withdrawn;
 use super::ship::{Bulk, Changes};
-use super::view::load;
+use super::view::{Untied, load};
 use hvckpt_sys::PAGE_SIZE;
 
 /// A version which waits to be written.
@@ -72,6 +72,8 @@ pub(crate) struct Writer {
     pub(crate) areas: Vec<AreaIndex>,
     /// Those which are kept, and older ones not yet forgotten.
     pub(crate) versions: BTreeMap<u64, Version>,
+    /// Those of them which only age: neither read nor copied.
+    pub(crate) untied: Untied,
     /// Sizes of the images there are, in bytes.
     pub(crate) sizes: BTreeMap<u64, u64>,
     /// What tells the images apart.
@@ -114,6 +116,7 @@ impl Writer {
             encoder: Encoder::new(options.compression),
             areas: Vec::new(),
             versions: scan.available(),
+            untied: scan.untied(options.accept_loss),
             sizes: scan
                 .images
                 .values()
@@ -141,7 +144,7 @@ impl Writer {
             image_bytes: options.image_bytes,
             keep: options.keep.max(1),
             refused: None,
-            moved: false,
+            moved: true,
             metrics: Arc::default(),
         };
         if let Some(newest) = newest {
@@ -413,11 +416,10 @@ impl Writer {
 
     /// Makes the state of an older version the newest, without copying.
     pub(crate) fn roll_back(&mut self, version: u64, to: u64) -> Result<(), StoreError> {
-        let target = self
-            .versions
-            .get(&to)
-            .copied()
-            .ok_or(StoreError::NoVersion { version: to })?;
+        let found = self.versions.get(&to).copied();
+        let target = found
+            .filter(|_| !self.untied.has(to))
+            .ok_or_else(|| self.untied.refusal(&self.images, to))?;
         let areas = load(&self.images, &target)?;
         let before = core::mem::replace(&mut self.areas, areas);
         let (floor, also) = (self.floor, self.also);
@@ -459,8 +461,9 @@ impl Writer {
             self.sizes.remove(&number);
             self.ids.remove(&number);
         }
-        self.versions
-            .retain(|_, version| version.image >= floor && version.floor >= floor);
+        let left = |version: &Version| version.image >= floor && version.floor >= floor;
+        self.versions.retain(|_, version| left(version));
+        self.untied.versions.retain(|_, version| left(version));
     }
 
     /// Counts on copies which compaction made: `old` became `new`.

@@ -409,3 +409,12 @@ impl Drop for Mapping {
         }
     }
 }
+
+/// The words of a page as bytes, where they are: in the order of this machine,
+/// which is the one of what is stored.
+#[must_use]
+pub fn as_bytes(words: &[u64; PAGE_SIZE / 8]) -> &[u8; PAGE_SIZE] {
+    // SAFETY: of the same size, and bytes need no alignment and have no value
+    // which is invalid; the borrow is that of the words.
+    unsafe { &*core::ptr::from_ref(words).cast() }
+}

@@ -25,7 +25,7 @@ fn there_and_back(
         depth: 0,
     };
     let mut out = Vec::new();
-    Encoder::new(compression).encode(&mut out, 0, 3, &new.0, Some(difference));
+    Encoder::new(compression).encode(&mut out, 0, 3, &new.0, Some(difference), None);
     let header = RecordHeader::decode(&out).unwrap();
     let payload = &out[super::super::format::RECORD_HEADER..][..header.bytes as usize];
     let mut page = *old;
@@ -211,8 +211,36 @@ fn buffers_which_are_used_again_leave_nothing_behind() {
             };
             header.write(&mut expected, &payload);
             let mut out = vec![7; 3];
-            assert_eq!(encoder.encode(&mut out, 4, 9, &new.0, difference), depth);
+            assert_eq!(
+                encoder.encode(&mut out, 4, 9, &new.0, difference, None),
+                depth
+            );
             assert_eq!(out, expected);
+            // Encoded by somebody else, the bytes are the same.
+            let shared = Handover::default();
+            out.truncate(3);
+            encoder.encode(&mut out, 4, 9, &new.0, difference, Some(&shared));
+            assert_eq!(out, expected);
+            let mut other = Encoder::new(Compression::None);
+            out.truncate(3);
+            other.encode(&mut out, 4, 9, &new.0, difference, Some(&shared));
+            assert_eq!(out, expected, "from the first, whatever the second does");
+            // From another store, by one who compresses alike, or otherwise.
+            let (header, payload) = {
+                let header = RecordHeader::decode(&out[3..]).unwrap();
+                let payload = &out[3 + super::super::format::RECORD_HEADER..];
+                (header, payload[..header.bytes as usize].to_vec())
+            };
+            let choice = difference.is_some_and(|it| it.runs.is_some() || it.words.is_some());
+            for compression in [compression, Compression::None] {
+                let received = Handover::holding(Encoded::received(&header, &payload));
+                let mut one = Encoder::new(compression);
+                let (mut from, mut own) = (Vec::new(), Vec::new());
+                one.encode(&mut from, 4, 9, &new.0, difference, Some(&received));
+                one.encode(&mut own, 4, 9, &new.0, difference, None);
+                // What was chosen among more is chosen again only where it may be.
+                assert_eq!(from, own, "{header:?} {choice}");
+            }
             *kinds.entry(format!("{kind:?} {codec:?}")).or_insert(0) += 1;
         }
     }

@@ -1,0 +1,169 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! What runs below a supervisor, and how it is asked for a version.
+
+use std::fs;
+use std::io::{BufRead, BufReader, Write};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use crate::{Context, Error};
+
+/// A program which runs below a supervisor.
+#[derive(Clone, Serialize, Deserialize, Debug)]
+pub struct Session {
+    /// What `--name` said, or the program's name and a number.
+    pub name: String,
+    /// Where its versions go.
+    pub store: PathBuf,
+    /// The program's command.
+    pub program: String,
+    /// The command in the foreground; what a shell knows of the program.
+    pub front: i32,
+    /// Pids are in a namespace of the program's own.
+    pub own_ids: bool,
+}
+
+/// What a checkpoint answers.
+#[derive(Clone, Copy, Serialize, Deserialize, Debug)]
+pub struct Answer {
+    /// The version's number in its store.
+    pub version: u64,
+    /// How long the threads stood still, in microseconds.
+    pub frozen_us: u64,
+    /// Octets of the image.
+    pub bytes: u64,
+    /// Pages in the image.
+    pub pages: u64,
+}
+
+#[derive(Serialize, Deserialize)]
+pub(crate) enum Reply {
+    Taken(Answer),
+    Refused(Vec<String>),
+    Failed(String),
+}
+
+#[derive(Serialize, Deserialize)]
+pub(crate) struct Request {
+    pub kill: bool,
+}
+
+/// The directory of the sockets, for this user only.
+pub(crate) fn run_dir() -> Result<PathBuf, Error> {
+    // SAFETY: cannot fail.
+    let uid = unsafe { libc::geteuid() };
+    let given = std::env::var_os("XDG_RUNTIME_DIR")
+        .map(PathBuf::from)
+        .filter(|p| p.is_absolute());
+    let dir = match given {
+        Some(dir) if dir.is_dir() => dir.join("hvckpt"),
+        _ => std::env::temp_dir().join(format!("hvckpt-{uid}")),
+    };
+    match fs::DirBuilder::new().mode(0o700).create(&dir) {
+        Err(e) if e.kind() != std::io::ErrorKind::AlreadyExists => {
+            return Err(Error::Io(format!("cannot create {}", dir.display()), e));
+        }
+        _ => {}
+    }
+    let of = fs::symlink_metadata(&dir).context(|| format!("cannot look at {}", dir.display()))?;
+    if !of.is_dir() || of.uid() != uid || of.mode() & 0o077 != 0 {
+        return Err(Error::refused(format!(
+            "{} is not a directory of yours alone; remove it, or set XDG_RUNTIME_DIR",
+            dir.display()
+        )));
+    }
+    Ok(dir)
+}
+
+/// All programs which can be asked.
+///
+/// # Errors
+/// The directory of the sockets is not usable.
+pub fn sessions() -> Result<Vec<Session>, Error> {
+    let dir = run_dir()?;
+    let entries = fs::read_dir(&dir).context(|| format!("cannot read {}", dir.display()))?;
+    let mut found = Vec::new();
+    for path in entries.flatten().map(|e| e.path()) {
+        if path.extension().is_none_or(|e| e != "json") {
+            continue;
+        }
+        if UnixStream::connect(path.with_extension("sock")).is_ok() {
+            let session = fs::read(&path)
+                .ok()
+                .and_then(|o| serde_json::from_slice(&o).ok());
+            found.extend(session);
+        } else {
+            // Left behind by one that was killed.
+            let _ = fs::remove_file(path.with_extension("sock"));
+            let _ = fs::remove_file(&path);
+        }
+    }
+    found.sort_by(|a: &Session, b: &Session| a.name.cmp(&b.name));
+    Ok(found)
+}
+
+/// The parent of a process.
+fn parent(pid: i32) -> Option<i32> {
+    crate::stop::status(&pid.to_string(), "PPid")?.parse().ok()
+}
+
+fn is(session: &Session, name: &str) -> bool {
+    let path = fs::canonicalize(name);
+    if session.name == name || path.is_ok_and(|p| p == session.store) {
+        return true;
+    }
+    // The front, the supervisor or the program itself.
+    let mut pid = name.parse().ok();
+    for _ in 0..3 {
+        match pid {
+            Some(p) if p == session.front => return true,
+            Some(p) => pid = parent(p),
+            None => return false,
+        }
+    }
+    false
+}
+
+/// Has a version written, and waits until it is durable. `of` is a name, a
+/// store's directory or a pid.
+///
+/// # Errors
+/// Refused: nothing was changed, and the program runs on.
+pub fn checkpoint(of: &str, kill: bool) -> Result<Answer, Error> {
+    let all = sessions()?;
+    let session = all.iter().find(|s| is(s, of)).ok_or_else(|| {
+        Error::refused(format!(
+            "{of} does not run below hvckpt; start it with `hvckpt run`, see `hvckpt ps`"
+        ))
+    })?;
+    let socket = run_dir()?.join(format!("{}.sock", session.name));
+    let cannot = || format!("cannot ask {}", socket.display());
+    let mut stream = UnixStream::connect(&socket).context(cannot)?;
+    let line = serde_json::to_string(&Request { kill }).unwrap_or_default();
+    writeln!(stream, "{line}").context(cannot)?;
+    let mut answer = String::new();
+    BufReader::new(stream)
+        .read_line(&mut answer)
+        .context(cannot)?;
+    match serde_json::from_str(&answer) {
+        Ok(Reply::Taken(answer)) => Ok(answer),
+        Ok(Reply::Refused(why)) => Err(Error::Refused(why)),
+        Ok(Reply::Failed(why)) => Err(Error::refused(why)),
+        Err(_) => Err(Error::refused("the program ended meanwhile")),
+    }
+}
+
+/// Where versions of a program go when nobody said.
+pub(crate) fn default_store(name: &str) -> Result<PathBuf, Error> {
+    let var = |name: &str| {
+        std::env::var_os(name)
+            .map(PathBuf::from)
+            .filter(|p| p.is_absolute())
+    };
+    let state = var("XDG_STATE_HOME").or_else(|| var("HOME").map(|h| h.join(".local/state")));
+    let state = state.ok_or_else(|| Error::refused("no home directory; give --store"))?;
+    Ok(Path::new(&state).join("hvckpt").join(name))
+}

@@ -1,0 +1,309 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! The table of descriptors of a running program.
+
+use std::collections::{BTreeMap, HashMap};
+use std::fs;
+use std::os::fd::{AsRawFd, RawFd};
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::path::{Path, PathBuf};
+
+use crate::image::{Descriptor, Kind, Octets};
+use crate::sys::{self, fcntl};
+use crate::{Context, Error};
+
+/// Devices without state.
+const DEVICES: [&str; 6] = [
+    "/dev/null",
+    "/dev/zero",
+    "/dev/full",
+    "/dev/random",
+    "/dev/urandom",
+    "/dev/tty",
+];
+
+fn field<'a>(info: &'a str, name: &str) -> Option<&'a str> {
+    info.lines()
+        .find_map(|l| l.trim_start().strip_prefix(name)?.strip_prefix(':'))
+        .map(str::trim)
+}
+
+fn number<T: std::str::FromStr>(info: &str, name: &str) -> Option<T> {
+    field(info, name)?.parse().ok()
+}
+
+fn hex(text: &str) -> Option<u64> {
+    u64::from_str_radix(text.trim(), 16).ok()
+}
+
+/// `(seconds, nanoseconds)` of fdinfo.
+fn pair(info: &str, name: &str) -> Option<[i64; 2]> {
+    let (seconds, nanoseconds) = field(info, name)?
+        .strip_prefix('(')?
+        .strip_suffix(')')?
+        .split_once(", ")?;
+    Some([seconds.parse().ok()?, nanoseconds.parse().ok()?])
+}
+
+/// Reads the table of `pid`. What cannot be kept is added to `objections`.
+pub fn read(pid: i32, objections: &mut Vec<String>) -> Result<Vec<Descriptor>, Error> {
+    let dir = format!("/proc/{pid}/fd");
+    let mut fds: Vec<RawFd> = fs::read_dir(&dir)
+        .context(|| format!("cannot read {dir}"))?
+        .flatten()
+        .filter_map(|e| e.file_name().to_str()?.parse().ok())
+        .collect();
+    fds.sort_unstable();
+    let mut links: HashMap<PathBuf, Vec<RawFd>> = HashMap::new();
+    let mut pipes: BTreeMap<u64, [bool; 2]> = BTreeMap::new();
+    let mut table = Vec::new();
+    for fd in fds {
+        let path = PathBuf::from(format!("{dir}/{fd}"));
+        let info = fs::read_to_string(format!("/proc/{pid}/fdinfo/{fd}"));
+        let (Ok(link), Ok(info)) = (fs::read_link(&path), info) else {
+            continue;
+        };
+        let flags = field(&info, "flags")
+            .and_then(|f| i32::from_str_radix(f, 8).ok())
+            .unwrap_or(0);
+        let elder = links
+            .get(&link)
+            .into_iter()
+            .flatten()
+            .find(|o| sys::same_file(pid, fd, pid, **o));
+        let kind = match elder {
+            Some(other) => Ok(Kind::Dup(*other)),
+            None => examine(pid, fd, &path, &link, &info, flags),
+        };
+        links.entry(link.clone()).or_default().push(fd);
+        match kind {
+            Ok(kind) => {
+                if let Kind::Pipe { inode, write, .. } = &kind {
+                    pipes.entry(*inode).or_default()[usize::from(*write)] = true;
+                }
+                let cloexec = flags & libc::O_CLOEXEC != 0;
+                table.push(Descriptor {
+                    fd,
+                    flags: flags & !libc::O_CLOEXEC,
+                    cloexec,
+                    kind,
+                });
+            }
+            Err(why) => objections.push(format!("descriptor {fd} ({}): {why}", link.display())),
+        }
+    }
+    for one in &table {
+        if let Kind::Pipe { inode, .. } = one.kind
+            && pipes.get(&inode) != Some(&[true, true])
+        {
+            objections.push(format!(
+                "descriptor {} (pipe:[{inode}]): its other end is not in the program; close it before",
+                one.fd
+            ));
+        }
+    }
+    Ok(table)
+}
+
+fn examine(
+    pid: i32,
+    fd: RawFd,
+    path: &Path,
+    link: &Path,
+    info: &str,
+    flags: i32,
+) -> Result<Kind, String> {
+    let name = link.to_string_lossy();
+    let of = fs::metadata(path).map_err(|e| e.to_string())?;
+    let kind = of.file_type();
+    let own = i32::try_from(std::process::id()).unwrap_or(0);
+    // Also a file: it is not the program's to cut, others may write into it.
+    let given = (0..3)
+        .chain([fd])
+        .find(|n| sys::same_file(pid, fd, own, *n));
+    if let Some(number) = given {
+        return Ok(Kind::Inherited(number));
+    }
+    let unknown = || "its state cannot be read".to_owned();
+    if kind.is_file() || kind.is_dir() {
+        if name.ends_with(" (deleted)") || !link.is_absolute() {
+            return Err("a deleted file is not kept yet; give it a name, or close it".into());
+        }
+        let offset = number(info, "pos").ok_or_else(unknown)?;
+        Ok(Kind::File {
+            path: link.to_owned(),
+            offset,
+            size: of.len(),
+            dir: kind.is_dir(),
+        })
+    } else if DEVICES.contains(&&*name) {
+        Ok(Kind::Device {
+            path: link.to_owned(),
+        })
+    } else if name.starts_with("pipe:[") {
+        let (content, capacity) = peek(pid, fd).map_err(|e| e.to_string())?;
+        Ok(Kind::Pipe {
+            inode: of.ino(),
+            write: flags & 3 == libc::O_WRONLY,
+            content,
+            capacity,
+        })
+    } else if name == "anon_inode:[eventfd]" {
+        let count = field(info, "eventfd-count")
+            .and_then(hex)
+            .ok_or_else(unknown)?;
+        Ok(Kind::Event {
+            count,
+            semaphore: number(info, "eventfd-semaphore") == Some(1),
+        })
+    } else if name == "anon_inode:[timerfd]" {
+        let value = pair(info, "it_value").ok_or_else(unknown)?;
+        let interval = pair(info, "it_interval").ok_or_else(unknown)?;
+        Ok(Kind::Timer {
+            clock: number(info, "clockid").ok_or_else(unknown)?,
+            value,
+            interval,
+        })
+    } else if name == "anon_inode:[signalfd]" {
+        Ok(Kind::Signal {
+            mask: field(info, "sigmask").and_then(hex).ok_or_else(unknown)?,
+        })
+    } else if name == "anon_inode:[eventpoll]" {
+        let target = |line: &str| {
+            let mut words = line.split_whitespace().filter(|w| !w.ends_with(':'));
+            let fd = words.next()?.parse().ok()?;
+            let events = u32::try_from(hex(words.next()?)?).ok()?;
+            Some((fd, events, hex(words.next()?)?))
+        };
+        let lines = info.lines().filter(|l| l.starts_with("tfd:"));
+        let targets = lines
+            .map(target)
+            .collect::<Option<Vec<_>>>()
+            .ok_or_else(unknown)?;
+        Ok(Kind::Epoll { targets })
+    } else if kind.is_socket() {
+        Err("sockets are not kept yet; close it before".into())
+    } else {
+        Err("this kind of descriptor is not kept; close it before".into())
+    }
+}
+
+/// What is in a pipe, without taking it out.
+fn peek(pid: i32, fd: RawFd) -> std::io::Result<(Octets, i32)> {
+    let end = sys::descriptor_of(pid, fd)?;
+    let capacity = fcntl(end.as_raw_fd(), libc::F_GETPIPE_SZ, 0)?;
+    if fcntl(end.as_raw_fd(), libc::F_GETFL, 0)? & 3 == libc::O_WRONLY {
+        return Ok((Octets::default(), capacity));
+    }
+    let (read, write) = sys::pipe(libc::O_CLOEXEC | libc::O_NONBLOCK)?;
+    fcntl(write.as_raw_fd(), libc::F_SETPIPE_SZ, capacity)?;
+    // SAFETY: touches no memory of ours.
+    let got = unsafe {
+        libc::tee(
+            end.as_raw_fd(),
+            write.as_raw_fd(),
+            1 << 30,
+            libc::SPLICE_F_NONBLOCK,
+        )
+    };
+    let length = usize::try_from(got).unwrap_or(0);
+    let mut content = vec![0; length];
+    if length > 0 {
+        std::io::Read::read_exact(&mut fs::File::from(read), &mut content)?;
+    }
+    Ok((Octets(content), capacity))
+}
+
+/// Looks before anything is touched: what is missing, and what grew.
+pub fn check(table: &[Descriptor]) -> Vec<String> {
+    let mut objections = Vec::new();
+    for one in table {
+        let Kind::File {
+            path, size, dir, ..
+        } = &one.kind
+        else {
+            continue;
+        };
+        match fs::metadata(path) {
+            Err(error) => objections.push(format!(
+                "descriptor {} ({}): {error}",
+                one.fd,
+                path.display()
+            )),
+            Ok(of) if *dir != of.is_dir() => {
+                objections.push(format!(
+                    "descriptor {} ({}): of another kind now",
+                    one.fd,
+                    path.display()
+                ));
+            }
+            Ok(of) if !*dir && of.len() < *size => objections.push(format!(
+                "descriptor {} ({}): {} octets, and there were {size}; put the file back",
+                one.fd,
+                path.display(),
+                of.len()
+            )),
+            Ok(_) => {}
+        }
+    }
+    objections
+}
+
+/// Files which are longer than they were.
+pub fn grown(table: &[Descriptor]) -> Vec<String> {
+    let longer = |one: &Descriptor| {
+        let Kind::File {
+            path,
+            size,
+            dir: false,
+            ..
+        } = &one.kind
+        else {
+            return None;
+        };
+        let now = fs::metadata(path).ok()?.len();
+        (now > *size).then(|| {
+            format!(
+                "descriptor {} ({}): {now} octets, and there were {size}",
+                one.fd,
+                path.display()
+            )
+        })
+    };
+    table.iter().filter_map(longer).collect()
+}
+
+/// Cuts files which the program had open for writing back to what they were.
+/// What is cut stays in `beside`, a file for each.
+pub fn rewind(table: &[Descriptor], beside: &Path) -> Result<(), Error> {
+    for one in table {
+        let Kind::File {
+            path,
+            size,
+            dir: false,
+            ..
+        } = &one.kind
+        else {
+            continue;
+        };
+        if one.flags & 3 == libc::O_RDONLY {
+            continue;
+        }
+        let cannot = || format!("cannot cut {} back to {size} octets", path.display());
+        let content = fs::read(path).context(cannot)?;
+        let at = usize::try_from(*size).unwrap_or(usize::MAX);
+        let Some(tail) = content.get(at..).filter(|t| !t.is_empty()) else {
+            continue;
+        };
+        let keep = (0..)
+            .map(|n| beside.with_extension(format!("cut-{}-{n}", one.fd)))
+            .find(|p| !p.exists());
+        let keep = keep.unwrap_or_else(|| beside.to_owned());
+        fs::write(&keep, tail).context(|| format!("cannot write {}", keep.display()))?;
+        let file = fs::OpenOptions::new()
+            .write(true)
+            .open(path)
+            .context(cannot)?;
+        file.set_len(*size).context(cannot)?;
+    }
+    Ok(())
+}

@@ -1,0 +1,122 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Images that are not as they were written.
+
+use proptest::prelude::*;
+
+use super::*;
+
+fn process() -> Process {
+    let thread = Thread {
+        tid: 7,
+        name: Octets(b"main".to_vec()),
+        regs: Octets(vec![0; 216]),
+        xstate: Octets(vec![1; 832]),
+        blocked: 0,
+        altstack: [0; 3],
+        clear_tid: 0,
+        robust: [0; 2],
+        rseq: [0; 3],
+        nice: 0,
+        affinity: Octets(vec![3]),
+        pending: 0,
+    };
+    Process {
+        pid: 7,
+        own_ids: true,
+        cwd: "/".into(),
+        umask: 0o22,
+        no_new_privs: false,
+        own_session: false,
+        own_group: false,
+        capabilities: [0; 3],
+        rlimits: vec![[1, 2]],
+        areas: Vec::new(),
+        guards: vec![[PAGE, 2 * PAGE]],
+        vdso_crc: 5,
+        layout: Layout {
+            fields: [1; 11],
+            auxv: Octets(vec![0; 16]),
+            exe: "/bin/true".into(),
+        },
+        actions: vec![[0; 4]; 64],
+        itimers: Vec::new(),
+        pending: 0,
+        threads: vec![thread],
+        descriptors: Vec::new(),
+    }
+}
+
+fn written(dir: &Path) -> Vec<u8> {
+    let mut writer = Writer::create(dir, 1).unwrap();
+    writer.pages(0x10000, &[7; 8192]).unwrap();
+    writer.pages(0x20000, &[9; 4096]).unwrap();
+    let (octets, pages) = writer.finish(&process()).unwrap();
+    let all = fs::read(path_of(dir, 1)).unwrap();
+    assert_eq!((all.len() as u64, pages), (octets, 3));
+    all
+}
+
+fn look(dir: &Path, octets: &[u8]) -> Result<Image, Error> {
+    let path = path_of(dir, 2);
+    fs::write(&path, octets).unwrap();
+    let image = Image::open(&path)?;
+    image.verify()?;
+    Ok(image)
+}
+
+#[test]
+fn what_was_written_is_read() {
+    let dir = tempfile::tempdir().unwrap();
+    let all = written(dir.path());
+    let image = look(dir.path(), &all).unwrap();
+    assert_eq!(
+        image.runs.iter().map(|r| r.pages).collect::<Vec<_>>(),
+        [2, 1]
+    );
+    assert_eq!(image.process.threads[0].xstate, Octets(vec![1; 832]));
+    assert_eq!(versions(dir.path()), [1, 2]);
+    assert!(!dir.path().join(".000001.tmp").exists());
+}
+
+#[test]
+fn any_cut_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let all = written(dir.path());
+    for length in (0..all.len()).step_by(61) {
+        assert!(look(dir.path(), &all[..length]).is_err(), "{length}");
+    }
+    let longer = [&all[..], &[0]].concat();
+    assert_eq!(look(dir.path(), &longer).unwrap_err().status(), 3);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(512) })]
+
+    #[test]
+    fn any_flip_is_damage(at in 0_usize..1 << 20, bit in 0_u8..8) {
+        let dir = tempfile::tempdir().unwrap();
+        let mut all = written(dir.path());
+        let at = at % all.len();
+        all[at] ^= 1 << bit;
+        prop_assert_eq!(look(dir.path(), &all).unwrap_err().status(), 3);
+    }
+
+    /// With right checksums, so that the parsers behind them see it.
+    #[test]
+    fn a_wrong_table_or_section_never_panics(at in 0_usize..1 << 20, value: u8) {
+        let dir = tempfile::tempdir().unwrap();
+        let mut all = written(dir.path());
+        let table = 4 * 4096;
+        let at = table + at % (all.len() - table);
+        all[at] = value;
+        let (runs, section) = all[table..].split_at(48);
+        let (runs, section) = (crc32c::crc32c(runs), crc32c::crc32c(section));
+        all[48..52].copy_from_slice(&runs.to_le_bytes());
+        all[52..56].copy_from_slice(&section.to_le_bytes());
+        let head = crc32c::crc32c(&all[..4092]);
+        all[4092..4096].copy_from_slice(&head.to_le_bytes());
+        if let Err(error) = look(dir.path(), &all) {
+            prop_assert_eq!(error.status(), 3);
+        }
+    }
+}
