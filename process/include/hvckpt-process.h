@@ -11,7 +11,8 @@ extern "C" {
 
 /* Takes a pre-image of the process.  0 at first; n >= 1, like setjmp, after n rollbacks: the
  * speculation is open again then.  Negative: minus an errno, nothing has changed (ETIMEDOUT: a
- * thread did not stop; EBUSY: one is open, and was not rolled back yet). */
+ * thread did not stop; EBUSY: one is open, and was not rolled back yet;
+ * EOPNOTSUPP: the main thread has ended). */
 long hvckpt_speculate(void);
 
 /* What happened since stays.  0, or -EINVAL: none is open. */

@@ -37,6 +37,8 @@ pub enum Error {
     },
     /// `/proc` is not that of this process's pid namespace.
     ForeignProc,
+    /// The main thread has ended, and others run on.
+    LeaderEnded,
     /// A speculation is open already.
     Nested,
     /// None is open.
@@ -111,6 +113,9 @@ impl fmt::Display for Error {
             Self::ForeignProc => {
                 f.write_str("/proc does not show this process's pid namespace; mount one that does")
             }
+            Self::LeaderEnded => f.write_str(
+                "the main thread has ended, which is not supported; let main() wait for the others",
+            ),
             Self::Nested => f.write_str("a speculation is open already; commit or abort it first"),
             Self::NotSpeculating => f.write_str("no speculation is open; begin one first"),
             Self::PreimageGone => f.write_str(

@@ -13,6 +13,7 @@ fn code(result: Result<u64, Error>) -> c_long {
         Err(Error::NotStopped { .. }) => -c_long::from(libc::ETIMEDOUT),
         Err(Error::TooManyThreads) => -c_long::from(libc::E2BIG),
         Err(Error::Refused { errno, .. }) => -c_long::from(errno.max(1)),
+        Err(Error::LeaderEnded) => -c_long::from(libc::EOPNOTSUPP),
         Err(Error::Nested) => -c_long::from(libc::EBUSY),
         Err(Error::PreimageGone) => -c_long::from(libc::ESRCH),
         Err(Error::MappingLost { .. }) => -c_long::from(libc::ENOENT),

@@ -227,15 +227,18 @@ fn attempt(state: &State, tasks: &Fd, until: u64) -> Result<(), Error> {
             return Err(e);
         }
         let pid = state.pid.load(SeqCst);
-        let mut waiting = pending(state, serial, round).count();
-        let gone_leader = waiting > 0
+        let waiting = pending(state, serial, round).count();
+        if waiting > 0
             && round > 20
             && pending(state, serial, round).any(|s| s.tid.load(SeqCst) == pid)
-            && letter(pid) == b'Z';
-        waiting -= usize::from(gone_leader);
+            && letter(pid) == b'Z'
+        {
+            give_up(state, serial);
+            return Err(Error::LeaderEnded);
+        }
         let parked = state.parked_slots().count();
         let links = tasks.links().unwrap_or(0);
-        if fresh == 0 && waiting == 0 && links == (parked + 3 + usize::from(gone_leader)) as u64 {
+        if fresh == 0 && waiting == 0 && links == (parked + 3) as u64 {
             // Nobody else exists: what was not claimed is of threads that died.
             for slot in state.used() {
                 let now = slot.state.load(SeqCst);

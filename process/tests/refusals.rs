@@ -292,3 +292,35 @@ fn plain_mutex_with_another_number() {
         assert_eq!(mutex.lock(), 0);
     });
 }
+
+#[test]
+fn the_leader_has_ended() {
+    apart("the_leader_has_ended", || {
+        let pid = std::process::id();
+        extern "C" fn leave(_: i32) {
+            // SAFETY: nothing on this thread's stack is needed.
+            unsafe { libc::syscall(libc::SYS_exit, 0) };
+        }
+        thread::spawn(move || {
+            // The signal is for the leader: it ends there, in the handler.
+            // SAFETY: the handler ends the thread, which waits for this one.
+            unsafe {
+                libc::signal(libc::SIGUSR1, leave as *const () as usize);
+                libc::syscall(libc::SYS_tgkill, pid, pid, libc::SIGUSR1);
+            }
+            let stat = format!("/proc/self/task/{pid}/stat");
+            while !std::fs::read_to_string(&stat).unwrap().contains(") Z") {
+                thread::yield_now();
+            }
+            // SAFETY: nothing is changed by a refusal.
+            let refused = unsafe { Speculation::begin() };
+            assert_eq!(refused.err(), Some(Error::LeaderEnded));
+            // Nobody else is left to say so.
+            println!("1 passed");
+            std::process::exit(0);
+        });
+        loop {
+            thread::park();
+        }
+    });
+}

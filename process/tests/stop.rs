@@ -129,11 +129,19 @@ fn who_blocks_the_signal_is_named() {
             }
         });
         ready.wait();
-        let began = Instant::now();
-        let patience = Patience::within(Duration::from_millis(300));
-        // SAFETY: returns a number.
-        let refused = unsafe { stopped(patience, |_| 0) };
-        let took = began.elapsed();
+        // A busy machine may have no turn for somebody else for so long.
+        let mut within = Duration::from_millis(300);
+        let (refused, took) = loop {
+            let began = Instant::now();
+            // SAFETY: returns a number.
+            let refused = unsafe { stopped(Patience::within(within), |_| 0) };
+            match refused {
+                Err(Error::NotStopped {
+                    why: Holdout::Late, ..
+                }) if within < Duration::from_secs(20) => within *= 2,
+                _ => break (refused, began.elapsed()),
+            }
+        };
         let before = progress.load(SeqCst);
         while progress.load(SeqCst) == before {
             thread::yield_now();
@@ -148,7 +156,7 @@ fn who_blocks_the_signal_is_named() {
             })
         );
         // The deadline, and as long as a busy machine takes to hear of it.
-        assert!(took < Duration::from_secs(20), "{took:?}");
+        assert!(took < within + Duration::from_secs(20), "{took:?}");
     });
     assert!(stop_patiently() >= 1);
 }
