@@ -302,7 +302,7 @@ fn wrong(line: &str) -> Option<String> {
     }
     rest.iter()
         // What comes after a program of the reader's is its own.
-        .take_while(|word| !word.starts_with("./"))
+        .take_while(|word| !word.starts_with("./") && **word != "--")
         .filter(|word| word.starts_with('-') && **word != "-")
         .map(|word| word.split('=').next().unwrap_or(word))
         .map(|word| word.trim_end_matches([',', ')', ']']))
@@ -321,6 +321,8 @@ fn wrong_test(arguments: &[&str]) -> Option<String> {
         "dom0-policy",
         "wire",
         "bench",
+        "process",
+        "restart",
         "tests/documents",
         "tests/guest",
     ];
