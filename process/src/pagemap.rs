@@ -126,8 +126,9 @@ pub(crate) fn scan(map: &Fd, to: &mut [Region], no_guards: &mut bool) -> Result<
         if n == to.len() {
             return Err(refused(libc::E2BIG));
         }
+        // Nothing was looked at: what is there would be missed.
         if a[4] as usize <= at {
-            break;
+            return Err(refused(libc::EIO));
         }
         at = a[4] as usize;
     }

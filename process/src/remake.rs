@@ -148,30 +148,9 @@ fn one(state: &State, open: &mut Open, undo: &Undo<'_>, k: usize) -> Result<usiz
 
 /// Sends thread `tid`, which blocks all signals yet, those of `set`.
 fn queue(state: &State, tid: usize, set: u64) -> Result<(), Error> {
-    let pid = state.pid.load(SeqCst);
+    let tid = i32::try_from(tid).unwrap_or(0);
     for signo in (1..=64).filter(|n| set >> (n - 1) & 1 != 0) {
-        let info = Queued {
-            signo,
-            errno: 0,
-            // What `tgkill` sends, a thread may send to itself only.
-            code: libc::SI_QUEUE,
-            padding: 0,
-            pid,
-            uid: 0,
-            value: 0,
-            rest: [0; 12],
-        };
-        // SAFETY: a whole siginfo.
-        unsafe {
-            call!(
-                libc::SYS_rt_tgsigqueueinfo,
-                pid,
-                tid,
-                signo,
-                &raw const info
-            )
-        }
-        .map_err(|e| Error::Refused {
+        Queued::send(state, tid, signo, 0).map_err(|e| Error::Refused {
             what: "a signal for a thread in place of one that ended (RLIMIT_SIGPENDING)",
             errno: e.0,
         })?;

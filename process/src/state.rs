@@ -226,6 +226,35 @@ pub(crate) struct Queued {
     pub rest: [u64; 12],
 }
 
+impl Queued {
+    /// Queues a signal for a thread of this process, as `sigqueue` would: what
+    /// `tgkill` sends, a thread may send with this call to itself only.
+    pub fn send(state: &State, tid: i32, signo: i32, value: u64) -> Result<(), Errno> {
+        let pid = state.pid.load(SeqCst);
+        let info = Self {
+            signo,
+            errno: 0,
+            code: libc::SI_QUEUE,
+            padding: 0,
+            pid,
+            uid: 0,
+            value,
+            rest: [0; 12],
+        };
+        // SAFETY: a whole siginfo.
+        unsafe {
+            call!(
+                libc::SYS_rt_tgsigqueueinfo,
+                pid,
+                tid,
+                signo,
+                &raw const info
+            )
+        }
+        .map(drop)
+    }
+}
+
 /// Everybody but the agent is parked; they go on when this goes out of scope.
 #[derive(Debug)]
 pub struct Stopped<'a> {

@@ -280,33 +280,10 @@ fn attempt(state: &State, tasks: &Fd, until: u64) -> Result<(), Error> {
 }
 
 fn signal(state: &State, i: usize, serial: u32) {
-    let (slot, signo, pid) = (
-        &state.slots[i],
-        state.signal.load(SeqCst),
-        state.pid.load(SeqCst),
-    );
+    let slot = &state.slots[i];
     let value = u64::from(serial) << 32 | i as u64;
-    let info = Queued {
-        signo,
-        errno: 0,
-        code: libc::SI_QUEUE,
-        padding: 0,
-        pid,
-        uid: 0,
-        value,
-        rest: [0; 12],
-    };
-    let tid = slot.tid.load(SeqCst);
-    // SAFETY: `info` is a whole siginfo; the handler is ours.
-    let sent = unsafe {
-        call!(
-            libc::SYS_rt_tgsigqueueinfo,
-            pid,
-            tid,
-            signo,
-            &raw const info
-        )
-    };
+    let (tid, signo) = (slot.tid.load(SeqCst), state.signal.load(SeqCst));
+    let sent = Queued::send(state, tid, signo, value);
     // ESRCH: it has ended. Of EAGAIN, no room in the queue, the deadline makes a refusal.
     if sent == Err(Errno(libc::ESRCH)) {
         slot.seen.store(0, SeqCst);

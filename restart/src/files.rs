@@ -253,26 +253,38 @@ pub fn check(table: &[Descriptor]) -> Vec<String> {
     objections
 }
 
-/// Files which are longer than they were.
-pub fn grown(table: &[Descriptor]) -> Vec<String> {
-    let longer = |one: &Descriptor| {
+/// A file which is longer than it was.
+pub struct Grown<'a> {
+    pub of: &'a Descriptor,
+    pub path: &'a Path,
+    pub size: u64,
+    pub now: u64,
+}
+
+/// Those of `table` that are regular files and longer than they were.
+pub fn grown<'a>(
+    table: impl Iterator<Item = &'a Descriptor>,
+) -> impl Iterator<Item = Result<Grown<'a>, Error>> {
+    table.filter_map(|of| {
         let Kind::File {
             path,
             size,
             dir: false,
             ..
-        } = &one.kind
+        } = &of.kind
         else {
             return None;
         };
-        let now = fs::metadata(path).ok()?.len();
-        (now > *size).then(|| {
-            format!(
-                "descriptor {} ({}): {now} octets, and there were {size}",
-                one.fd,
-                path.display()
-            )
-        })
-    };
-    table.iter().filter_map(longer).collect()
+        let size = *size;
+        let cannot = || format!("cannot look at {}", path.display());
+        match fs::metadata(path).context(cannot) {
+            Ok(now) if now.len() <= size => None,
+            found => Some(found.map(|now| Grown {
+                of,
+                path,
+                size,
+                now: now.len(),
+            })),
+        }
+    })
 }

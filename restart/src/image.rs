@@ -2,7 +2,7 @@
 //! Images of processes: `NNNNNN.hvproc` (docs/spec-process-image.md).
 
 use std::fs::{self, File};
-use std::io::{self, Write};
+use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
@@ -342,13 +342,6 @@ pub fn find(name: &str) -> Result<PathBuf, Error> {
     } else {
         Err(missing())
     }
-}
-
-/// Writes a small file whole or not at all.
-pub(crate) fn publish(path: &Path, octets: &[u8]) -> io::Result<()> {
-    let temporary = path.with_extension("tmp");
-    File::create(&temporary)?.write_all(octets)?;
-    fs::rename(&temporary, path)
 }
 
 #[cfg(test)]

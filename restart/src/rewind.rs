@@ -5,7 +5,8 @@ use std::fs::{self, File};
 use std::io::{self, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
-use crate::image::{Descriptor, Kind};
+use crate::files::{Grown, grown};
+use crate::image::Descriptor;
 use crate::{Context, Error};
 
 /// One file that is longer than it was.
@@ -28,40 +29,27 @@ pub struct Cuts(Vec<Cut>);
 /// file for each, named after `beside`. Cuts nothing.
 pub fn save(table: &[Descriptor], beside: &Path) -> Result<Cuts, Error> {
     let mut cuts = Cuts::default();
-    for one in table {
-        let Kind::File {
-            path,
-            size,
-            dir: false,
-            ..
-        } = &one.kind
-        else {
-            continue;
-        };
-        if one.flags & libc::O_ACCMODE == libc::O_RDONLY {
-            continue;
-        }
+    let written = |one: &&Descriptor| one.flags & libc::O_ACCMODE != libc::O_RDONLY;
+    for file in grown(table.iter().filter(written)) {
+        let Grown { of, path, size, .. } = file?;
         let cannot = || {
             format!(
                 "cannot save what {} has after {size} octets",
                 path.display()
             )
         };
-        if fs::metadata(path).context(cannot)?.len() <= *size {
-            continue;
-        }
         let mut options = fs::OpenOptions::new();
         let mut file = options.read(true).write(true).open(path).context(cannot)?;
-        let (tail, mut to) = new_tail(beside, one.fd)?;
+        let (tail, mut to) = new_tail(beside, of.fd)?;
         // In the list before it is whole, so that an error removes it.
         cuts.0.push(Cut {
-            path: path.clone(),
+            path: path.to_owned(),
             file: file.try_clone().context(cannot)?,
-            size: *size,
+            size,
             tail: tail.clone(),
             done: false,
         });
-        file.seek(SeekFrom::Start(*size)).context(cannot)?;
+        file.seek(SeekFrom::Start(size)).context(cannot)?;
         io::copy(&mut file, &mut to)
             .and_then(|_| to.sync_all())
             .and_then(|()| File::open(tail.parent().unwrap_or(Path::new("."))))
@@ -134,6 +122,7 @@ impl Drop for Cuts {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::image::Kind;
     use std::io::Write;
     use std::os::unix::fs::FileExt;
 

@@ -2,9 +2,10 @@
 //! `run` and `restart`: a program below a supervisor which keeps its versions.
 
 use std::ffi::OsString;
-use std::fs::{self, File};
+use std::fs::{self, File, TryLockError};
 use std::io::{BufRead, BufReader, ErrorKind, Write};
 use std::os::fd::AsRawFd;
+use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -29,6 +30,14 @@ pub struct Options {
     pub name: Option<String>,
     /// Older versions than so many are removed; 0 keeps all.
     pub keep: usize,
+}
+
+impl Options {
+    /// The name, or one made of the program's.
+    fn name_or(&self, program: &str) -> String {
+        let made = || format!("{program}-{}", std::process::id());
+        self.name.clone().unwrap_or_else(made)
+    }
 }
 
 /// What a restart does with files that were open for writing.
@@ -65,10 +74,7 @@ pub fn run(command: &[OsString], options: &Options) -> Result<u8, Error> {
         .unwrap_or(program)
         .to_string_lossy()
         .into_owned();
-    let name = options
-        .name
-        .clone()
-        .unwrap_or_else(|| format!("{base}-{}", std::process::id()));
+    let name = options.name_or(&base);
     let store = match &options.store {
         Some(store) => store.clone(),
         None => client::default_store(&name)?,
@@ -95,7 +101,17 @@ pub fn restart(
     image.verify()?;
     let mut objections = restore::objections(&image)?;
     if files == Files::Check {
-        objections.extend(files::grown(&image.process.descriptors));
+        // One that cannot be looked at was objected to already.
+        let grown = files::grown(image.process.descriptors.iter()).flatten();
+        objections.extend(grown.map(|file| {
+            format!(
+                "descriptor {} ({}): {} octets, and there were {}",
+                file.of.fd,
+                file.path.display(),
+                file.now,
+                file.size
+            )
+        }));
     }
     if !objections.is_empty() {
         return Err(Error::Refused(objections));
@@ -107,10 +123,7 @@ pub fn restart(
         .unwrap_or_default()
         .to_string_lossy()
         .into_owned();
-    let name = options
-        .name
-        .clone()
-        .unwrap_or_else(|| format!("{base}-{}", std::process::id()));
+    let name = options.name_or(&base);
     below(
         &What::Image {
             image: &image,
@@ -128,10 +141,16 @@ pub fn restart(
 /// One program writes into a store at a time.
 fn lock(store: &Path) -> Result<File, Error> {
     let path = store.join(".lock");
-    let lock = File::create(&path).context(|| format!("cannot create {}", path.display()))?;
+    let mut options = File::options();
+    options.write(true).create(true).truncate(false).mode(0o600);
+    let lock = hvckpt_files::open_regular(&path, &mut options)
+        .context(|| format!("cannot open {}", path.display()))?;
     // A supervisor whose front was killed is a moment behind it.
     let until = Instant::now() + Duration::from_secs(2);
-    while lock.try_lock().is_err() {
+    while let Err(error) = lock.try_lock() {
+        if let TryLockError::Error(error) = error {
+            return Err(Error::Io(format!("cannot lock {}", path.display()), error));
+        }
         if Instant::now() > until {
             let store = store.display();
             return Err(Error::refused(format!(
@@ -215,7 +234,7 @@ fn below(
         own_ids,
     };
     let octets = serde_json::to_vec(&session).unwrap_or_default();
-    image::publish(&place.info, &octets)
+    hvckpt_files::replace(&place.info, &octets)
         .context(|| format!("cannot write {}", place.info.display()))?;
     let mut line = String::new();
     let _ = placed.from.read_line(&mut line);

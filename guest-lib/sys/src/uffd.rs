@@ -26,7 +26,18 @@ const UFFDIO_REGISTER_MODE_WP: u64 = 1 << 1;
 const UFFDIO_WRITEPROTECT_MODE_WP: u64 = 1 << 0;
 const UFFDIO_WRITEPROTECT_MODE_DONTWAKE: u64 = 1 << 1;
 
-const PAGE_IS_WRITTEN: u64 = 1 << 1;
+/// Written since it was protected.
+pub const PAGE_IS_WRITTEN: u64 = 1 << 1;
+/// A page of a file's, or of shared memory.
+pub const PAGE_IS_FILE: u64 = 1 << 2;
+/// In memory.
+pub const PAGE_IS_PRESENT: u64 = 1 << 3;
+/// On a swap device, or a guard.
+pub const PAGE_IS_SWAPPED: u64 = 1 << 4;
+/// The kernel's page of zeroes.
+pub const PAGE_IS_PFNZERO: u64 = 1 << 5;
+/// A guard (`MADV_GUARD_INSTALL`; kernels before it refuse to be asked).
+pub const PAGE_IS_GUARD: u64 = 1 << 8;
 const PM_SCAN_WP_MATCHING: u64 = 1 << 0;
 const PM_SCAN_CHECK_WPASYNC: u64 = 1 << 1;
 
@@ -233,7 +244,27 @@ impl Userfault {
     }
 }
 
-/// `/proc/self/pagemap` of the process which opened it.
+/// Pages by what they are: `PAGE_IS_…`.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Categories {
+    /// These count as what they are not.
+    pub inverted: u64,
+    /// A page has all of these,
+    pub all: u64,
+    /// and one of these, if there are any.
+    pub any: u64,
+    /// What is told of it; pages which differ in it are regions apart.
+    pub told: u64,
+}
+
+const WRITTEN: Categories = Categories {
+    inverted: 0,
+    all: PAGE_IS_WRITTEN,
+    any: 0,
+    told: PAGE_IS_WRITTEN,
+};
+
+/// `/proc/PID/pagemap`, of this process unless told otherwise.
 #[derive(Debug)]
 pub struct Pagemap(File);
 
@@ -248,6 +279,14 @@ impl Pagemap {
             .map_err(UffdError::NoScan)
     }
 
+    /// That of another process.
+    ///
+    /// # Errors
+    /// There is none, or it is not ours to look at.
+    pub fn of(pid: i32) -> io::Result<Self> {
+        File::open(format!("/proc/{pid}/pagemap")).map(Self)
+    }
+
     /// Calls `found` with every run of pages in `start..end` written since
     /// they were protected; with `protect` protects them again, atomically
     /// page by page.  `vec` is working space.
@@ -260,19 +299,50 @@ impl Pagemap {
         end: usize,
         protect: bool,
         vec: &mut [PageRegion],
+        found: impl FnMut(&PageRegion),
+    ) -> io::Result<()> {
+        let flags = PM_SCAN_CHECK_WPASYNC | if protect { PM_SCAN_WP_MATCHING } else { 0 };
+        self.walk([start as u64, end as u64], flags, &WRITTEN, vec, found)
+    }
+
+    /// Calls `found` with every run of pages in `start..end` which are of these
+    /// categories.  `vec` is working space.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn scan(
+        &self,
+        start: u64,
+        end: u64,
+        which: &Categories,
+        vec: &mut [PageRegion],
+        found: impl FnMut(&PageRegion),
+    ) -> io::Result<()> {
+        self.walk([start, end], 0, which, vec, found)
+    }
+
+    #[inline]
+    fn walk(
+        &self,
+        [start, end]: [u64; 2],
+        flags: u64,
+        which: &Categories,
+        vec: &mut [PageRegion],
         mut found: impl FnMut(&PageRegion),
     ) -> io::Result<()> {
-        let mut at = start as u64;
-        while at < end as u64 {
+        let mut at = start;
+        while at < end {
             let mut arg = ScanArg {
                 size: size_of::<ScanArg>() as u64,
-                flags: PM_SCAN_CHECK_WPASYNC | if protect { PM_SCAN_WP_MATCHING } else { 0 },
+                flags,
                 start: at,
-                end: end as u64,
+                end,
                 vec: vec.as_mut_ptr() as u64,
                 vec_len: vec.len() as u64,
-                category_mask: PAGE_IS_WRITTEN,
-                return_mask: PAGE_IS_WRITTEN,
+                category_inverted: which.inverted,
+                category_mask: which.all,
+                category_anyof_mask: which.any,
+                return_mask: which.told,
                 ..ScanArg::default()
             };
             // SAFETY: the structure of this request; `vec` is as long as it
@@ -299,8 +369,8 @@ impl Pagemap {
             flags: PM_SCAN_CHECK_WPASYNC | PM_SCAN_WP_MATCHING,
             start: start as u64,
             end: end as u64,
-            category_mask: PAGE_IS_WRITTEN,
-            return_mask: PAGE_IS_WRITTEN,
+            category_mask: WRITTEN.all,
+            return_mask: WRITTEN.told,
             ..ScanArg::default()
         };
         // SAFETY: the structure of this request, without a vector.

@@ -119,10 +119,7 @@ fn a_kill_at_any_instant_leaves_a_whole_version() {
 fn a_flipped_octet_is_damage() {
     let world = World::new();
     let (verify, stop) = (world.text("verify"), world.text("stop"));
-    let mut child = world.start(&[&verify, "4", &stop]);
-    world.progress(&mut child);
-    assert!(world.checkpoint(&["--kill"]).status.success());
-    child.wait().unwrap();
+    world.left(&[&verify, "4", &stop]);
     let before = fs::read(world.path("out")).unwrap();
     let path = world.path("store/000001.hvproc");
     let mut octets = fs::read(&path).unwrap();
@@ -131,38 +128,6 @@ fn a_flipped_octet_is_damage() {
     fs::write(&path, octets).unwrap();
     assert_eq!(world.restart().wait().unwrap().code(), Some(3));
     assert_eq!(fs::read(world.path("out")).unwrap(), before);
-}
-
-#[test]
-fn what_cannot_be_kept_is_refused_by_name_and_runs_on() {
-    let world = World::new();
-    let (stop, script) = (
-        world.text("stop"),
-        r#"
-import mmap, os, socket, sys, time
-shared, pair = mmap.mmap(-1, 4096), socket.socketpair()
-while not os.path.exists(sys.argv[1]):
-    print("line", flush=True); time.sleep(0.005)
-sys.exit(3)
-"#,
-    );
-    let mut child = world.start(&["python3", "-c", script, &stop]);
-    world.progress(&mut child);
-    let refused = world.checkpoint(&[]);
-    let why = String::from_utf8_lossy(&refused.stderr).into_owned();
-    assert_eq!(refused.status.code(), Some(1));
-    assert!(
-        why.contains("shared memory") && why.contains("sockets"),
-        "{why}"
-    );
-    world.progress(&mut child);
-    assert_eq!(world.end(child).0, Some(3));
-    assert!(
-        !fs::read_dir(world.path("store"))
-            .unwrap()
-            .flatten()
-            .any(|e| e.path().extension().is_some())
-    );
 }
 
 #[test]
@@ -190,10 +155,7 @@ fn signals_and_status_are_the_programs() {
 fn what_was_detached_is_asked_by_name_and_leaves_nothing() {
     let world = World::new();
     let (verify, stop) = (world.text("verify"), world.text("stop"));
-    let mut child = world.start(&[&verify, "1", &stop]);
-    world.progress(&mut child);
-    assert!(world.checkpoint(&["--kill"]).status.success());
-    child.wait().unwrap();
+    world.left(&[&verify, "1", &stop]);
     let before = world.lines();
     let mut front = world.spawn(world.restarting(&["--detach", "--name", "far"]));
     assert_eq!(front.wait().unwrap().code(), Some(0));
@@ -216,12 +178,9 @@ fn a_test_that_fails_leaves_no_program() {
     let mut world = World::new();
     world.new_ids = true;
     let (verify, stop) = (world.text("verify"), world.text("stop"));
-    let mut child = world.start(&[&verify, "1", &stop]);
-    world.progress(&mut child);
-    assert!(world.checkpoint(&["--kill"]).status.success());
-    child.wait().unwrap();
+    world.left(&[&verify, "1", &stop]);
     let before = world.lines();
-    child = world.restart();
+    let child = world.restart();
     world.prints(before + 4);
     // Without a namespace nothing but the test ends it with its front.
     let all = tree(i32::try_from(child.id()).unwrap());

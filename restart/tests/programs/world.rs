@@ -206,6 +206,14 @@ impl World {
         self.spawn(command)
     }
 
+    /// Runs a program until it prints, and leaves a version of it alone.
+    pub fn left(&self, program: &[&str]) {
+        let mut child = self.start(program);
+        self.progress(&mut child);
+        assert!(self.checkpoint(&["--kill"]).status.success());
+        child.wait().unwrap();
+    }
+
     pub fn restart(&self) -> Program {
         self.spawn(self.restarting(&[]))
     }
