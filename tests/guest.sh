@@ -23,13 +23,9 @@ guest_prepare() {
     ON=(--base "$base" --guest-kernel "$kernel") SCAN=pagemap-scan
     # It has no PAGEMAP_SCAN.
     if [ "$kernel" = 6.1 ]; then ON+=(--allow "$LINUX_6_1_SAYS") SCAN=; fi
-    GUEST_RUN=
-    on_exit '[ -z "$GUEST_RUN" ] || kill -TERM $GUEST_RUN 2>/dev/null'
-    log "building the crates, examples and test programs"
-    ( cd "$HVCKPT_ROOT" && cargo build --release --workspace --examples && cargo build --release --workspace ) \
-        >"$logs/build.log" 2>&1 </dev/null ||
-        { tail -n 30 "$logs/build.log" >&2; die "cargo build failed (log: $logs/build.log)"; }
-    BUILT=${CARGO_TARGET_DIR:-$HVCKPT_ROOT/target}/release
+    on_exit labs_kill
+    log "building the crates, examples and test programs (three minutes when new)"
+    guest_crates
     host_packages gcc libc6-dev python3
     make_tmpdir GUEST_BIN
     guest_suites
@@ -44,15 +40,21 @@ guest_prepare() {
     for src in "$GUEST_BIN"/* "$HVCKPT_ROOT"/tests/{guest,dom0}/*.sh; do GUEST_ADD+=(--add "$src"); done
 }
 
-# The suites over all trackers are programs too.
+# All at once: cargo would build what they have in common for each anew. The
+# suites over all trackers are programs too.
+guest_crates() {
+    ( cd "$HVCKPT_ROOT" && cargo build --release --workspace --lib --bins --examples \
+        --test conformance --test differential --message-format=json ) \
+        >"$logs/crates.json" 2>"$logs/build.log" </dev/null ||
+        { tail -n 30 "$logs/build.log" >&2; die "cargo build failed (log: $logs/build.log)"; }
+    BUILT=${CARGO_TARGET_DIR:-$HVCKPT_ROOT/target}/release
+}
+
 guest_suites() {
     local suite path
-    ( cd "$HVCKPT_ROOT" && cargo test --release --no-run --message-format=json -p hvckpt \
-        --test conformance --test differential ) >"$logs/suites.json" 2>>"$logs/build.log" </dev/null ||
-        die "the test suites cannot be built (log: $logs/build.log)"
     for suite in conformance differential; do
-        path=$(sed -n "s|.*\"name\":\"$suite\".*\"executable\":\"\([^\"]*\)\".*|\1|p" "$logs/suites.json" | tail -n 1)
-        [ -f "$path" ] || die "no program of the test suite $suite (see $logs/suites.json)"
+        path=$(sed -n "s|.*\"name\":\"$suite\".*\"executable\":\"\([^\"]*\)\".*|\1|p" "$logs/crates.json" | tail -n 1)
+        [ -f "$path" ] || die "no program of the test suite $suite (see $logs/crates.json)"
         cp "$path" "$GUEST_BIN/$suite"
     done
 }
@@ -63,9 +65,9 @@ suites() {
     printf '%s\n' "trackers=$1" "rounds=$2" "programs=$(( $2 / 10 ))" "transactions=${HVCKPT_DIFF_TRANSACTIONS:-$3}"
 }
 
-# common FORKS CPUS: what `common.steps` needs.
+# common FORKS CPUS ALL: what `common.steps` needs.
 common() {
-    printf '%s\n' "forks=$1" "forks-within=$(( $1 / 5 + 10 ))" "two-cpus=${2#1}"
+    printf '%s\n' "forks=$1" "forks-within=$(( $1 / 10 + 10 ))" "two-cpus=${2#1}" "all=${3:-${long#0}}"
 }
 
 # steps_of BOOT: the steps in tests/steps; the variables on standard input, one a
@@ -76,21 +78,19 @@ steps_of() {
     python3 "$HVCKPT_ROOT/tests/steps.py" "$1" "${values[@]}"
 }
 
-# boot NAME [GUEST-RUN-OPTION]...: one boot; the steps come on standard input.
-# Every step counts as a test; one that did not run has failed.
-boot() { boot_begin "$@"; boot_end "$1"; }
-
-# boot_begin NAME [GUEST-RUN-OPTION]...: in the background.
-boot_begin() {
+# boot NAME [GUEST-RUN-OPTION]...: one boot, in the background; the steps come on
+# standard input. Every step counts as a test; one that did not run has failed.
+boot() {
     local name=$1; shift
-    lab_begin "$name" --mem 1024 "${ON[@]}" "$@" "${GUEST_ADD[@]}"
+    lab "$name" boot_end --mem 1024 "${ON[@]}" "$@" "${GUEST_ADD[@]}"
 }
 
-# lab_begin NAME GUEST-RUN-OPTION...: the same, and nothing but these options.
-# Waits while two others run.
-declare -A LAB_PID
-lab_begin() {
-    local name=$1 dir=$logs/$1; shift
+# lab NAME END GUEST-RUN-OPTION...: the same, and nothing but these options. END
+# is called with the name and the exit status, at a later call of these. Waits
+# while two others run: each keeps about one processor busy.
+declare -A LAB_PID LAB_END
+lab() {
+    local name=$1 end=$2 dir=$logs/$1; shift 2
     mkdir -p "$dir"
     patient >"$dir/steps"
     labs_below 2
@@ -99,34 +99,32 @@ lab_begin() {
     HVCKPT_NO_BUILD=1 "$HVCKPT_ROOT/scripts/guest-run" "$@" \
         --console "$dir/console.log" --logs "$dir" --script "$dir/steps" \
         >"$dir/out" 2>"$dir/err" </dev/null &
-    LAB_PID[$name]=$!
-    GUEST_RUN="$GUEST_RUN $!"
+    LAB_PID[$name]=$! LAB_END[$name]=$end
 }
 
-# labs_below N: wait until fewer than N run. Sets GUEST_RUN, their processes.
+# labs_below N: wait until fewer than N run.
 labs_below() {
-    local pid left
+    local name rc
     while :; do
-        left=()
-        for pid in $GUEST_RUN; do ! kill -0 "$pid" 2>/dev/null || left+=("$pid"); done
-        GUEST_RUN="${left[*]}"
-        [ ${#left[@]} -ge "$1" ] || return 0
+        for name in "${!LAB_PID[@]}"; do
+            kill -0 "${LAB_PID[$name]}" 2>/dev/null && continue
+            rc=0
+            wait "${LAB_PID[$name]}" || rc=$?
+            unset "LAB_PID[$name]"
+            "${LAB_END[$name]}" "$name" $rc
+        done
+        [ ${#LAB_PID[@]} -ge "$1" ] || return 0
         sleep 0.3
     done
 }
 
-# lab_end NAME: wait for its end. Exit status: its.
-lab_end() {
-    local rc=0
-    wait "${LAB_PID[$1]}" || rc=$?
-    labs_below 1000
-    return $rc
-}
+POWERCUT=
+# shellcheck disable=SC2086 # none, or one
+labs_kill() { kill -TERM "${LAB_PID[@]}" $POWERCUT 2>/dev/null || true; }
 
-# boot_end NAME: its end, and what came out.
+# boot_end NAME STATUS: what came out.
 boot_end() {
-    local name=$1 dir=$logs/$1 rc=0 step result
-    lab_end "$name" || rc=$?
+    local name=$1 rc=$2 dir=$logs/$1 step result
     while read -r _ step _; do
         result=$(sed -n "s/^step $step: //p" "$dir/out" | grep -v '^start$' | tail -n 1 || true)
         case $result in
@@ -149,24 +147,23 @@ boot_end() {
 }
 
 guest_pv() {
-    # What --long does ten times and more: an idle machine has ten minutes for
-    # this boot, and a busy one takes three times as long.
-    local cases=${HVCKPT_INSN_CASES:-2000} transactions=3000 exact=300
-    [ "$long" = 0 ] || cases=${HVCKPT_INSN_CASES:-100000} transactions=10000 exact=1000
+    # --long does ten times and more: a busy machine takes three times as long.
+    local cases=${HVCKPT_INSN_CASES:-2000} transactions=2000 exact=300 rounds=50
+    [ "$long" = 0 ] || cases=${HVCKPT_INSN_CASES:-100000} transactions=10000 exact=1000 rounds=100
     boot pv --vcpus 2 < <({
         printf '%s\n' "scan=$SCAN" "exact=$exact" "insn=$(( (cases + 499) / 500 ))" "insn-half=$(( (cases / 2 + 499) / 500 ))"
-        suites "autoxen ptxen scanxen emulxen $SCAN uffd-wp pt emul sim" 100 $transactions
-        common "$forks" 2
+        suites "autoxen ptxen scanxen emulxen $SCAN uffd-wp pt emul sim" $rounds $transactions
+        common "$forks" 2 1
     } | steps_of pv)
 }
 
-guest_debug() { boot debug --debug-xen --vcpus 2 < <(common $(( forks / 3 )) 2 | steps_of debug); }
+guest_debug() { boot debug --debug-xen --vcpus 2 < <(common $(( forks / 10 )) 2 1 | steps_of debug); }
 
-single_begin() {
-    boot_begin single --vcpus 1 < <(common $(( forks / 10 )) 1 | steps_of single)
-    boot_begin single-debug --vcpus 1 --debug-xen < <(common $(( forks / 10 )) 1 | steps_of single-debug)
+guest_single() {
+    boot single-debug --vcpus 1 --debug-xen < <(common $(( forks / 10 )) 1 | steps_of single-debug)
+    if [ "$long" = 0 ]; then skip "single: one virtual CPU, no assertions" "--long"; return; fi
+    boot single --vcpus 1 < <(common $(( forks / 10 )) 1 | steps_of single)
 }
-single_end() { boot_end single; boot_end single-debug; }
 
 guest_life() {
     local block fuzz='--seconds 45 --calls 20000' controls=10000
@@ -213,16 +210,15 @@ guest_hosts() {
     local shadow link
     shadow=$("$HVCKPT_ROOT/scripts/build-xen" --base "$base" --config CONFIG_SHADOW_PAGING=y 2>>"$logs/build.log" | tail -n 1)
     make_tmpdir link
-    boot_begin host-2 --xen "$shadow" --vcpus 2 --link "$link/wire:2" < <(steps_of host-2 </dev/null)
-    boot_begin host-1 --xen "$shadow" --vcpus 2 --link "$link/wire:1" < <(steps_of host-1 </dev/null)
-    boot_end host-1
-    boot_end host-2
+    labs_below 1
+    boot host-2 --xen "$shadow" --vcpus 2 --link "$link/wire:2" < <(steps_of host-2 </dev/null)
+    boot host-1 --xen "$shadow" --vcpus 2 --link "$link/wire:1" < <(steps_of host-1 </dev/null)
 }
 
-icount_begin() { boot_begin icount --icount < <(echo "scan=$SCAN" | steps_of icount); }
+guest_icount() { lab icount icount_end --mem 1024 "${ON[@]}" --icount "${GUEST_ADD[@]}" < <(echo "scan=$SCAN" | steps_of icount); }
 icount_end() {
     local line
-    boot_end icount
+    boot_end "$@"
     while read -r line; do
         case $line in
         ok\ *) ok "icount: ${line#ok }" ;;
@@ -233,24 +229,27 @@ icount_end() {
 
 # INT 0x84 must do what it does without the patch, unless it is asked to; and who
 # does not use it must not pay.  $logs/gate-NAME gets what each boot printed.
-gate_begin() {
+guest_gate() {
     local v on pvh
+    GATES_LEFT=4
     tax_build "$GUEST_BIN"
     GATES=(unpatched off pvh on)
-    if no_pvh "int 0x84, pvh"; then GATES=(unpatched off on); fi
+    if no_pvh "int 0x84, pvh"; then GATES=(unpatched off on) GATES_LEFT=3; fi
     for v in "${GATES[@]}"; do
         on= pvh=
         [ "$v" != on ] || on=1
         if [ "$v" = pvh ]; then pvh=1 TAX_OPTIONS=(--no-key --type pvh)
         else tax_options "$v" "$base" 2>>"$logs/build.log"; fi
-        lab_begin "gate-$v" --icount "${ON[@]}" "${TAX_OPTIONS[@]}" --add "$GUEST_BIN/int84" "${TAX_ADD[@]}" < <(
+        lab "gate-$v" gate_end --icount "${ON[@]}" "${TAX_OPTIONS[@]}" --add "$GUEST_BIN/int84" "${TAX_ADD[@]}" < <(
             printf '%s\n' "on=$on" "pvh=$pvh" | steps_of gate )
     done
 }
+# The answers are compared when all are there.
 gate_end() {
     local v first= line
+    GATES_LEFT=$((GATES_LEFT - 1))
+    [ $GATES_LEFT = 0 ] || return 0
     for v in "${GATES[@]}"; do
-        lab_end "gate-$v" || true
         cp "$logs/gate-$v/int84.out" "$logs/int84-$v" 2>/dev/null || : >"$logs/int84-$v"
         if [ "$(wc -l <"$logs/int84-$v")" != 6 ]; then
             bad "int 0x84, $v: no complete answer (see $logs/gate-$v/err)"
@@ -286,23 +285,14 @@ no_pvh() {
     skip "$1" "Xen 4.17 boots no PVH guest in this emulator"
 }
 
-pvh_begin() {
+guest_pvh() {
     if no_pvh "tests in a PVH guest"; then return 0; fi
     # One thread: QEMU's SVM with several sometimes runs a guest into host code.
-    boot_begin pvh --type pvh --icount < <({
+    boot pvh --type pvh --icount < <({
         echo "scan=$SCAN"
-        suites "$SCAN uffd-wp pt emul sim" 100 1000
+        suites "$SCAN uffd-wp pt emul sim" 50 1000
     } | steps_of pvh)
 }
-pvh_end() { [ "$base" = 4.17 ] || boot_end pvh; }
-
-# Emulated machines which keep one processor of ours busy each: side by side.
-guest_narrow() {
-    local g
-    for g; do "${g}_begin"; done
-    for g; do "${g}_end"; done
-}
-
 # The emulator is killed under load, HVCKPT_POWERCUTS times (once); the state
 # is on a disk which stays. What was acknowledged before the cut is there after
 # it: every boot but the first begins with that comparison.
@@ -314,22 +304,23 @@ guest_powercut() {
     truncate -s 96M "$dir/disk"
     mke2fs -q -t ext4 -F "$dir/disk" || { bad "powercut: no disk"; return; }
     : >"$dir/writes"
+    labs_below 2
     for (( n = 1; n <= cuts; n++ )); do
         : >"$dir/out-$n"
         powercut_boot "$n" write "$(( n * 1000000 ))" &
-        GUEST_RUN=$!
+        POWERCUT=$!
         enough=0 waited=0
         # guest-run gives up by itself.
-        while kill -0 $GUEST_RUN 2>/dev/null && [ $waited -lt 7500 ]; do
+        while kill -0 $POWERCUT 2>/dev/null && [ $waited -lt 7500 ]; do
             [ "$(grep -c '^a ' "$dir/out-$n" || true)" -lt 100 ] || { enough=1; break; }
             sleep 0.2; waited=$((waited + 1))
         done
         sleep "$(( RANDOM % 2 )).$(( RANDOM % 10 ))"
         # guest-run kills the emulator when it is asked to end.
-        kill -TERM $GUEST_RUN 2>/dev/null || true
+        kill -TERM $POWERCUT 2>/dev/null || true
         rc=0
-        wait $GUEST_RUN || rc=$?
-        GUEST_RUN=
+        wait $POWERCUT || rc=$?
+        POWERCUT=
         if [ $enough = 0 ] || grep -q ^FAIL "$dir/out-$n"; then
             tail -n 15 "$dir/out-$n" "$dir/err-$n" >&2
             bad "powercut $n: status $rc (see $dir)"

@@ -93,7 +93,10 @@ script "names no group" test --only ,
 script "leaves all of it out" test --fast --only pv
 script "--fast leaves out" test --fast --base 4.17
 script "--fast leaves out" test --forks 3 --fast
-for n in 0 -3 many $huge; do script "--forks is a number" test --forks "$n"; done
+for n in 0 -3 many $huge; do
+    script "--forks is a number" test --forks "$n"
+    script "--minutes is a number" test --minutes "$n"
+done
 script "no such source" test --base 4.99
 script "no xen/Makefile" test --base "$tmp/dir"
 script "no '5.4'" test --guest-kernel 5.4
