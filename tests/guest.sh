@@ -88,7 +88,7 @@ boot() {
 # lab NAME END GUEST-RUN-OPTION...: the same, and nothing but these options. END
 # is called with the name and the exit status, at a later call of these. Waits
 # while two others run: each keeps about one processor busy.
-declare -A LAB_PID LAB_END
+declare -A LAB_PID=() LAB_END=()
 lab() {
     local name=$1 end=$2 dir=$logs/$1; shift 2
     mkdir -p "$dir"

@@ -17,7 +17,7 @@
 
 #include "agent.h"
 
-#define CONNECT_MS 120000
+#define CONNECT_MS 300000
 
 int serve_guest(void)
 {
@@ -74,7 +74,7 @@ static int lookup(const char *name, struct in_addr *in)
 static int dial(const char *name, int wait_ms)
 {
     struct sockaddr_in a = { .sin_family = AF_INET, .sin_port = htons(LAB_PORT) };
-    int one = 1, idle = 5, tries = 12;
+    int one = 1, idle = 5, tries = 12, patience = 500;
     int64_t end = now_ms() + wait_ms;
 
     if (lookup(name, &a.sin_addr)) {
@@ -87,11 +87,14 @@ static int dial(const char *name, int wait_ms)
         socklen_t n = sizeof(err);
 
         p.fd = fd;
-        /* A guest not up yet answers nothing: do not wait for TCP to retry. */
+        /* A guest not up yet answers nothing: do not wait for TCP to retry. One
+           on a busy machine may need longer than the first attempts. */
         if (connect(fd, (void *)&a, sizeof(a)) && errno != EINPROGRESS)
             err = errno;
-        else if (poll(&p, 1, 500) != 1)
+        else if (poll(&p, 1, patience) != 1) {
             err = ETIMEDOUT;
+            patience = patience < 5000 ? patience * 5 / 4 : patience;
+        }
         else
             getsockopt(fd, SOL_SOCKET, SO_ERROR, &err, &n);
         if (!err) {

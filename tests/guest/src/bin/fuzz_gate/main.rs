@@ -160,12 +160,14 @@ fn round(args: &Args, totals: &'static Totals, seed: u64, ending: Ending, end: I
     let arena = Arena::new();
     let canary = hvckpt_guest_tests::Area::new(16 * hvckpt_guest_tests::PAGE);
     let (stop, left) = (AtomicBool::new(false), AtomicU64::new(args.round));
+    // A fork makes all pages read-only for a moment: attach would rightly fail.
+    let attached = AtomicBool::new(false);
     // A thread that starts maps memory, perhaps where the arena has a hole for
     // a moment.
     let started = Barrier::new(args.threads + 2);
     std::thread::scope(|scope| {
         let (arena, stop, left, opening) = (&arena, &stop, &left, &opening);
-        let started = &started;
+        let (started, attached) = (&started, &attached);
         let callers: Vec<_> = (0..args.threads)
             .map(|index| {
                 let mut caller = Caller::new(
@@ -202,7 +204,7 @@ fn round(args: &Args, totals: &'static Totals, seed: u64, ending: Ending, end: I
                 for _ in 0..8 {
                     arena.disturb(&mut rng);
                 }
-                if rng.below(16) == 0 {
+                if rng.below(16) == 0 && attached.load(Ordering::Relaxed) {
                     let child = spawn(|| i32::from(!has_no_session()));
                     if hvckpt_guest_tests::wait(child) != 0 {
                         totals.broke("a fork child has a session");
@@ -214,6 +216,7 @@ fn round(args: &Args, totals: &'static Totals, seed: u64, ending: Ending, end: I
         });
         started.wait();
         opening.attach(totals);
+        attached.store(true, Ordering::Relaxed);
         for caller in callers {
             let _ = caller.join();
         }
