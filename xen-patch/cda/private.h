@@ -60,6 +60,7 @@
 #define VA_END            (1UL << 47)
 
 #define HASH_BITS         8
+#define FORKS_AT_ONCE     4u       /* of a process, without starting over */
 #define MAX_TOKENS        64
 #define MAX_RANGES        500      /* a table of them is one page at most */
 #define MAX_WORDS         2048     /* stores logged in one cycle of a range */
@@ -129,13 +130,14 @@ struct cda_session {
     uint64_t all_ticket;
     uint64_t tickets;             /* given out so far */
     uint64_t all_total;
-    /* take_back() that was interrupted: by a fork, by the session's end. */
+    /* take_back() that was interrupted: at the session's end, by forks. */
     spinlock_t back_lock;
     struct cda_back {
         const void *for_what;
         unsigned long va;
         bool counted;
-    } fork, drop;
+    } drop, fork[FORKS_AT_ONCE];
+    unsigned int last_fork;       /* the place in `fork` that was taken last */
     struct cda_domain *cda;
     s_time_t paid;                /* when memory taken so far would be due */
     /* Former ranges, whose memory is not free yet: KiB; and who needs us. */

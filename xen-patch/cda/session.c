@@ -59,6 +59,31 @@ static void cda_flush(struct cda_session *s, const struct domain *d)
 }
 
 /*
+ * Where take_back() keeps how far it got for @heir, under s->back_lock.  With
+ * @make a place is given to it: processes that begin at the same time must not
+ * make each other begin again.
+ */
+static struct cda_back *find_back(struct cda_session *s, const void *heir,
+                                  bool make)
+{
+    unsigned int i;
+
+    if ( !heir )
+        return &s->drop;
+
+    for ( i = 0; i < FORKS_AT_ONCE; ++i )
+        if ( s->fork[i].for_what == heir )
+            return &s->fork[i];
+    if ( !make )
+        return NULL;
+
+    for ( i = 0; i < FORKS_AT_ONCE; ++i )
+        if ( !s->fork[i].for_what )
+            return &s->fork[i];
+    return &s->fork[++s->last_fork % FORKS_AT_ONCE];
+}
+
+/*
  * track_take_back() for all of session @s.  Preemptible: false means "call
  * again", with the same @heir, which tells one run from another.
  */
@@ -66,14 +91,15 @@ static bool take_back(struct cda_session *s, struct domain *d,
                       const void *heir)
 {
     struct cda_ranges *tab = rcu_dereference(s->ranges);
-    struct cda_back *back = heir ? &s->fork : &s->drop;
     const void *for_what = heir ?: s;
+    struct cda_back *back;
     bool took = false, counted = false;
     unsigned int i, j, n = 0;
     unsigned long va = 0;
 
     spin_lock(&s->back_lock);
-    if ( back->for_what == for_what )
+    back = find_back(s, heir, false);
+    if ( back && back->for_what == for_what )
     {
         va = back->va;
         counted = back->counted;
@@ -95,6 +121,7 @@ static bool take_back(struct cda_session *s, struct domain *d,
             if ( n++ && hypercall_preempt_check() )
             {
                 spin_lock(&s->back_lock);
+                back = find_back(s, heir, true);
                 back->for_what = for_what;
                 /* Not below the end of a neighbour in the same chunk. */
                 back->va = max(va, at);
@@ -116,7 +143,8 @@ static bool take_back(struct cda_session *s, struct domain *d,
     }
 
     spin_lock(&s->back_lock);
-    if ( back->for_what == for_what )
+    back = find_back(s, heir, false);
+    if ( back && back->for_what == for_what )
         back->for_what = NULL;
     spin_unlock(&s->back_lock);
     if ( took )

@@ -139,6 +139,38 @@ static void fork_leaves_out(void)
     }
 }
 
+/*
+ * Threads make address spaces in turn, and every call is interrupted as soon as
+ * it may be: none makes another begin again.
+ */
+#define FORKS 4u                  /* FORKS_AT_ONCE of the code under test */
+
+static void forks_at_once(void)
+{
+    unsigned long root[FORKS];
+    bool done[FORKS] = { };
+    struct mm *mm = tracked(CDA_MODE_PTXEN);
+    unsigned int i, call, left = FORKS;
+
+    for ( i = 0; i < FORKS; ++i )
+        root[i] = frame_alloc();
+    preempt_rate = 1;
+    for ( call = 0; left && call < 10; ++call )
+        for ( i = 0; i < FORKS; ++i )
+            if ( !done[i] && !cda_table_new(&domu, &frame_table[root[i]]) )
+            {
+                done[i] = true;
+                left--;
+            }
+    preempt_rate = 0;
+    CHECK(!left, "%u of %u never end", left, FORKS);
+    CHECK(call > 1, "no call was interrupted");
+    CHECK(counters(mm).forks == 0, "nothing was shared");
+    for ( i = 0; i < FORKS; ++i )
+        frame_drop(root[i]);
+    world_end();
+}
+
 /* What was taken back before an interruption is flushed, whatever comes. */
 static void fork_interrupted(void)
 {
@@ -263,6 +295,7 @@ const struct test_case fork_cases[] = {
     { "a fork takes back once", fork_takes_once },
     { "a fork that leaves out", fork_leaves_out },
     { "a fork, interrupted", fork_interrupted },
+    { "forks at once", forks_at_once },
     { "a fork and a swapped page", fork_swapped },
     { "a fork and a moved table", fork_moved },
     { "a fork and odd tables", fork_odd },

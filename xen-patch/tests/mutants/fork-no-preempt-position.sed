@@ -1,2 +1,2 @@
 # take_back() remembers where it was
-s/    if \( back->for_what == for_what \)\n    \{\n        va = back->va;/    va = back->va;\n    if ( back->for_what == for_what )\n    {/
+s/    if \( back && back->for_what == for_what \)\n    \{\n        va = back->va;/    if ( back )\n    {\n        va = back->va;/
