@@ -80,9 +80,12 @@ steps_of() {
 
 # boot NAME [GUEST-RUN-OPTION]...: one boot, in the background; the steps come on
 # standard input. Every step counts as a test; one that did not run has failed.
-boot() {
-    local name=$1; shift
-    lab "$name" boot_end --mem 1024 "${ON[@]}" "$@" "${GUEST_ADD[@]}"
+boot() { boot_then boot_end "$@"; }
+
+# boot_then END NAME [GUEST-RUN-OPTION]...: and END looks at what came out.
+boot_then() {
+    local end=$1 name=$2; shift 2
+    lab "$name" "$end" --mem 1024 "${ON[@]}" "$@" "${GUEST_ADD[@]}"
 }
 
 # lab NAME END GUEST-RUN-OPTION...: the same, and nothing but these options. END
@@ -147,7 +150,7 @@ boot_end() {
 }
 
 guest_pv() {
-    # --long does ten times and more: a busy machine takes three times as long.
+    # --long does several times as much.
     local cases=${HVCKPT_INSN_CASES:-2000} transactions=2000 exact=300 rounds=50
     [ "$long" = 0 ] || cases=${HVCKPT_INSN_CASES:-100000} transactions=10000 exact=1000 rounds=100
     boot pv --vcpus 2 < <({
@@ -215,7 +218,7 @@ guest_hosts() {
     boot host-1 --xen "$shadow" --vcpus 2 --link "$link/wire:1" < <(steps_of host-1 </dev/null)
 }
 
-guest_icount() { lab icount icount_end --mem 1024 "${ON[@]}" --icount "${GUEST_ADD[@]}" < <(echo "scan=$SCAN" | steps_of icount); }
+guest_icount() { boot_then icount_end icount --icount < <(echo "scan=$SCAN" | steps_of icount); }
 icount_end() {
     local line
     boot_end "$@"
@@ -231,10 +234,10 @@ icount_end() {
 # does not use it must not pay.  $logs/gate-NAME gets what each boot printed.
 guest_gate() {
     local v on pvh
-    GATES_LEFT=4
     tax_build "$GUEST_BIN"
     GATES=(unpatched off pvh on)
-    if no_pvh "int 0x84, pvh"; then GATES=(unpatched off on) GATES_LEFT=3; fi
+    if no_pvh "int 0x84, pvh"; then GATES=(unpatched off on); fi
+    GATES_LEFT=${#GATES[@]}
     for v in "${GATES[@]}"; do
         on= pvh=
         [ "$v" != on ] || on=1
@@ -293,6 +296,7 @@ guest_pvh() {
         suites "$SCAN uffd-wp pt emul sim" 50 1000
     } | steps_of pvh)
 }
+
 # The emulator is killed under load, HVCKPT_POWERCUTS times (once); the state
 # is on a disk which stays. What was acknowledged before the cut is there after
 # it: every boot but the first begins with that comparison.

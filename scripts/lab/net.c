@@ -89,14 +89,15 @@ static int dial(const char *name, int wait_ms)
         p.fd = fd;
         /* A guest not up yet answers nothing: do not wait for TCP to retry. One
            on a busy machine may need longer than the first attempts. */
-        if (connect(fd, (void *)&a, sizeof(a)) && errno != EINPROGRESS)
+        if (connect(fd, (void *)&a, sizeof(a)) && errno != EINPROGRESS) {
             err = errno;
-        else if (poll(&p, 1, patience) != 1) {
+        } else if (poll(&p, 1, patience) != 1) {
             err = ETIMEDOUT;
-            patience = patience < 5000 ? patience * 5 / 4 : patience;
-        }
-        else
+            if (patience < 5000)
+                patience += patience / 4;
+        } else {
             getsockopt(fd, SOL_SOCKET, SO_ERROR, &err, &n);
+        }
         if (!err) {
             fcntl(fd, F_SETFL, 0);
             setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one));

@@ -56,9 +56,10 @@ _lab_add() {
     */../*|*/./*|*//*) refuse "--add: '$dest' is no plain absolute name (no '.', '..' or '//')" ;;
     /tmp/*|/proc/*|/sys/*|/dev/*|/run/*)
         refuse "--add: '$dest' would lie below what is mounted there" "a place below /lab" ;;
-    /lab/|/lab/bin/|/lab/work/|/lab/conf/|/lab/env/|/usr/|/bin/|/sbin/|/lib/|/lib64/|/etc/|/init/)
-        refuse "--add: '$dest' is the lab's own" "a name below it: $dest/NAME" ;;
     esac
+    for other in lab lab/bin lab/work lab/conf lab/env usr bin sbin lib lib64 etc init; do
+        [ "$dest" != "/$other" ] || refuse "--add: '$dest' is the lab's own" "a name below it: $dest/NAME"
+    done
     for other in "${LAB_ADDS[@]}"; do
         [ "${other#*:}" != "$dest" ] || [ "${other%%:*}" = "$src" ] ||
             refuse "--add: both ${other%%:*} and $src would be $dest" "give one a place of its own: FILE:/lab/bin/NAME"
