@@ -5,7 +5,7 @@
 # program TEXT NAME ARGUMENT…: status 2, and says so.
 program() { local text=$1 name=$2; shift 2; no 2 "$text" "$bin/$name" "$@"; }
 
-for p in cost exact insn life latency fuzz_gate fork_isolation foreign examples/kv examples/kv_load; do
+for p in cost exact insn life latency fuzz_gate fork_isolation foreign vectors examples/kv examples/kv_load; do
     [ -x "$bin/$p" ] || { printf 'SKIP %s: not built in %s\n' "$p" "$bin"; continue; }
     program "unexpected argument" $p --nosuch
 done

@@ -23,11 +23,11 @@ qemu_find() {
     fi
     if _qemu_new; then
         # What each part is for: see docs on the lab's emulated processor.
-        QEMU_CPU=EPYC,-monitor,-rdtscp,-xsave
+        QEMU_CPU=EPYC,-monitor,-rdtscp,-xsave,-sha-ni,-sse4a
     else
         host_packages qemu-system-x86
         _qemu_new || true
-        QEMU_CPU=max,-smap
+        QEMU_CPU=max,-smap,-sha-ni,-sse4a
         warn "QEMU $QEMU_VERSION mis-executes IRET under SMAP: running WITHOUT SMAP (install QEMU 9.1 or newer)"
     fi
 }

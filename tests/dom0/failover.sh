@@ -10,7 +10,7 @@ GUEST=kv
 # The store itself is evidence: it fits in the log.
 fail() {
     echo "FAIL $1"
-    labagent call -i $GUEST 0 sh -c 'ls -l /tmp/kv; hvckpt verify /tmp/kv; tar cz -C /tmp kv | base64' </dev/null 2>&1
+    labagent call -t 10 $GUEST 0 sh -c 'ls -l /tmp/kv; hvckpt verify /tmp/kv; tar cz -C /tmp kv | base64' </dev/null 2>&1
     tail -n 5 $D/*.log
     exit 1
 }
@@ -43,7 +43,7 @@ rm -rf $D; mkdir -p $D; : >$D/writes
 hvckpt backup key add --dir $D/backup --out $D/key kv || fail "no key for the backup"
 hvckpt backup serve --dir $D/backup --listen 10.84.0.1:4885 >$D/serve.log 2>&1 &
 serve=$!
-lab-domu create $GUEST memory=384 vcpus=1 || fail "cannot create the guest"
+lab-domu create $GUEST memory=384 vcpus=2 || fail "cannot create the guest"
 ip=$(awk -v n=$GUEST '$1 == n {print $2}' /lab/domains)
 lab-key issue $GUEST $D/policy.key && lab-key deliver $GUEST $D/policy.key || fail "no key of the policy daemon"
 labagent call -i $GUEST 0 sh -c 'umask 077; cat >/tmp/kv.key; chown 1000:1000 /tmp/kv.key' <$D/key || fail "cannot deliver the key"

@@ -211,3 +211,12 @@ fn exact_ends_quietly_when_its_reader_goes_away() {
     assert_eq!(String::from_utf8_lossy(&output.stderr), "");
     assert_eq!(output.status.signal(), Some(13), "{}", output.status);
 }
+
+/// On this machine too; the emulated one is what it is for.
+#[test]
+fn vectors_are_kept() {
+    let output = run(env!("CARGO_BIN_EXE_vectors"), &["--seconds", "1"]);
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{}: {said}", output.status);
+    assert!(said.contains("SSE: "), "{said}");
+}
