@@ -65,9 +65,9 @@ suites() {
     printf '%s\n' "trackers=$1" "rounds=$2" "programs=$(( $2 / 10 ))" "transactions=${HVCKPT_DIFF_TRANSACTIONS:-$3}"
 }
 
-# common FORKS CPUS ALL: what `common.steps` needs.
+# common FORKS CPUS [ALL [LEAKS]]: what `common.steps` needs.
 common() {
-    printf '%s\n' "forks=$1" "forks-within=$(( $1 / 10 + 10 ))" "two-cpus=${2#1}" "all=${3:-${long#0}}"
+    printf '%s\n' "forks=$1" "forks-within=$(( $1 / 10 + 10 ))" "two-cpus=${2#1}" "all=${3:-${long#0}}" "leaks=${4:-${long#0}}"
 }
 
 # steps_of BOOT: the steps in tests/steps; the variables on standard input, one a
@@ -81,6 +81,8 @@ steps_of() {
 # boot NAME [GUEST-RUN-OPTION]...: one boot, in the background; the steps come on
 # standard input. Every step counts as a test; one that did not run has failed.
 boot() { boot_then boot_end "$@"; }
+# The same by one thread.
+boot_turns() { boot "$@" --turns; }
 
 # boot_then END NAME [GUEST-RUN-OPTION]...: and END looks at what came out.
 boot_then() {
@@ -90,16 +92,25 @@ boot_then() {
 
 # lab NAME END GUEST-RUN-OPTION...: the same, and nothing but these options. END
 # is called with the name and the exit status, at a later call of these. Waits
-# while two others run: each keeps about one processor busy.
+# while two others run.
+# Two threads which emulate processors that wait for each other need both of this
+# machine's: one such lab at a time, and what one thread emulates has what is left.
 declare -A LAB_PID=() LAB_END=()
+LAB_PAIR=
 lab() {
-    local name=$1 end=$2 dir=$logs/$1; shift 2
+    local name=$1 end=$2 dir=$logs/$1 nice=(nice -n 19); shift 2
     mkdir -p "$dir"
     patient >"$dir/steps"
     labs_below 2
+    case " $* " in
+    *' --turns '*|*' --icount '*) ;;
+    *)
+        while [ -n "${LAB_PAIR:+${LAB_PID[$LAB_PAIR]:-}}" ]; do labs_below ${#LAB_PID[@]}; done
+        LAB_PAIR=$name nice=() ;;
+    esac
     log "boot '$name': $(grep -c . "$dir/steps") steps (log: $dir)"
     # In the background, so that a signal to this script is acted upon at once.
-    HVCKPT_NO_BUILD=1 "$HVCKPT_ROOT/scripts/guest-run" "$@" \
+    HVCKPT_NO_BUILD=1 "${nice[@]}" "$HVCKPT_ROOT/scripts/guest-run" "$@" \
         --console "$dir/console.log" --logs "$dir" --script "$dir/steps" \
         >"$dir/out" 2>"$dir/err" </dev/null &
     LAB_PID[$name]=$! LAB_END[$name]=$end
@@ -151,7 +162,7 @@ boot_end() {
 
 guest_pv() {
     # --long does several times as much.
-    local cases=${HVCKPT_INSN_CASES:-2000} transactions=2000 exact=300 rounds=50
+    local cases=${HVCKPT_INSN_CASES:-1000} transactions=1000 exact=150 rounds=50
     [ "$long" = 0 ] || cases=${HVCKPT_INSN_CASES:-100000} transactions=10000 exact=1000 rounds=100
     boot pv --vcpus 2 < <({
         printf '%s\n' "scan=$SCAN" "exact=$exact" "insn=$(( (cases + 499) / 500 ))" "insn-half=$(( (cases / 2 + 499) / 500 ))"
@@ -160,19 +171,19 @@ guest_pv() {
     } | steps_of pv)
 }
 
-guest_debug() { boot debug --debug-xen --vcpus 2 < <(common $(( forks / 10 )) 2 1 | steps_of debug); }
+guest_debug() { boot debug --debug-xen --vcpus 2 < <(common $(( forks / 10 )) 2 1 1 | steps_of debug); }
 
 guest_single() {
-    boot single-debug --vcpus 1 --debug-xen < <(common $(( forks / 10 )) 1 | steps_of single-debug)
+    boot_turns single-debug --vcpus 1 --debug-xen < <(common $(( forks / 10 )) 1 | steps_of single-debug)
     if [ "$long" = 0 ]; then skip "single: one virtual CPU, no assertions" "--long"; return; fi
-    boot single --vcpus 1 < <(common $(( forks / 10 )) 1 | steps_of single)
+    boot_turns single --vcpus 1 < <(common $(( forks / 10 )) 1 | steps_of single)
 }
 
 guest_life() {
     local block fuzz='--seconds 45 --calls 20000' controls=10000
     [ "$long" = 0 ] || fuzz='--calls 1000000' controls=1000000
     block=$(refuse_disk "$logs/refuse.img.gz") || { bad "life: no disk for refuse.sh"; return; }
-    boot life --debug-xen --vcpus 2 --add "$logs/refuse.img.gz" < <(
+    boot_turns life --debug-xen --vcpus 2 --add "$logs/refuse.img.gz" < <(
         printf '%s\n' "fuzz=$fuzz" "controls=$controls" "block=$block" "long=${long#0}" | steps_of life )
 }
 
@@ -196,14 +207,14 @@ refuse_disk() {
 guest_bases() {
     local module own
     if [ "$base" = 4.20 ]; then
-        boot xen-4.17 --base 4.17 --vcpus 2 < <(common $(( forks / 10 )) 2 | steps_of xen-4.17)
+        boot_turns xen-4.17 --base 4.17 --vcpus 2 < <(common $(( forks / 20 )) 2 | steps_of xen-4.17)
     fi
     module=$GUEST_BIN/fuzz_kernel.ko own=$GUEST_BIN/own_vector.ko
     if ( HVCKPT_FAIL_CODE=1; . "$HVCKPT_LIB/all.sh"; cache_init; image_build; guest_kernel_build 6.1
          guest_module_build 6.1 "$HVCKPT_ROOT/tests/guest/module/fuzz_kernel.c" "$module"
          guest_module_build 6.1 "$HVCKPT_ROOT/tests/guest/module/own_vector.c" "$own" ) >"$logs/module.log" 2>&1; then
-        boot linux-6.1 --guest-kernel 6.1 --vcpus 2 --debug-xen --allow "$LINUX_6_1_SAYS" --add "$module" --add "$own" \
-            < <(common $(( forks / 10 )) 2 | steps_of linux-6.1)
+        boot_turns linux-6.1 --guest-kernel 6.1 --vcpus 2 --debug-xen --allow "$LINUX_6_1_SAYS" --add "$module" --add "$own" \
+            < <(common $(( forks / 20 )) 2 | steps_of linux-6.1)
     else tail -n 20 "$logs/module.log" >&2; bad "linux-6.1: the module (see $logs/module.log)"; fi
 }
 
@@ -214,8 +225,8 @@ guest_hosts() {
     shadow=$("$HVCKPT_ROOT/scripts/build-xen" --base "$base" --config CONFIG_SHADOW_PAGING=y 2>>"$logs/build.log" | tail -n 1)
     make_tmpdir link
     labs_below 1
-    boot host-2 --xen "$shadow" --vcpus 2 --link "$link/wire:2" < <(steps_of host-2 </dev/null)
-    boot host-1 --xen "$shadow" --vcpus 2 --link "$link/wire:1" < <(steps_of host-1 </dev/null)
+    boot_turns host-2 --xen "$shadow" --vcpus 2 --link "$link/wire:2" < <(steps_of host-2 </dev/null)
+    boot_turns host-1 --xen "$shadow" --vcpus 2 --link "$link/wire:1" < <(steps_of host-1 </dev/null)
 }
 
 guest_icount() { boot_then icount_end icount --icount < <(echo "scan=$SCAN" | steps_of icount); }
@@ -346,7 +357,7 @@ guest_powercut() {
 # guest-run, so that signals reach that.
 powercut_boot() {
     local n=$1; shift
-    HVCKPT_NO_BUILD=1 exec "$HVCKPT_ROOT/scripts/guest-run" --in dom0 --no-key "${ON[@]}" --disk "$dir/disk" \
+    HVCKPT_NO_BUILD=1 exec "$HVCKPT_ROOT/scripts/guest-run" --in dom0 --no-key --turns "${ON[@]}" --disk "$dir/disk" \
         --add "$BUILT/examples/kv" --add "$BUILT/examples/kv_load" --add "$dir/writes:/lab/bin/writes" --timeout 1200 \
         "$HVCKPT_ROOT/tests/dom0/powercut.sh" "$@" >"$dir/out-$n" 2>"$dir/err-$n" </dev/null
 }

@@ -2,7 +2,7 @@
 # shellcheck shell=bash
 # Options which guest-run and boot have in common.
 
-LAB_TYPE=pv LAB_VCPUS=1 LAB_MEM=512 LAB_ICOUNT=0 LAB_XEN='' LAB_XEN_ARGS='' LAB_DEBUG=0 LAB_BASE=4.20
+LAB_TYPE=pv LAB_VCPUS=1 LAB_MEM=512 LAB_ICOUNT=0 LAB_TURNS=0 LAB_XEN='' LAB_XEN_ARGS='' LAB_DEBUG=0 LAB_BASE=4.20
 LAB_GUEST_KERNEL=6.12
 LAB_KEY=1 LAB_ADDS=() LAB_DISK='' LAB_LINK=''
 
@@ -12,7 +12,7 @@ lab_option() {
     TAKEN=0
     case $1 in
     --type|--vcpus|--mem|--xen|--base|--guest-kernel|--xen-args|--add|--disk|--link) need_value "$@"; TAKEN=2 ;;
-    --icount|--debug-xen|--no-key) TAKEN=1 ;;
+    --icount|--turns|--debug-xen|--no-key) TAKEN=1 ;;
     *) return 0 ;;
     esac
     case $1 in
@@ -34,6 +34,7 @@ lab_option() {
         # The address of a socket.
         [ ${#LAB_LINK} -le 107 ] || refuse "--link: the name ${LAB_LINK%:*} is too long (105 bytes)" ;;
     --icount) LAB_ICOUNT=1 ;;
+    --turns) LAB_TURNS=1 ;;
     --debug-xen) LAB_DEBUG=1 ;;
     --no-key) LAB_KEY=0 ;;
     esac

@@ -43,7 +43,7 @@ lab_rundir() {
     on_exit "rm -rf -- '$RUN'"
 }
 
-# lab_qemu_args: sets QEMU_ARGS. Uses LAB_ICOUNT, LAB_MEM, LAB_XEN_ARGS, LAB_DISK,
+# lab_qemu_args: sets QEMU_ARGS. Uses LAB_ICOUNT, LAB_TURNS, LAB_MEM, LAB_XEN_ARGS, LAB_DISK,
 # LAB_LINK.
 lab_qemu_args() {
     local xen_args mem
@@ -64,6 +64,8 @@ lab_qemu_args() {
     fi
     if [ "${LAB_ICOUNT:-0}" = 1 ]; then
         QEMU_ARGS+=(-accel tcg,thread=single -icount shift=0,sleep=off -smp 1)
+    elif [ "${LAB_TURNS:-0}" = 1 ]; then
+        QEMU_ARGS+=(-accel tcg,thread=single -smp 2)
     else
         QEMU_ARGS+=(-accel tcg,thread=multi -smp 2)
     fi
