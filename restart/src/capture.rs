@@ -7,7 +7,7 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use crate::image::{Descriptor, Itimer, Layout, Octets, Process, Thread, Writer};
+use crate::image::{Area, Descriptor, Itimer, Layout, Octets, Process, Thread, Writer};
 use crate::remote::{self, RSP, Worker};
 use crate::stop::{self, Stopped};
 use crate::sys::{self, ok, ptrace_with};
@@ -40,11 +40,14 @@ struct Frozen {
     descriptors: Vec<Descriptor>,
     itimers: Vec<Itimer>,
     pending: u64,
+    /// Where the mappings were.
+    outline: Vec<[u64; 2]>,
+    apart: memory::Apart,
     copy: Copy,
 }
 
 /// Where the program's vdso has a `syscall` instruction, and the vdso's checksum.
-fn vdso(areas: &[crate::image::Area], memory: &File) -> Result<(u64, u32), Error> {
+fn vdso(areas: &[Area], memory: &File) -> Result<(u64, u32), Error> {
     let none = || Error::refused("its address space has no vdso");
     let area = areas
         .iter()
@@ -126,7 +129,8 @@ fn write_memory(pid: i32, address: u64, octets: &[u8]) -> io::Result<()> {
     memory.write_all_at(octets, address)
 }
 
-fn freeze(stopped: &Stopped, gadget: u64, memory: &File) -> Result<Frozen, Error> {
+/// `areas` are the program's as they were a moment ago.
+fn freeze(stopped: &Stopped, gadget: u64, areas: &[Area], memory: &File) -> Result<Frozen, Error> {
     let pid = stopped.pid;
     let mut objections = preflight::tree(pid);
     let descriptors = files::read(pid, &mut objections)?;
@@ -142,7 +146,7 @@ fn freeze(stopped: &Stopped, gadget: u64, memory: &File) -> Result<Frozen, Error
     let cannot = || format!("process {pid} cannot make a copy of itself");
     let mut worker = Worker::new(pid, gadget, memory).context(cannot)?;
     let scratch = (stopped.threads[&pid].regs[RSP] - 1024) & !63;
-    let before: [u8; 32] = worker.read(scratch).context(cannot)?;
+    let before: [u8; 512] = worker.read(scratch).context(cannot)?;
     let mut itimers = Vec::new();
     for which in 0..3_i32 {
         let done = worker.call(
@@ -160,7 +164,9 @@ fn freeze(stopped: &Stopped, gadget: u64, memory: &File) -> Result<Frozen, Error
             });
         }
     }
+    let apart = memory::Apart::take(pid, areas, &mut worker, scratch);
     write_memory(pid, scratch, &before).context(cannot)?;
+    let apart = apart?;
     // Its parent is ours, and so is the copy: the program cannot see it.
     let flags = u64::try_from(libc::CLONE_PARENT).unwrap_or(0);
     let done = worker.call(libc::SYS_clone, &[flags, 0, 0, 0, 0]);
@@ -172,6 +178,8 @@ fn freeze(stopped: &Stopped, gadget: u64, memory: &File) -> Result<Frozen, Error
         descriptors,
         itimers,
         pending: stop::shared_pending(pid),
+        outline: maps::outline(pid)?,
+        apart,
         copy,
     })
 }
@@ -252,6 +260,54 @@ fn of_copy(
     Ok((actions, brk))
 }
 
+/// A program of which all is there to be written.
+struct Caught {
+    /// Of one that is to end: it stands still until then.
+    held: Option<Stopped>,
+    frozen: Frozen,
+    frozen_us: u64,
+    /// Of the copy.
+    memory: File,
+    areas: Vec<Area>,
+    vdso_crc: u32,
+    actions: Vec<[u64; 4]>,
+    brk: u64,
+}
+
+/// `None`: its mappings changed while it was looked at.
+fn catch(pid: i32, hold: bool) -> Result<Option<Caught>, Error> {
+    let memory_of = |pid: i32| File::open(format!("/proc/{pid}/mem"));
+    let memory = memory_of(pid).context(|| format!("cannot read the memory of process {pid}"))?;
+    let (areas, _) = maps::read(pid)?;
+    let (gadget, _) = vdso(&areas, &memory)?;
+    let begun = Instant::now();
+    let stopped = Stopped::new(pid)?;
+    let frozen = freeze(&stopped, gadget, &areas, &memory)?;
+    let held = hold.then_some(stopped);
+    let frozen_us = u64::try_from(begun.elapsed().as_micros()).unwrap_or(u64::MAX);
+    let copy = &frozen.copy;
+    let memory = memory_of(copy.0).context(|| "cannot read the copy of the program".into())?;
+    let (actions, brk) = of_copy(copy, &frozen, gadget, &memory)?;
+    let (copied, objections) = maps::read(copy.0)?;
+    if !objections.is_empty() {
+        return Err(Error::Refused(objections));
+    }
+    let (_, vdso_crc) = vdso(&copied, &memory)?;
+    let Some(areas) = frozen.apart.with(copied, &frozen.outline) else {
+        return Ok(None);
+    };
+    Ok(Some(Caught {
+        held,
+        frozen,
+        frozen_us,
+        memory,
+        areas,
+        vdso_crc,
+        actions,
+        brk,
+    }))
+}
+
 /// Writes a version of the stopped or running program `pid` into `dir`. With
 /// `kill` the program ends once the version is durable; nothing it does after
 /// the version is lost, for it does nothing.
@@ -261,29 +317,25 @@ pub fn take(pid: i32, dir: &Path, version: u64, own_ids: bool, kill: bool) -> Re
         return Err(Error::Refused(objections));
     }
     let mut to = Writer::create(dir, version)?;
-    let memory_of = |pid: i32| File::open(format!("/proc/{pid}/mem"));
-    let memory = memory_of(pid).context(|| format!("cannot read the memory of process {pid}"))?;
-    let (areas, _) = maps::read(pid)?;
-    let (gadget, _) = vdso(&areas, &memory)?;
-    let begun = Instant::now();
-    let stopped = Stopped::new(pid)?;
-    let frozen = freeze(&stopped, gadget, &memory)?;
-    let held = if kill {
-        Some(stopped)
-    } else {
-        drop(stopped);
-        None
-    };
-    let frozen_us = u64::try_from(begun.elapsed().as_micros()).unwrap_or(u64::MAX);
-    let copy = &frozen.copy;
-    let memory = memory_of(copy.0).context(|| "cannot read the copy of the program".into())?;
-    let (actions, brk) = of_copy(copy, &frozen, gadget, &memory)?;
-    let (areas, objections) = maps::read(copy.0)?;
-    if !objections.is_empty() {
-        return Err(Error::Refused(objections));
+    let mut caught = None;
+    for _ in 0..3 {
+        caught = catch(pid, kill)?;
+        if caught.is_some() {
+            break;
+        }
     }
-    let (_, vdso_crc) = vdso(&areas, &memory)?;
-    let guards = memory::write(copy.0, &areas, &memory, &mut to)?;
+    let Caught {
+        held,
+        frozen,
+        frozen_us,
+        memory,
+        areas,
+        vdso_crc,
+        actions,
+        brk,
+    } = caught.ok_or_else(|| Error::refused("its mappings change all the time; try again"))?;
+    let copy = &frozen.copy;
+    let guards = memory::write(copy.0, &areas, &memory, &frozen.apart, &mut to)?;
     let of = pid.to_string();
     let word = |name: &str| stop::status(&of, name).unwrap_or_default();
     let capability = |name: &str| u64::from_str_radix(&word(name), 16).unwrap_or(0);

@@ -21,6 +21,66 @@ pub fn mapped(path: &Path) -> Option<Mapped> {
     })
 }
 
+/// What the kernel calls anonymous memory that is shared.
+const SHARED: &str = "/dev/zero (deleted)";
+
+fn lines(pid: i32) -> std::io::Result<String> {
+    let text = fs::read(format!("/proc/{pid}/maps"))?;
+    Ok(String::from_utf8_lossy(&text).into_owned())
+}
+
+/// Where the mappings of `pid` are, and no more: this takes little time.
+pub fn outline(pid: i32) -> Result<Vec<[u64; 2]>, Error> {
+    let text = lines(pid).context(|| format!("cannot read /proc/{pid}/maps"))?;
+    let areas = text.lines().filter(|line| !line.ends_with("[vsyscall]"));
+    let number = |text: &str| u64::from_str_radix(text, 16).ok();
+    let areas = areas.filter_map(|line| {
+        let (start, end) = line.split(' ').next()?.split_once('-')?;
+        Some([number(start)?, number(end)?])
+    });
+    Ok(areas.collect())
+}
+
+/// Shared memory which the program has at two places.
+fn twice(areas: &[Area], objections: &mut Objections) {
+    let mut all: Vec<&Area> = areas.iter().filter(|a| a.object != 0).collect();
+    all.sort_by_key(|a| (a.object, a.offset));
+    for pair in all.windows(2) {
+        let end = pair[0].offset + (pair[0].end - pair[0].start);
+        if pair[0].object == pair[1].object && pair[1].offset < end {
+            objections.push(format!(
+                "mapping {:x}: shared memory that is mapped at {:x} too, which is not kept yet",
+                pair[1].start, pair[0].start
+            ));
+        }
+    }
+}
+
+/// Shared memory of `pid` which others have as well.
+pub fn shared(pid: i32, areas: &[Area]) -> Objections {
+    let mut found = Vec::new();
+    if areas.iter().all(|a| a.object == 0) {
+        return found;
+    }
+    let others = fs::read_dir("/proc").into_iter().flatten().flatten();
+    let others = others.filter_map(|e| e.file_name().to_str()?.parse::<i32>().ok());
+    for other in others.filter(|other| *other != pid) {
+        // Whose memory cannot be looked at, or who has ended, tells nothing.
+        let text = lines(other).unwrap_or_default();
+        let mut theirs = text
+            .lines()
+            .filter(|line| line.ends_with(SHARED))
+            .filter_map(|line| line.split(' ').nth(4)?.parse::<u64>().ok());
+        if let Some(area) = theirs.find_map(|t| areas.iter().find(|a| a.object == t)) {
+            found.push(format!(
+                "mapping {:x}: shared memory that process {other} has too; end that first",
+                area.start
+            ));
+        }
+    }
+    found
+}
+
 /// All mappings of `pid`, and what of them cannot be kept.
 pub fn read(pid: i32) -> Result<(Vec<Area>, Objections), Error> {
     let path = format!("/proc/{pid}/smaps");
@@ -38,6 +98,7 @@ pub fn read(pid: i32) -> Result<(Vec<Area>, Objections), Error> {
         }
     }
     areas.extend(newest);
+    twice(&areas, &mut objections);
     Ok((areas, objections))
 }
 
@@ -66,9 +127,14 @@ fn one(line: &str, objections: &mut Objections) -> Option<Area> {
         special: None,
         grows_down: name == "[stack]",
         no_reserve: false,
+        dont_fork: false,
+        wipe_on_fork: false,
+        object: 0,
     };
     if matches!(name, "[vdso]" | "[vvar]" | "[vvar_vclock]") {
         area.special = Some(name.to_owned());
+    } else if area.shared && name == SHARED {
+        area.object = inode.parse().ok()?;
     } else if inode != "0" {
         let path = PathBuf::from(name);
         area.file = mapped(&path).filter(|_| name.starts_with('/') && path.is_file());
@@ -78,10 +144,10 @@ fn one(line: &str, objections: &mut Objections) -> Option<Area> {
             ));
         }
     }
-    if area.shared && area.write {
+    if area.shared && area.write && area.object == 0 {
         objections.push(format!(
-            "mapping {start:x} ({}): shared memory is not kept; use private memory",
-            if name.is_empty() { "anonymous" } else { name }
+            "mapping {start:x} ({name}): writable shared memory of a file is not kept; \
+             use private or anonymous memory"
         ));
     }
     Some(area)
@@ -91,12 +157,12 @@ fn judge(area: &mut Area, flags: &str, objections: &mut Objections) {
     let has = |flag: &str| flags.split(' ').any(|f| f == flag);
     area.grows_down |= has("gd");
     area.no_reserve = has("nr");
+    area.dont_fork = has("dc");
+    area.wipe_on_fork = has("wf");
     if area.special.is_some() {
         return;
     }
     for (flag, what) in [
-        ("dc", "marked MADV_DONTFORK"),
-        ("wf", "marked MADV_WIPEONFORK"),
         ("pf", "memory of a device"),
         ("io", "memory of a device"),
         ("ht", "huge pages of hugetlbfs"),

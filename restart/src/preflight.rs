@@ -8,7 +8,8 @@ use crate::{Error, files, maps, memory, stop};
 /// Everything that stands in the way, each with its cause.
 pub fn objections(pid: i32) -> Result<Vec<String>, Error> {
     memory::supported()?;
-    let (_, mut all) = maps::read(pid)?;
+    let (areas, mut all) = maps::read(pid)?;
+    all.extend(maps::shared(pid, &areas));
     files::read(pid, &mut all)?;
     all.extend(tree(pid));
     let of = pid.to_string();

@@ -90,7 +90,7 @@ pub fn memory(
             }
         };
         let mut flags = libc::MAP_FIXED_NOREPLACE;
-        flags |= if area.shared && area.file.is_some() {
+        flags |= if area.shared {
             libc::MAP_SHARED
         } else {
             libc::MAP_PRIVATE
@@ -148,6 +148,14 @@ pub fn memory(
         }
         if first != then {
             plan.expect(libc::SYS_mprotect, &[area.start, length, then], 0);
+        }
+        for (asked, advice) in [
+            (area.dont_fork, libc::MADV_DONTFORK),
+            (area.wipe_on_fork, libc::MADV_WIPEONFORK),
+        ] {
+            if asked {
+                plan.expect(libc::SYS_madvise, &[area.start, length, number(advice)], 0);
+            }
         }
     }
     let auxv = plan.data(&process.layout.auxv.0);

@@ -68,6 +68,23 @@ pub struct Area {
     pub special: Option<String>,
     pub grows_down: bool,
     pub no_reserve: bool,
+    /// `MADV_DONTFORK`: a fork has no such area.
+    #[serde(default, skip_serializing_if = "core::ops::Not::not")]
+    pub dont_fork: bool,
+    /// `MADV_WIPEONFORK`: it is empty in a fork.
+    #[serde(default, skip_serializing_if = "core::ops::Not::not")]
+    pub wipe_on_fork: bool,
+    /// Of anonymous shared memory, which object it is; tells nothing later.
+    #[serde(skip)]
+    pub object: u64,
+}
+
+impl Area {
+    /// Whether a copy made by fork has not what is in here now.
+    pub(crate) fn apart(&self) -> bool {
+        let memory = self.special.is_none() && self.file.is_none();
+        self.dont_fork || self.wipe_on_fork || (self.shared && memory)
+    }
 }
 
 /// Fields of the kernel's `prctl_mm_map`, in its order.

@@ -19,6 +19,8 @@
 #include <sys/timerfd.h>
 #include <unistd.h>
 
+#define PAGES 1200
+
 static const char *stop;
 static char *alternate;
 static int bad;
@@ -72,6 +74,45 @@ static void long_handler(int signal)
     check(now.ss_flags == SS_ONSTACK && now.ss_sp == alternate, "the alternate stack");
 }
 
+/* Whether the kernel's flags of the mapping at @at have @flag. */
+static int flagged(const void *at, const char *flag)
+{
+    char line[4096], *found;
+    unsigned long start, end;
+    int here = 0, is = 0;
+    FILE *maps = fopen("/proc/self/smaps", "r");
+
+    while (maps && fgets(line, sizeof line, maps)) {
+        if (sscanf(line, "%lx-%lx ", &start, &end) == 2)
+            here = (unsigned long)at >= start && (unsigned long)at < end;
+        else if (here && strncmp(line, "VmFlags:", 8) == 0)
+            is |= (found = strstr(line, flag)) && found[-1] == ' ' && found[2] == ' ';
+    }
+    fclose(maps);
+    return is;
+}
+
+static char *area(int kind, int advice)
+{
+    char *at = mmap(NULL, 4096 * PAGES, PROT_READ | PROT_WRITE, kind | MAP_ANONYMOUS, -1, 0);
+
+    for (int n = 0; n < PAGES; n += 7)
+        at[4096 * n + n] = (char)(n + advice + 1);
+    if (advice)
+        check(madvise(at, 4096 * PAGES, advice) == 0, "madvise");
+    return at;
+}
+
+static void same(const char *at, int advice, const char *what)
+{
+    for (int n = 0; n < PAGES; n++)
+        for (int i = 0; i < 4096; i++)
+            if (at[4096 * n + i] != (n % 7 == 0 && i == n ? (char)(n + advice + 1) : 0)) {
+                check(0, what);
+                return;
+            }
+}
+
 static void handle(int signal, void (*handler)(int), int flags)
 {
     struct sigaction action = { .sa_handler = handler, .sa_flags = flags };
@@ -113,6 +154,11 @@ int main(int argc, char **argv)
     memset(pages, 1, 3 * 4096);
     mprotect(pages, 4096, PROT_NONE);
     mprotect(pages + 4096, 4096, PROT_READ);
+    /* What a fork does not copy. */
+    char *shared = area(MAP_SHARED, 0), *alone = area(MAP_PRIVATE, MADV_DONTFORK);
+    char *wiped = area(MAP_PRIVATE, MADV_WIPEONFORK), *part = area(MAP_SHARED, 0);
+    mprotect(part + 4096 * 700, 4096 * 100, PROT_NONE);
+    madvise(shared, 4096 * 900, MADV_DONTNEED);    /* it is still there */
     sigemptyset(&set);
     sigaddset(&set, SIGUSR2);
     sigaddset(&set, SIGRTMIN);
@@ -148,6 +194,13 @@ int main(int argc, char **argv)
     check(pages[4096] == 1 && pages[2 * 4096] == 1, "memory beside guard pages");
     mprotect(pages, 4096, PROT_READ);
     check(pages[0] == 1, "memory below a guard page");
+    mprotect(part + 4096 * 700, 4096 * 100, PROT_READ | PROT_WRITE);
+    same(shared, 0, "shared memory");
+    same(part, 0, "shared memory, a part of it protected");
+    same(alone, MADV_DONTFORK, "memory which is kept out of forks");
+    same(wiped, MADV_WIPEONFORK, "memory which forks have empty");
+    check(flagged(shared, "sh") && flagged(part, "sh"), "shared");
+    check(flagged(alone, "dc") && flagged(wiped, "wf"), "advice of memory");
     sigpending(&pending);
     check(sigismember(&pending, SIGUSR2) && usr2 == 0, "a signal that waits for the process");
     check(sigismember(&pending, SIGRTMIN), "a signal that waits for the thread");

@@ -87,8 +87,9 @@ fn refuses(what: &str, names: &[&str]) {
 #[test]
 fn all_that_cannot_be_kept_is_named() {
     refuses(
-        "shared, pair = mmap.mmap(-1, 4096), socket.socketpair()",
-        &["shared memory", "sockets"],
+        "file = open('mapped', 'w+b'); file.truncate(4096)\n\
+         shared, pair = mmap.mmap(file.fileno(), 4096), socket.socketpair()",
+        &["writable shared memory of a file", "sockets"],
     );
 }
 
@@ -116,9 +117,20 @@ fn descriptors_of_other_kinds_are_refused() {
 #[test]
 fn memory_of_other_kinds_is_refused() {
     refuses(
-        "a = libc.mmap(None, ctypes.c_size_t(4096), 3, 0x22, -1, ctypes.c_long(0))\n\
-         assert libc.madvise(ctypes.c_void_p(a), ctypes.c_size_t(4096), 10) == 0",
-        &["MADV_DONTFORK"],
+        "libc.mremap.restype = ctypes.c_void_p\n\
+         a = libc.mmap(None, ctypes.c_size_t(8192), 3, 0x21, -1, ctypes.c_long(0))\n\
+         b = libc.mremap(ctypes.c_void_p(a), ctypes.c_size_t(0), ctypes.c_size_t(8192), 1)\n\
+         assert b != ctypes.c_void_p(-1).value",
+        &["shared memory that is mapped at"],
+    );
+    refuses(
+        "m = mmap.mmap(-1, 4096); r, w = os.pipe()\n\
+         if os.fork() == 0:\n\
+         \x20   if os.fork() == 0:\n\
+         \x20       os.close(w); os.read(r, 1)\n\
+         \x20   os._exit(0)\n\
+         os.wait()",
+        &["shared memory that process"],
     );
     refuses(
         "s = libc.shmget(0, ctypes.c_size_t(4096), 0o1600); assert s >= 0\n\
