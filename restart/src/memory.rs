@@ -2,7 +2,7 @@
 //! Which pages of a process are its own, and their way into an image.
 
 use std::fs::File;
-use std::io;
+use std::io::{self, Read, Seek};
 use std::os::unix::fs::FileExt;
 
 use hvckpt_sys::uffd::{
@@ -102,9 +102,12 @@ impl Apart {
                         area.start
                     ))
                 })?;
-                octets.resize(length, 0);
-                let memory = worker.memory;
-                memory.read_exact_at(&mut octets, start).context(cannot)?;
+                let mut memory = worker.memory;
+                memory.seek(io::SeekFrom::Start(start)).context(cannot)?;
+                let read = memory.take(end - start).read_to_end(&mut octets);
+                if read.context(cannot)? != length {
+                    return Err(Error::refused(cannot()));
+                }
                 runs.push((start, octets));
             }
             taken.guards.extend(guards);
