@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use crate::image::{Descriptor, Kind, Octets};
 use crate::sys::{self, fcntl};
-use crate::{Context, Error};
+use crate::{Context, Error, sockets, unix_diag};
 
 /// Devices without state.
 const DEVICES: [&str; 6] = [
@@ -56,6 +56,7 @@ pub fn read(pid: i32, objections: &mut Vec<String>) -> Result<Vec<Descriptor>, E
     let mut links: HashMap<PathBuf, Vec<RawFd>> = HashMap::new();
     let mut pipes: BTreeMap<u64, [bool; 2]> = BTreeMap::new();
     let mut table = Vec::new();
+    let mut told = None;
     for fd in fds {
         let path = PathBuf::from(format!("{dir}/{fd}"));
         let info = fs::read_to_string(format!("/proc/{pid}/fdinfo/{fd}"));
@@ -72,7 +73,14 @@ pub fn read(pid: i32, objections: &mut Vec<String>) -> Result<Vec<Descriptor>, E
             .find(|o| sys::same_file(pid, fd, pid, **o));
         let kind = match elder {
             Some(other) => Ok(Kind::Dup(*other)),
-            None => examine(pid, fd, &path, &link, &info, flags),
+            None => {
+                let told = if link.to_string_lossy().starts_with("socket:[") {
+                    told.get_or_insert_with(|| unix_diag::all().unwrap_or_default())
+                } else {
+                    &HashMap::new()
+                };
+                examine(pid, fd, &path, &link, &info, flags, told)
+            }
         };
         links.entry(link.clone()).or_default().push(fd);
         match kind {
@@ -111,6 +119,7 @@ fn examine(
     link: &Path,
     info: &str,
     flags: i32,
+    told: &HashMap<u64, unix_diag::Told>,
 ) -> Result<Kind, String> {
     let name = link.to_string_lossy();
     let of = fs::metadata(path).map_err(|e| e.to_string())?;
@@ -186,7 +195,7 @@ fn examine(
             .ok_or_else(unknown)?;
         Ok(Kind::Epoll { targets })
     } else if kind.is_socket() {
-        Err("sockets are not kept yet; close it before".into())
+        sockets::read(pid, fd, of.ino(), told).map(|socket| Kind::Socket(Box::new(socket)))
     } else {
         Err("this kind of descriptor is not kept; close it before".into())
     }

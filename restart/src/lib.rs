@@ -19,6 +19,7 @@ mod maps;
 mod memory;
 mod plan;
 mod preflight;
+mod rebind;
 mod rebuild;
 mod remote;
 mod reopen;
@@ -26,8 +27,10 @@ mod restore;
 mod rewind;
 mod section;
 pub mod session;
+mod sockets;
 mod stop;
 mod sys;
+mod unix_diag;
 
 use std::io;
 

@@ -9,7 +9,7 @@ use std::path::Path;
 
 use crate::image::{Descriptor, Kind};
 use crate::sys::{self, fcntl, ok};
-use crate::{Context, Error};
+use crate::{Context, Error, rebind, sockets};
 
 fn c_path(path: &Path) -> CString {
     CString::new(path.as_os_str().as_bytes()).unwrap_or_default()
@@ -19,6 +19,7 @@ fn c_path(path: &Path) -> CString {
 /// not in the way; all others are closed by the caller.
 pub fn make(table: &[Descriptor], spare: RawFd) -> Result<(), Error> {
     let mut pipes: HashMap<u64, [RawFd; 2]> = HashMap::new();
+    let mut halves = rebind::Halves::new();
     let mut made: Vec<(RawFd, RawFd)> = Vec::new();
     // First all out of the way, then each to its place.
     for one in table {
@@ -26,12 +27,18 @@ pub fn make(table: &[Descriptor], spare: RawFd) -> Result<(), Error> {
         if let Kind::Dup(_) = one.kind {
             continue;
         }
-        let fd = open(one, &mut pipes).context(cannot)?;
+        let fd = match &one.kind {
+            Kind::Socket(of) => rebind::open(of, one.flags, &mut halves)
+                .context(|| format!("{} ({})", cannot(), sockets::name(of)))?,
+            _ => open(one, &mut pipes).context(cannot)?,
+        };
         let high = fcntl(fd, libc::F_DUPFD_CLOEXEC, spare).context(cannot)?;
         // SAFETY: a descriptor that this function has opened.
         unsafe { libc::close(fd) };
         made.push((high, one.fd));
     }
+    // Each is of a pair whose other end is in the table, or of one that has ended.
+    rebind::fill(table, &made, halves).context(|| "cannot fill its sockets".into())?;
     // SAFETY: touches no memory; the descriptors below `spare` are given up.
     unsafe { libc::syscall(libc::SYS_close_range, 0, spare - 1, 0) };
     for (high, low) in made {
@@ -78,7 +85,7 @@ fn open(one: &Descriptor, pipes: &mut HashMap<u64, [RawFd; 2]>) -> std::io::Resu
         | libc::O_NOATIME;
     let nonblock = one.flags & libc::O_NONBLOCK;
     match &one.kind {
-        Kind::Dup(_) => Err(missing()),
+        Kind::Dup(_) | Kind::Socket(_) => Err(missing()),
         Kind::Inherited(n) => {
             // Ours have that flag; those of the one who restarts have not.
             if fcntl(*n, libc::F_GETFD, 0).is_ok_and(|f| f & libc::FD_CLOEXEC == 0) {

@@ -162,6 +162,48 @@ pub enum Kind {
     Signal {
         mask: u64,
     },
+    Socket(Box<Socket>),
+}
+
+/// A socket: domain, type and protocol as of `socket`, addresses as of `bind`.
+#[derive(Clone, Serialize, Deserialize, PartialEq, Eq, Debug)]
+#[allow(missing_docs)]
+pub struct Socket {
+    pub domain: i32,
+    pub kind: i32,
+    pub protocol: i32,
+    pub local: Octets,
+    /// Of the file which is its name.
+    pub mode: Option<u32>,
+    /// Level, name and value of `setsockopt`.
+    pub options: Vec<(i32, i32, Octets)>,
+    pub state: State,
+}
+
+/// What a socket is doing.
+#[derive(Clone, Serialize, Deserialize, PartialEq, Eq, Debug)]
+#[allow(missing_docs)]
+pub enum State {
+    Idle,
+    Listening {
+        backlog: i32,
+    },
+    /// Of datagrams.
+    Connected {
+        peer: Octets,
+    },
+    /// Connected with somebody else: ended now, with what is still to be read.
+    Ended {
+        content: Octets,
+    },
+    /// Connected with the socket of inode `peer`, itself `own`; what is to be
+    /// read here, and which directions are shut (1: this end reads no more).
+    Pair {
+        own: u64,
+        peer: u64,
+        content: Octets,
+        shut: u8,
+    },
 }
 
 /// One descriptor; `flags` as of `open`.

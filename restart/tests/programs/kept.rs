@@ -66,7 +66,7 @@ sys.exit(3)
     )
 }
 
-fn refuses(what: &str, names: &[&str]) {
+pub fn refuses(what: &str, names: &[&str]) {
     let world = World::new();
     let stop = world.text("stop");
     let mut child = world.start(&["python3", "-c", &program(what), &stop]);
@@ -88,8 +88,8 @@ fn refuses(what: &str, names: &[&str]) {
 fn all_that_cannot_be_kept_is_named() {
     refuses(
         "file = open('mapped', 'w+b'); file.truncate(4096)\n\
-         shared, pair = mmap.mmap(file.fileno(), 4096), socket.socketpair()",
-        &["writable shared memory of a file", "sockets"],
+         shared, i = mmap.mmap(file.fileno(), 4096), libc.inotify_init1(0)",
+        &["writable shared memory of a file", "inotify"],
     );
 }
 

@@ -3,6 +3,7 @@
 
 mod files;
 mod kept;
+mod sockets;
 mod world;
 
 use std::fs;
