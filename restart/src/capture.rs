@@ -133,7 +133,7 @@ fn write_memory(pid: i32, address: u64, octets: &[u8]) -> io::Result<()> {
 fn freeze(stopped: &Stopped, gadget: u64, areas: &[Area], memory: &File) -> Result<Frozen, Error> {
     let pid = stopped.pid;
     let mut objections = preflight::tree(pid);
-    let descriptors = files::read(pid, &mut objections)?;
+    let descriptors = files::read(pid, sys::own_pid(), &mut objections)?;
     if !objections.is_empty() {
         return Err(Error::Refused(objections));
     }
@@ -312,7 +312,7 @@ fn catch(pid: i32, hold: bool) -> Result<Option<Caught>, Error> {
 /// `kill` the program ends once the version is durable; nothing it does after
 /// the version is lost, for it does nothing.
 pub fn take(pid: i32, dir: &Path, version: u64, own_ids: bool, kill: bool) -> Result<Taken, Error> {
-    let objections = preflight::objections(pid)?;
+    let objections = preflight::objections(pid, sys::own_pid())?;
     if !objections.is_empty() {
         return Err(Error::Refused(objections));
     }

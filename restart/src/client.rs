@@ -42,6 +42,7 @@ pub struct Answer {
 #[derive(Serialize, Deserialize)]
 pub(crate) enum Reply {
     Taken(Answer),
+    Seen(Vec<String>),
     Refused(Vec<String>),
     Failed(String),
 }
@@ -49,6 +50,9 @@ pub(crate) enum Reply {
 #[derive(Serialize, Deserialize)]
 pub(crate) struct Request {
     pub kill: bool,
+    /// No version: what one could not keep.
+    #[serde(default)]
+    pub look: bool,
 }
 
 /// The directory of the sockets, for this user only.
@@ -134,24 +138,59 @@ fn is(session: &Session, name: &str) -> bool {
 /// Refused: nothing was changed, and the program runs on.
 pub fn checkpoint(of: &str, kill: bool) -> Result<Answer, Error> {
     let all = sessions()?;
-    let session = all.iter().find(|s| is(s, of)).ok_or_else(|| {
-        Error::refused(format!(
-            "{of} does not run below hvckpt; start it with `hvckpt run`, see `hvckpt ps`"
-        ))
-    })?;
+    let session = all.iter().find(|s| is(s, of));
+    let session = session.ok_or_else(|| Error::refused(outside(of)))?;
+    match ask(session, &Request { kill, look: false })? {
+        Reply::Taken(answer) => Ok(answer),
+        _ => Err(Error::refused("its supervisor is of another version")),
+    }
+}
+
+fn outside(of: &str) -> String {
+    format!("{of} does not run below hvckpt; start it with `hvckpt run`, see `hvckpt ps`")
+}
+
+/// What a version of `of`, a name, a store's directory or a pid, could not keep,
+/// each with its cause: of any process of this user. Nothing is touched. `None`:
+/// there is no such program.
+///
+/// # Errors
+/// It cannot be looked at.
+pub fn look(of: &str) -> Result<Option<Vec<String>>, Error> {
+    let all = sessions()?;
+    if let Some(session) = all.iter().find(|s| is(s, of)) {
+        let request = Request {
+            kill: false,
+            look: true,
+        };
+        return match ask(session, &request)? {
+            Reply::Seen(found) => Ok(Some(found)),
+            _ => Err(Error::refused("its supervisor is of another version")),
+        };
+    }
+    let there = |pid: &i32| *pid > 0 && Path::new(&format!("/proc/{pid}")).exists();
+    let Some(pid) = of.parse().ok().filter(there) else {
+        return Ok(None);
+    };
+    let mut found = vec![outside(of)];
+    found.extend(crate::preflight::objections(pid, pid)?);
+    Ok(Some(found))
+}
+
+fn ask(session: &Session, request: &Request) -> Result<Reply, Error> {
     let socket = run_dir()?.join(format!("{}.sock", session.name));
     let cannot = || format!("cannot ask {}", socket.display());
     let mut stream = UnixStream::connect(&socket).context(cannot)?;
-    let line = serde_json::to_string(&Request { kill }).unwrap_or_default();
+    let line = serde_json::to_string(request).unwrap_or_default();
     writeln!(stream, "{line}").context(cannot)?;
     let mut answer = String::new();
     BufReader::new(stream)
         .read_line(&mut answer)
         .context(cannot)?;
     match serde_json::from_str(&answer) {
-        Ok(Reply::Taken(answer)) => Ok(answer),
         Ok(Reply::Refused(why)) => Err(Error::Refused(why)),
         Ok(Reply::Failed(why)) => Err(Error::refused(why)),
+        Ok(reply) => Ok(reply),
         Err(_) => Err(Error::refused("the program ended meanwhile")),
     }
 }

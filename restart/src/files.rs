@@ -44,8 +44,9 @@ fn pair(info: &str, name: &str) -> Option<[i64; 2]> {
     Some([seconds.parse().ok()?, nanoseconds.parse().ok()?])
 }
 
-/// Reads the table of `pid`. What cannot be kept is added to `objections`.
-pub fn read(pid: i32, objections: &mut Vec<String>) -> Result<Vec<Descriptor>, Error> {
+/// Reads the table of `pid`. What cannot be kept is added to `objections`. `giver`
+/// started it, and gave it what its descriptors 0 to 2 are of.
+pub fn read(pid: i32, giver: i32, objections: &mut Vec<String>) -> Result<Vec<Descriptor>, Error> {
     let dir = format!("/proc/{pid}/fd");
     let mut fds: Vec<RawFd> = fs::read_dir(&dir)
         .context(|| format!("cannot read {dir}"))?
@@ -79,7 +80,7 @@ pub fn read(pid: i32, objections: &mut Vec<String>) -> Result<Vec<Descriptor>, E
                 } else {
                     &HashMap::new()
                 };
-                examine(pid, fd, &path, &link, &info, flags, told)
+                examine(pid, giver, fd, &path, &link, &info, flags, told)
             }
         };
         links.entry(link.clone()).or_default().push(fd);
@@ -112,8 +113,10 @@ pub fn read(pid: i32, objections: &mut Vec<String>) -> Result<Vec<Descriptor>, E
     Ok(table)
 }
 
+#[expect(clippy::too_many_arguments, reason = "what is known of a descriptor")]
 fn examine(
     pid: i32,
+    giver: i32,
     fd: RawFd,
     path: &Path,
     link: &Path,
@@ -124,11 +127,10 @@ fn examine(
     let name = link.to_string_lossy();
     let of = fs::metadata(path).map_err(|e| e.to_string())?;
     let kind = of.file_type();
-    let own = i32::try_from(std::process::id()).unwrap_or(0);
     // Also a file: it is not the program's to cut, others may write into it.
     let given = (0..3)
-        .chain([fd])
-        .find(|n| sys::same_file(pid, fd, own, *n));
+        .chain([fd].into_iter().filter(|_| giver != pid))
+        .find(|n| sys::same_file(pid, fd, giver, *n));
     if let Some(number) = given {
         return Ok(Kind::Inherited(number));
     }

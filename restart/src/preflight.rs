@@ -5,12 +5,12 @@ use std::fs;
 
 use crate::{Error, files, maps, memory, stop};
 
-/// Everything that stands in the way, each with its cause.
-pub fn objections(pid: i32) -> Result<Vec<String>, Error> {
+/// Everything that stands in the way, each with its cause. `giver` started it.
+pub fn objections(pid: i32, giver: i32) -> Result<Vec<String>, Error> {
     memory::supported()?;
     let (areas, mut all) = maps::read(pid)?;
     all.extend(maps::shared(pid, &areas));
-    files::read(pid, &mut all)?;
+    files::read(pid, giver, &mut all)?;
     all.extend(tree(pid));
     let of = pid.to_string();
     if stop::status(&of, "Seccomp").is_some_and(|mode| mode != "0") {

@@ -43,7 +43,7 @@ pub fn objections(image: &Image) -> Result<Vec<String>, Error> {
             process.cwd.display()
         ));
     }
-    let (now, _) = maps::read(own_pid())?;
+    let (now, _) = maps::read(sys::own_pid())?;
     let sizes = |areas: &[Area]| -> Vec<(Option<String>, u64)> {
         rebuild::specials(areas)
             .iter()
@@ -64,10 +64,6 @@ pub fn objections(image: &Image) -> Result<Vec<String>, Error> {
         );
     }
     Ok(all)
-}
-
-fn own_pid() -> i32 {
-    i32::try_from(std::process::id()).unwrap_or(0)
 }
 
 fn high(file: File, spare: RawFd) -> Result<RawFd, Error> {
@@ -139,7 +135,7 @@ pub fn start(image: &Image, new_ids: bool, rewind: bool) -> Result<i32, Error> {
             opened.files.push((&of.path, open(&of.path)?));
         }
     }
-    let (now, _) = maps::read(own_pid())?;
+    let (now, _) = maps::read(sys::own_pid())?;
     let at = rebuild::hole(&now, &process.areas)
         .ok_or_else(|| Error::refused("no free address range is large enough"))?;
     sys::map_at(at, rebuild::HOLE).context(|| "cannot map the place for the plan".into())?;

@@ -350,7 +350,11 @@ impl Supervisor<'_> {
                 self.answer(stream);
             }
             if due.is_some_and(|d| d <= Instant::now()) {
-                if let Err(error) = self.take(false) {
+                // One that ended meanwhile wants none.
+                if let Err(error) = self.take(false)
+                    && !self.ended()
+                    && self.status.is_none()
+                {
                     let _ = writeln!(std::io::stderr(), "hvckpt: no version was written: {error}");
                 }
                 due = period.map(|p| Instant::now() + p);
@@ -394,8 +398,12 @@ impl Supervisor<'_> {
         let Ok(request) = serde_json::from_str::<Request>(&line) else {
             return;
         };
-        let reply = match self.take(request.kill) {
-            Ok(answer) => Reply::Taken(answer),
+        let reply = match if request.look {
+            self.look()
+        } else {
+            self.take(request.kill).map(Reply::Taken)
+        } {
+            Ok(reply) => reply,
             Err(Error::Refused(why)) => Reply::Refused(why),
             Err(error) => Reply::Failed(error.to_string()),
         };
@@ -403,11 +411,21 @@ impl Supervisor<'_> {
         let _ = writeln!(&stream, "{text}");
     }
 
+    /// What a version could not keep; the program is not touched.
+    fn look(&mut self) -> Result<Reply, Error> {
+        if self.status.is_some() {
+            return Err(self.gone());
+        }
+        crate::preflight::objections(self.pid, sys::own_pid()).map(Reply::Seen)
+    }
+
+    fn gone(&self) -> Error {
+        Error::refused("the program has ended; only its children run on")
+    }
+
     fn take(&mut self, kill: bool) -> Result<Answer, Error> {
         if self.status.is_some() {
-            return Err(Error::refused(
-                "the program has ended; only its children run on",
-            ));
+            return Err(self.gone());
         }
         let versions = image::versions(self.store);
         let version = versions.last().map_or(1, |v| v + 1);

@@ -214,6 +214,26 @@ pub fn show(of: &Path, json: bool) -> ExitCode {
     status(looked())
 }
 
+/// `inspect` of a running program: what a version could not keep. `None`: there
+/// is no such program.
+pub fn look(of: &str, json: bool) -> Option<ExitCode> {
+    let found = match client::look(of) {
+        Ok(None) => return None,
+        Ok(Some(found)) => found,
+        Err(error) => return Some(status(Err(error))),
+    };
+    let text = if json {
+        json!({ "of": of, "objections": found }).to_string()
+    } else if found.is_empty() {
+        format!("{of}: a checkpoint would keep all of it")
+    } else {
+        let mut lines = vec![format!("{of}: a checkpoint would be refused:")];
+        lines.extend(found.iter().map(|why| format!("  {why}")));
+        lines.join("\n")
+    };
+    Some(status(say(&text).map(|_| u8::from(!found.is_empty()))))
+}
+
 fn inspect(image: &Image, json: bool) -> String {
     let process = &image.process;
     let pages: u64 = image.runs.iter().map(|r| u64::from(r.pages)).sum();

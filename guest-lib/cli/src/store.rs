@@ -33,9 +33,11 @@ pub enum Command {
     /// 2 if it could not be read.
     Verify(Common),
     /// Show versions, areas, images and hot pages of a store, or the newest
-    /// image of a program.
+    /// image of a program. Of a running program (its name, or any pid): what a
+    /// checkpoint could not keep.
     ///
-    /// Exit status: as of verify; damage to pages is not looked for.
+    /// Exit status: as of verify; damage to pages is not looked for. Of a program
+    /// 0 if all of it can be kept, else 1.
     Inspect(Common),
     /// Write the contents of an area to a file, or go back to a version.
     ///
@@ -200,7 +202,13 @@ pub fn run(command: Command) -> ExitCode {
             return crate::process::show(&common.dir, common.json);
         }
         Command::Verify(common) => check(&common, true),
-        Command::Inspect(common) => check(&common, false),
+        Command::Inspect(common) => {
+            let program = common.dir.to_str().filter(|_| !common.dir.exists());
+            if let Some(done) = program.and_then(|of| crate::process::look(of, common.json)) {
+                return done;
+            }
+            check(&common, false)
+        }
         Command::Restore(restore) => restored(&restore),
         Command::Compact(compact) => compacted(&compact),
         Command::Copy(copy) => copied(&copy),

@@ -66,11 +66,47 @@ sys.exit(3)
     )
 }
 
+fn inspect(world: &World, pid: u32) -> (Option<i32>, String) {
+    let mut command = world.command(&["inspect", &pid.to_string()]);
+    let told = command.output().unwrap();
+    let text = [told.stdout, told.stderr].concat();
+    (told.status.code(), String::from_utf8(text).unwrap())
+}
+
+#[test]
+fn a_running_program_can_be_asked_about() {
+    let world = World::new();
+    let stop = world.text("stop");
+    let mut child = world.start(&["python3", "-c", &program(""), &stop]);
+    world.progress(&mut child);
+    let (status, told) = inspect(&world, child.id());
+    assert_eq!(status, Some(0), "{told}");
+    assert!(told.contains("keep all of it"), "{told}");
+    assert_eq!(world.end(child).0, Some(3));
+    let mut other = std::process::Command::new("sleep")
+        .arg("60")
+        .spawn()
+        .unwrap();
+    let (status, told) = inspect(&world, other.id());
+    other.kill().unwrap();
+    other.wait().unwrap();
+    assert_eq!(status, Some(1), "{told}");
+    assert!(told.contains("does not run below hvckpt"), "{told}");
+    let (status, told) = inspect(&world, other.id());
+    assert_eq!(status, Some(2), "ended, and no store: {told}");
+}
+
 pub fn refuses(what: &str, names: &[&str]) {
     let world = World::new();
     let stop = world.text("stop");
     let mut child = world.start(&["python3", "-c", &program(what), &stop]);
     world.progress(&mut child);
+    let (status, told) = inspect(&world, child.id());
+    assert_eq!(status, Some(1), "{what}: {told}");
+    assert!(
+        names.iter().all(|name| told.contains(name)),
+        "{what}: {told}"
+    );
     for more in [&[][..], &["--kill"]] {
         let refused = world.checkpoint(more);
         let why = String::from_utf8_lossy(&refused.stderr).into_owned();
