@@ -111,7 +111,14 @@ fn descriptors_of_other_kinds_are_refused() {
          atexit.register(libc.mq_unlink, n)",
         &["its name does not lead to it"],
     );
-    refuses("f = tempfile.TemporaryFile()", &["a deleted file"]);
+    refuses(
+        "open('a', 'w').close(); f = open('a'); os.link('a', 'b'); os.remove('a')",
+        &["has another one"],
+    );
+    refuses(
+        "os.mkdir('a'); d = os.open('a', 0); os.rmdir('a')",
+        &["a deleted directory"],
+    );
 }
 
 #[test]
