@@ -2,7 +2,7 @@
 //! Files without a name: only the image can keep what they hold.
 
 use std::collections::{HashMap, HashSet};
-use std::ffi::OsStr;
+use std::ffi::{CString, OsStr};
 use std::fs::{self, File};
 use std::io;
 use std::os::fd::{AsRawFd, IntoRawFd, RawFd};
@@ -10,9 +10,9 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
 
-use crate::image::{CONTENTS, Content, Descriptor, Image, Kind, PAGE, RUN_PAGES, Writer};
+use crate::image::{CONTENTS, Content, Descriptor, Image, Kind, Octets, PAGE, RUN_PAGES, Writer};
 use crate::memory::write_run;
-use crate::sys::ok;
+use crate::sys::{fcntl, ok, owned};
 use crate::{Context, Error};
 
 /// They are read while the program stands still; more would take too long.
@@ -57,15 +57,27 @@ impl Unlinked {
         let file = File::open(path).map_err(|e| {
             format!("a deleted file which cannot be read ({e}); give it a name, or close it")
         })?;
-        if OTHERS.contains(&kind_of_system(&file).map_err(|e| e.to_string())?)
-            || name.starts_with(b"/memfd:")
-        {
+        let system = kind_of_system(&file).map_err(|e| e.to_string())?;
+        if OTHERS.contains(&system) {
             return elsewhere();
+        }
+        let mode = of.mode() & 0o7777;
+        if let Some(name) = name.strip_prefix(b"/memfd:")
+            && system == libc::TMPFS_MAGIC
+        {
+            let seals = fcntl(file.as_raw_fd(), libc::F_GET_SEALS, 0);
+            return Ok(Kind::Memfd {
+                name: Octets(name.to_vec()),
+                offset,
+                mode,
+                seals: seals.map_err(|e| e.to_string())?,
+                content: self.content(of)?,
+            });
         }
         Ok(Kind::Unlinked {
             path: Path::new(OsStr::from_bytes(name)).to_owned(),
             offset,
-            mode: of.mode() & 0o7777,
+            mode,
             content: self.content(of)?,
         })
     }
@@ -157,7 +169,13 @@ pub fn save(pid: i32, table: &[Descriptor], to: &mut Writer) -> Result<(), Error
 /// Files without a name, made of what an image holds.
 pub struct Contents<'a> {
     image: &'a Image,
-    made: HashMap<u64, (RawFd, u32)>,
+    made: HashMap<u64, Made>,
+}
+
+struct Made {
+    fd: RawFd,
+    mode: u32,
+    seals: i32,
 }
 
 impl<'a> Contents<'a> {
@@ -170,24 +188,56 @@ impl<'a> Contents<'a> {
     /// as the process has descriptors which nobody asked for.
     /// It has its mode from [`Contents::finish`] on.
     pub fn file(&mut self, path: &Path, content: Content, mode: u32) -> io::Result<RawFd> {
-        if let Some((fd, _)) = self.made.get(&content.at) {
-            return Ok(*fd);
+        if let Some(made) = self.made.get(&content.at) {
+            return Ok(made.fd);
         }
         // Where it was; beside the image if that is not there any more.
         let beside = |of: &Path| of.parent().unwrap_or(Path::new("/")).to_owned();
         let file = tempfile::tempfile_in(beside(path))
             .or_else(|_| tempfile::tempfile_in(beside(&self.image.path)))?;
+        self.add(file, content, mode, 0)
+    }
+
+    /// As [`Contents::file`], of `memfd_create`; the seals, too, come last.
+    pub fn memory(
+        &mut self,
+        name: &Octets,
+        content: Content,
+        mode: u32,
+        seals: i32,
+    ) -> io::Result<RawFd> {
+        if let Some(made) = self.made.get(&content.at) {
+            return Ok(made.fd);
+        }
+        let name = CString::new(&name.0[..])?;
+        let exec = if seals & libc::F_SEAL_EXEC == 0 {
+            libc::MFD_EXEC
+        } else {
+            libc::MFD_NOEXEC_SEAL
+        };
+        let flags = libc::MFD_CLOEXEC | libc::MFD_ALLOW_SEALING | exec;
+        // SAFETY: a string with its end.
+        let fd = unsafe { libc::memfd_create(name.as_ptr(), flags) };
+        let file = File::from(owned(fd.into())?);
+        self.add(file, content, mode, seals)
+    }
+
+    fn add(&mut self, file: File, content: Content, mode: u32, seals: i32) -> io::Result<RawFd> {
         self.fill(&file, content)?;
         let fd = file.into_raw_fd();
-        self.made.insert(content.at, (fd, mode));
+        self.made.insert(content.at, Made { fd, mode, seals });
         Ok(fd)
     }
 
-    /// Gives the files their modes, which may allow less than what was opened.
+    /// Gives the files their modes and seals, which may allow less than what
+    /// was done with them before.
     pub fn finish(&self) -> io::Result<()> {
-        for (fd, mode) in self.made.values() {
+        for Made { fd, mode, seals } in self.made.values() {
             // SAFETY: touches no memory.
             ok(unsafe { libc::fchmod(*fd, *mode) }.into())?;
+            if *seals != 0 {
+                fcntl(*fd, libc::F_ADD_SEALS, *seals)?;
+            }
         }
         Ok(())
     }

@@ -20,6 +20,23 @@ fn unlinked(fd: i32, at: u64, size: u64) -> Descriptor {
     }
 }
 
+fn memfd() -> Descriptor {
+    let kind = Kind::Memfd {
+        name: Octets(b"mine".to_vec()),
+        offset: 3,
+        mode: 0o777,
+        seals: 1,
+        content: Content {
+            at: CONTENTS + 3 * PAGE,
+            size: 10,
+        },
+    };
+    Descriptor {
+        kind,
+        ..unlinked(5, CONTENTS, 0)
+    }
+}
+
 #[test]
 fn contents_of_files_are_beyond_memory_and_have_a_size_of_files() {
     let judged = |at, size| {
@@ -111,7 +128,7 @@ fn process() -> Process {
         itimers: Vec::new(),
         pending: 0,
         threads: vec![thread],
-        descriptors: vec![unlinked(4, CONTENTS, 5000)],
+        descriptors: vec![unlinked(4, CONTENTS, 5000), memfd()],
     }
 }
 

@@ -148,6 +148,18 @@ fn open(
             seek(fd, *offset, one.flags)?;
             Ok(fd)
         }
+        Kind::Memfd {
+            name,
+            offset,
+            mode,
+            seals,
+            content,
+        } => {
+            let file = contents.memory(name, *content, *mode, *seals)?;
+            let fd = again(file, one.flags & kept & !libc::O_DIRECTORY)?;
+            seek(fd, *offset, one.flags)?;
+            Ok(fd)
+        }
         Kind::Pipe {
             inode,
             write,

@@ -155,6 +155,14 @@ pub enum Kind {
         mode: u32,
         content: Content,
     },
+    /// Of `memfd_create`; what it holds is among the pages.
+    Memfd {
+        name: Octets,
+        offset: u64,
+        mode: u32,
+        seals: i32,
+        content: Content,
+    },
     Device {
         path: PathBuf,
     },
@@ -228,7 +236,7 @@ impl Kind {
     #[must_use]
     pub fn content(&self) -> Option<Content> {
         match self {
-            Kind::Unlinked { content, .. } => Some(*content),
+            Kind::Unlinked { content, .. } | Kind::Memfd { content, .. } => Some(*content),
             _ => None,
         }
     }

@@ -124,6 +124,51 @@ fn files_without_a_name_go_on() {
     assert_eq!((status, bad), (Some(8), Vec::new()));
 }
 
+/// A sealed one that is opened twice, and one that is written all the time.
+const MEMFD: &str = r#"
+import fcntl, os, sys, time
+sealed = os.memfd_create("mine", os.MFD_ALLOW_SEALING)
+os.write(sealed, b"sealed" * 1000); os.lseek(sealed, 77, 0)
+seals = fcntl.F_SEAL_WRITE | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
+fcntl.fcntl(sealed, fcntl.F_ADD_SEALS, seals)
+again = os.open("/proc/self/fd/%d" % sealed, os.O_RDONLY)
+plain = os.memfd_create("plain"); os.ftruncate(plain, 1 << 35); os.fchmod(plain, 0o600)
+os.lseek(plain, 1 << 34, 0)
+n = 0
+while not os.path.exists(sys.argv[1]):
+    n += 1
+    os.write(plain, b"%d," % n)
+    print(n, flush=True)
+    time.sleep(0.005)
+def tell(what, good):
+    if not good: print("BAD", what, flush=True)
+def refused(f):
+    try: f()
+    except OSError: return True
+want = b"".join(b"%d," % i for i in range(1, n + 1))
+tell("contents", os.pread(plain, len(want) + 1, 1 << 34) == want + b"\0")
+tell("offset", os.lseek(plain, 0, 1) == (1 << 34) + len(want) and os.lseek(sealed, 0, 1) == 77)
+tell("size and mode", os.fstat(plain).st_size == 1 << 35 and os.fstat(plain).st_mode & 0o777 == 0o600)
+tell("what is sealed", os.read(again, 9999) == b"sealed" * 1000)
+tell("one file", os.path.samestat(os.fstat(again), os.fstat(sealed)))
+tell("seals", fcntl.fcntl(sealed, fcntl.F_GET_SEALS) == seals)
+tell("no seals", fcntl.fcntl(plain, fcntl.F_GET_SEALS) == fcntl.F_SEAL_SEAL)
+tell("sealed against writing", refused(lambda: os.pwrite(sealed, b"x", 0)))
+tell("opened for reading", refused(lambda: os.write(again, b"x")))
+tell("names", os.readlink("/proc/self/fd/%d" % sealed) == "/memfd:mine (deleted)")
+sys.exit(8)
+"#;
+
+#[test]
+fn memfds_go_on() {
+    let mut world = World::new();
+    world.ordinary = true;
+    let stop = world.text("stop");
+    let (status, out) = world.lives(&["python3", "-c", MEMFD, &stop]);
+    let bad: Vec<&str> = out.lines().filter(|l| l.starts_with("BAD")).collect();
+    assert_eq!((status, bad), (Some(8), Vec::new()));
+}
+
 #[test]
 fn files_are_kept_or_checked_where_that_is_asked_for() {
     let world = World::new();

@@ -103,7 +103,10 @@ fn a_child_is_refused() {
 
 #[test]
 fn descriptors_of_other_kinds_are_refused() {
-    refuses("m = os.memfd_create('mine')", &["memfd:mine"]);
+    refuses(
+        "m = os.memfd_create('mine'); os.truncate(m, 4096); a = mmap.mmap(m, 4096)",
+        &["memfd:mine", "mapping"],
+    );
     refuses("i = libc.inotify_init1(0); assert i >= 0", &["inotify"]);
     refuses(
         "import atexit; n = b'/hvckpt-%d' % time.time_ns()\n\
