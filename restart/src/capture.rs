@@ -11,7 +11,7 @@ use crate::image::{Area, Descriptor, Itimer, Layout, Octets, Process, Thread, Wr
 use crate::remote::{self, RSP, Worker};
 use crate::stop::{self, Stopped};
 use crate::sys::{self, ok, ptrace_with};
-use crate::{Context, Error, files, maps, memory, preflight};
+use crate::{Context, Error, contents, files, maps, memory, preflight};
 
 const GET_TID_ADDRESS: u64 = 40;
 const GET_RSEQ: u32 = 0x420f;
@@ -130,13 +130,21 @@ fn write_memory(pid: i32, address: u64, octets: &[u8]) -> io::Result<()> {
 }
 
 /// `areas` are the program's as they were a moment ago.
-fn freeze(stopped: &Stopped, gadget: u64, areas: &[Area], memory: &File) -> Result<Frozen, Error> {
+fn freeze(
+    stopped: &Stopped,
+    gadget: u64,
+    areas: &[Area],
+    memory: &File,
+    to: &mut Writer,
+) -> Result<Frozen, Error> {
     let pid = stopped.pid;
     let mut objections = preflight::tree(pid);
     let descriptors = files::read(pid, sys::own_pid(), &mut objections)?;
     if !objections.is_empty() {
         return Err(Error::Refused(objections));
     }
+    // The copy shares files with the program, so this is for now, not for later.
+    contents::save(pid, &descriptors, to)?;
     let mut threads = Vec::new();
     for (tid, held) in &stopped.threads {
         let one = thread(pid, *tid, held, gadget, memory);
@@ -275,14 +283,14 @@ struct Caught {
 }
 
 /// `None`: its mappings changed while it was looked at.
-fn catch(pid: i32, hold: bool) -> Result<Option<Caught>, Error> {
+fn catch(pid: i32, hold: bool, to: &mut Writer) -> Result<Option<Caught>, Error> {
     let memory_of = |pid: i32| File::open(format!("/proc/{pid}/mem"));
     let memory = memory_of(pid).context(|| format!("cannot read the memory of process {pid}"))?;
     let (areas, _) = maps::read(pid)?;
     let (gadget, _) = vdso(&areas, &memory)?;
     let begun = Instant::now();
     let stopped = Stopped::new(pid)?;
-    let frozen = freeze(&stopped, gadget, &areas, &memory)?;
+    let frozen = freeze(&stopped, gadget, &areas, &memory, to)?;
     let held = hold.then_some(stopped);
     let frozen_us = u64::try_from(begun.elapsed().as_micros()).unwrap_or(u64::MAX);
     let copy = &frozen.copy;
@@ -319,10 +327,11 @@ pub fn take(pid: i32, dir: &Path, version: u64, own_ids: bool, kill: bool) -> Re
     let mut to = Writer::create(dir, version)?;
     let mut caught = None;
     for _ in 0..3 {
-        caught = catch(pid, kill)?;
+        caught = catch(pid, kill, &mut to)?;
         if caught.is_some() {
             break;
         }
+        to.clear()?;
     }
     let Caught {
         held,

@@ -7,6 +7,7 @@ use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
+use crate::contents::Unlinked;
 use crate::image::{Descriptor, Kind, Octets};
 use crate::sys::{self, fcntl};
 use crate::{Context, Error, sockets, unix_diag};
@@ -44,6 +45,14 @@ fn pair(info: &str, name: &str) -> Option<[i64; 2]> {
     Some([seconds.parse().ok()?, nanoseconds.parse().ok()?])
 }
 
+/// What descriptors have in common.
+#[derive(Default)]
+struct Seen {
+    /// What the kernel tells of Unix sockets; asked for by the first of them.
+    told: Option<HashMap<u64, unix_diag::Told>>,
+    unlinked: Unlinked,
+}
+
 /// Reads the table of `pid`. What cannot be kept is added to `objections`. `giver`
 /// started it, and gave it what its descriptors 0 to 2 are of.
 pub fn read(pid: i32, giver: i32, objections: &mut Vec<String>) -> Result<Vec<Descriptor>, Error> {
@@ -57,7 +66,7 @@ pub fn read(pid: i32, giver: i32, objections: &mut Vec<String>) -> Result<Vec<De
     let mut links: HashMap<PathBuf, Vec<RawFd>> = HashMap::new();
     let mut pipes: BTreeMap<u64, [bool; 2]> = BTreeMap::new();
     let mut table = Vec::new();
-    let mut told = None;
+    let mut seen = Seen::default();
     for fd in fds {
         let path = PathBuf::from(format!("{dir}/{fd}"));
         let info = fs::read_to_string(format!("/proc/{pid}/fdinfo/{fd}"));
@@ -74,14 +83,7 @@ pub fn read(pid: i32, giver: i32, objections: &mut Vec<String>) -> Result<Vec<De
             .find(|o| sys::same_file(pid, fd, pid, **o));
         let kind = match elder {
             Some(other) => Ok(Kind::Dup(*other)),
-            None => {
-                let told = if link.to_string_lossy().starts_with("socket:[") {
-                    told.get_or_insert_with(|| unix_diag::all().unwrap_or_default())
-                } else {
-                    &HashMap::new()
-                };
-                examine(pid, giver, fd, &path, &link, &info, flags, told)
-            }
+            None => examine(pid, giver, fd, &path, &link, &info, flags, &mut seen),
         };
         links.entry(link.clone()).or_default().push(fd);
         match kind {
@@ -122,7 +124,7 @@ fn examine(
     link: &Path,
     info: &str,
     flags: i32,
-    told: &HashMap<u64, unix_diag::Told>,
+    seen: &mut Seen,
 ) -> Result<Kind, String> {
     let name = link.to_string_lossy();
     let of = fs::metadata(path).map_err(|e| e.to_string())?;
@@ -136,15 +138,12 @@ fn examine(
     }
     let unknown = || "its state cannot be read".to_owned();
     if kind.is_file() || kind.is_dir() {
-        if name.ends_with(" (deleted)") || !link.is_absolute() {
-            return Err("a deleted file is not kept yet; give it a name, or close it".into());
-        }
+        let offset = number(info, "pos").ok_or_else(unknown)?;
         // Another file system's name, as a POSIX queue's, or a mount in between.
         let same = |there: fs::Metadata| (there.dev(), there.ino()) == (of.dev(), of.ino());
-        if !fs::metadata(link).is_ok_and(same) {
-            return Err("its name does not lead to it; close it before".into());
+        if !link.is_absolute() || !fs::metadata(link).is_ok_and(same) {
+            return seen.unlinked.examine(path, link, &of, offset);
         }
-        let offset = number(info, "pos").ok_or_else(unknown)?;
         Ok(Kind::File {
             path: link.to_owned(),
             offset,
@@ -197,6 +196,9 @@ fn examine(
             .ok_or_else(unknown)?;
         Ok(Kind::Epoll { targets })
     } else if kind.is_socket() {
+        let told = &*seen
+            .told
+            .get_or_insert_with(|| unix_diag::all().unwrap_or_default());
         sockets::read(pid, fd, of.ino(), told).map(|socket| Kind::Socket(Box::new(socket)))
     } else {
         Err("this kind of descriptor is not kept; close it before".into())

@@ -18,6 +18,10 @@ const MOST_SECTION: u64 = 256 << 20;
 /// Pages one checksum is for, at most.
 pub(crate) const RUN_PAGES: u64 = 256;
 const RUN_OCTETS: u64 = 24;
+/// What the kernel takes as the size of a file.
+const MOST_FILE: u64 = i64::MAX.cast_unsigned();
+/// From here on no process has memory: contents of files without a name.
+pub const CONTENTS: u64 = 1 << 47;
 
 /// Pages of the address space which lie side by side in the file.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -59,6 +63,13 @@ impl Writer {
         })
     }
 
+    /// Forgets all that was written.
+    pub fn clear(&mut self) -> Result<(), Error> {
+        self.runs.clear();
+        self.pages = 0;
+        self.file.set_len(0).context(|| self.complaint())
+    }
+
     /// Appends whole pages which lie side by side from `address` on.
     pub fn pages(&mut self, address: u64, octets: &[u8]) -> Result<(), Error> {
         let at = PAGE * (1 + self.pages);
@@ -84,9 +95,11 @@ impl Writer {
 
     /// Writes what tells of the pages, and makes the image durable. Returns
     /// its octets and pages.
-    pub fn finish(self, process: &Process) -> Result<(u64, u64), Error> {
+    pub fn finish(mut self, process: &Process) -> Result<(u64, u64), Error> {
         let section = serde_json::to_vec(process).map_err(|e| Error::refused(e.to_string()))?;
         let mut table = Vec::new();
+        // Contents of files come first, but their addresses are the highest.
+        self.runs.sort_unstable_by_key(|run| run.address);
         for run in &self.runs {
             table.extend(run.address.to_le_bytes());
             table.extend(run.at.to_le_bytes());
@@ -294,6 +307,13 @@ fn check(process: &Process) -> Result<(), &'static str> {
             return Err("its descriptors are wrong");
         }
         last = one.fd;
+        let sound = |c: Content| {
+            let end = c.at.checked_add(c.size);
+            c.at >= CONTENTS && c.at.is_multiple_of(PAGE) && end.is_some() && c.size <= MOST_FILE
+        };
+        if !one.kind.content().is_none_or(sound) {
+            return Err("what its files without a name hold is wrong");
+        }
     }
     Ok(())
 }

@@ -5,6 +5,92 @@ use proptest::prelude::*;
 
 use super::*;
 
+fn unlinked(fd: i32, at: u64, size: u64) -> Descriptor {
+    let kind = Kind::Unlinked {
+        path: "/tmp/gone".into(),
+        offset: 3,
+        mode: 0o600,
+        content: Content { at, size },
+    };
+    Descriptor {
+        fd,
+        flags: libc::O_RDWR,
+        cloexec: false,
+        kind,
+    }
+}
+
+fn memfd() -> Descriptor {
+    let kind = Kind::Memfd {
+        name: Octets(b"mine".to_vec()),
+        offset: 3,
+        mode: 0o777,
+        seals: 1,
+        content: Content {
+            at: CONTENTS + 3 * PAGE,
+            size: 10,
+        },
+    };
+    Descriptor {
+        kind,
+        ..unlinked(5, CONTENTS, 0)
+    }
+}
+
+#[test]
+fn contents_of_files_are_beyond_memory_and_have_a_size_of_files() {
+    let judged = |at, size| {
+        let mut process = process();
+        process.descriptors = vec![unlinked(4, at, size)];
+        check(&process).is_ok()
+    };
+    assert!(judged(CONTENTS, 0) && judged(CONTENTS + PAGE, MOST_FILE));
+    for (at, size) in [
+        (CONTENTS - PAGE, 1),
+        (CONTENTS + 1, 1),
+        (0, 1),
+        (CONTENTS, MOST_FILE + 1),
+        (!(PAGE - 1), PAGE),
+    ] {
+        assert!(!judged(at, size), "{at:x} {size:x}");
+    }
+}
+
+/// Also with holes and a part of a page at its end.
+#[test]
+fn what_a_file_without_a_name_holds_comes_back() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = tempfile::tempfile_in(dir.path()).unwrap();
+    let (hole, end) = (9_u64 << 20, (9 << 20) + 5000);
+    file.set_len(end).unwrap();
+    file.write_all_at(b"begin", 4094).unwrap();
+    file.write_all_at(&[7; 4000], hole + 1000).unwrap();
+    let fd = std::os::fd::AsRawFd::as_raw_fd(&file);
+    let mut process = process();
+    process.descriptors = vec![unlinked(fd, CONTENTS, end)];
+    let pid = i32::try_from(std::process::id()).unwrap();
+    let mut writer = Writer::create(dir.path(), 1).unwrap();
+    crate::contents::save(pid, &process.descriptors, &mut writer).unwrap();
+    writer.pages(0x10000, &[7; 8192]).unwrap();
+    let (_, pages) = writer.finish(&process).unwrap();
+    assert_eq!(pages, 2 + 2 + 2, "holes are not written");
+    let image = Image::open(&path_of(dir.path(), 1)).unwrap();
+    image.verify().unwrap();
+    let mut contents = crate::contents::Contents::new(&image);
+    let content = Content {
+        at: CONTENTS,
+        size: end,
+    };
+    let path = dir.path().join("gone");
+    let made = contents.file(&path, content, 0o640).unwrap();
+    assert_eq!(contents.file(&path, content, 0o640).unwrap(), made);
+    contents.finish().unwrap();
+    let read = fs::read(format!("/proc/self/fd/{made}")).unwrap();
+    let mut then = vec![0; usize::try_from(end).unwrap()];
+    file.read_exact_at(&mut then, 0).unwrap();
+    assert!(read == then);
+}
+
 fn process() -> Process {
     let thread = Thread {
         tid: 7,
@@ -42,7 +128,7 @@ fn process() -> Process {
         itimers: Vec::new(),
         pending: 0,
         threads: vec![thread],
-        descriptors: Vec::new(),
+        descriptors: vec![unlinked(4, CONTENTS, 5000), memfd()],
     }
 }
 

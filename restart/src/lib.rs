@@ -12,6 +12,7 @@ compile_error!("whole processes are kept on x86-64 Linux only");
 
 mod capture;
 pub mod client;
+mod contents;
 mod files;
 mod front;
 pub mod image;

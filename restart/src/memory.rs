@@ -232,7 +232,8 @@ pub fn write(
     Ok(guards)
 }
 
-fn write_run(address: u64, octets: &[u8], zeroes: bool, to: &mut Writer) -> Result<(), Error> {
+/// Writes pages, but none of zeroes unless `zeroes`.
+pub fn write_run(address: u64, octets: &[u8], zeroes: bool, to: &mut Writer) -> Result<(), Error> {
     let mut first = 0;
     let mut at = 0;
     for page in octets.chunks(4096) {

@@ -7,7 +7,8 @@ use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
-use crate::image::{Descriptor, Kind};
+use crate::contents::Contents;
+use crate::image::{Descriptor, Image, Kind};
 use crate::sys::{self, fcntl, ok};
 use crate::{Context, Error, rebind, sockets};
 
@@ -17,9 +18,11 @@ fn c_path(path: &Path) -> CString {
 
 /// Makes the table in this process. Its own descriptors from `spare` on are
 /// not in the way; all others are closed by the caller.
-pub fn make(table: &[Descriptor], spare: RawFd) -> Result<(), Error> {
+pub fn make(image: &Image, spare: RawFd) -> Result<(), Error> {
+    let table = &image.process.descriptors;
     let mut pipes: HashMap<u64, [RawFd; 2]> = HashMap::new();
     let mut halves = rebind::Halves::new();
+    let mut contents = Contents::new(image);
     let mut made: Vec<(RawFd, RawFd)> = Vec::new();
     // First all out of the way, then each to its place.
     for one in table {
@@ -30,7 +33,7 @@ pub fn make(table: &[Descriptor], spare: RawFd) -> Result<(), Error> {
         let fd = match &one.kind {
             Kind::Socket(of) => rebind::open(of, one.flags, &mut halves)
                 .context(|| format!("{} ({})", cannot(), sockets::name(of)))?,
-            _ => open(one, &mut pipes).context(cannot)?,
+            _ => open(one, &mut pipes, &mut contents).context(cannot)?,
         };
         let high = fcntl(fd, libc::F_DUPFD_CLOEXEC, spare).context(cannot)?;
         // SAFETY: a descriptor that this function has opened.
@@ -39,6 +42,9 @@ pub fn make(table: &[Descriptor], spare: RawFd) -> Result<(), Error> {
     }
     // Each is of a pair whose other end is in the table, or of one that has ended.
     rebind::fill(table, &made, halves).context(|| "cannot fill its sockets".into())?;
+    contents
+        .finish()
+        .context(|| "cannot set the modes of files without a name".into())?;
     // SAFETY: touches no memory; the descriptors below `spare` are given up.
     unsafe { libc::syscall(libc::SYS_close_range, 0, spare - 1, 0) };
     for (high, low) in made {
@@ -73,7 +79,28 @@ pub fn make(table: &[Descriptor], spare: RawFd) -> Result<(), Error> {
     Ok(())
 }
 
-fn open(one: &Descriptor, pipes: &mut HashMap<u64, [RawFd; 2]>) -> std::io::Result<RawFd> {
+/// A new open file of what a descriptor of ours is of, so that its flags are
+/// its own.
+fn again(fd: RawFd, flags: i32) -> std::io::Result<RawFd> {
+    let path = c_path(Path::new(&format!("/proc/self/fd/{fd}")));
+    // SAFETY: a string with its end.
+    let fd = unsafe { libc::open(path.as_ptr(), flags) };
+    ok(fd.into()).map(|_| fd)
+}
+
+fn seek(fd: RawFd, offset: u64, flags: i32) -> std::io::Result<()> {
+    if flags & libc::O_PATH == 0 {
+        // SAFETY: touches no memory.
+        ok(unsafe { libc::lseek(fd, offset.cast_signed(), libc::SEEK_SET) })?;
+    }
+    Ok(())
+}
+
+fn open(
+    one: &Descriptor,
+    pipes: &mut HashMap<u64, [RawFd; 2]>,
+    contents: &mut Contents<'_>,
+) -> std::io::Result<RawFd> {
     let missing = || std::io::Error::from(std::io::ErrorKind::InvalidData);
     let kept = libc::O_ACCMODE
         | libc::O_APPEND
@@ -104,11 +131,33 @@ fn open(one: &Descriptor, pipes: &mut HashMap<u64, [RawFd; 2]>) -> std::io::Resu
             if let Kind::File {
                 offset, dir: false, ..
             } = &one.kind
-                && one.flags & libc::O_PATH == 0
             {
-                // SAFETY: touches no memory.
-                ok(unsafe { libc::lseek(fd, offset.cast_signed(), libc::SEEK_SET) })?;
+                seek(fd, *offset, one.flags)?;
             }
+            Ok(fd)
+        }
+        Kind::Unlinked {
+            path,
+            offset,
+            mode,
+            content,
+        } => {
+            let file = contents.file(path, *content, *mode)?;
+            // O_TMPFILE is one of the bits of O_DIRECTORY, and stays in a file's flags.
+            let fd = again(file, one.flags & kept & !libc::O_DIRECTORY)?;
+            seek(fd, *offset, one.flags)?;
+            Ok(fd)
+        }
+        Kind::Memfd {
+            name,
+            offset,
+            mode,
+            seals,
+            content,
+        } => {
+            let file = contents.memory(name, *content, *mode, *seals)?;
+            let fd = again(file, one.flags & kept & !libc::O_DIRECTORY)?;
+            seek(fd, *offset, one.flags)?;
             Ok(fd)
         }
         Kind::Pipe {
@@ -134,15 +183,10 @@ fn open(one: &Descriptor, pipes: &mut HashMap<u64, [RawFd; 2]>) -> std::io::Resu
             if usize::try_from(wrote) != Ok(length) {
                 return Err(std::io::Error::last_os_error());
             }
-            // A new open file, so that its flags are its own.
-            let again = c_path(Path::new(&format!(
-                "/proc/self/fd/{}",
-                ends[usize::from(*write)]
-            )));
-            // SAFETY: a string with its end.
-            let fd =
-                unsafe { libc::open(again.as_ptr(), (one.flags & libc::O_ACCMODE) | nonblock) };
-            ok(fd.into()).map(|_| fd)
+            again(
+                ends[usize::from(*write)],
+                (one.flags & libc::O_ACCMODE) | nonblock,
+            )
         }
         Kind::Event { count, semaphore } => {
             let flags = nonblock | if *semaphore { libc::EFD_SEMAPHORE } else { 0 };

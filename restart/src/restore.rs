@@ -184,7 +184,7 @@ pub fn start(image: &Image, new_ids: bool, rewind: bool) -> Result<i32, Error> {
         )
     })?;
     if pid == 0 {
-        wait_to_be_made(process, spare, tell);
+        wait_to_be_made(image, spare, tell);
     }
     let mut half = Half(pid);
     drop(tell);
@@ -204,7 +204,8 @@ pub fn start(image: &Image, new_ids: bool, rewind: bool) -> Result<i32, Error> {
 }
 
 /// The new process: its descriptors and what else plain calls can give it.
-fn wait_to_be_made(process: &Process, spare: RawFd, tell: File) -> ! {
+fn wait_to_be_made(image: &Image, spare: RawFd, tell: File) -> ! {
+    let process = &image.process;
     let mut tell = match high(tell, spare) {
         // SAFETY: just made, and nobody else's.
         Ok(fd) => unsafe { File::from_raw_fd(fd) },
@@ -213,7 +214,7 @@ fn wait_to_be_made(process: &Process, spare: RawFd, tell: File) -> ! {
     };
     let done = sys::set_blocked(!0, libc::SIG_SETMASK)
         .context(|| "cannot block signals".into())
-        .and_then(|_| reopen::make(&process.descriptors, spare))
+        .and_then(|_| reopen::make(image, spare))
         .and_then(|()| {
             let cwd = &process.cwd;
             std::env::set_current_dir(cwd).context(|| format!("cannot go to {}", cwd.display()))

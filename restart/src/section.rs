@@ -124,6 +124,15 @@ pub struct Thread {
     pub pending: u64,
 }
 
+/// What a file without a name holds: pages of the image, from an address on
+/// that no memory has. Descriptors with the same address are of one file.
+#[derive(Clone, Copy, Serialize, Deserialize, PartialEq, Eq, Debug)]
+#[allow(missing_docs)]
+pub struct Content {
+    pub at: u64,
+    pub size: u64,
+}
+
 /// What a descriptor is of.
 #[derive(Clone, Serialize, Deserialize, PartialEq, Eq, Debug)]
 #[allow(missing_docs)]
@@ -137,6 +146,22 @@ pub enum Kind {
         offset: u64,
         size: u64,
         dir: bool,
+    },
+    /// A regular file without a name; what it holds is among the pages.
+    Unlinked {
+        /// Where it was when it had a name; only the directory matters.
+        path: PathBuf,
+        offset: u64,
+        mode: u32,
+        content: Content,
+    },
+    /// Of `memfd_create`; what it holds is among the pages.
+    Memfd {
+        name: Octets,
+        offset: u64,
+        mode: u32,
+        seals: i32,
+        content: Content,
     },
     Device {
         path: PathBuf,
@@ -204,6 +229,17 @@ pub enum State {
         content: Octets,
         shut: u8,
     },
+}
+
+impl Kind {
+    /// What is among the pages, where the file has no name.
+    #[must_use]
+    pub fn content(&self) -> Option<Content> {
+        match self {
+            Kind::Unlinked { content, .. } | Kind::Memfd { content, .. } => Some(*content),
+            _ => None,
+        }
+    }
 }
 
 /// One descriptor; `flags` as of `open`.

@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{Subcommand, ValueEnum};
-use hvckpt_restart::image::{self, Image, PAGE};
+use hvckpt_restart::image::{self, CONTENTS, Image, PAGE};
 use hvckpt_restart::session::{self, Files, Options};
 use hvckpt_restart::{Error, client};
 use serde_json::json;
@@ -240,13 +240,19 @@ fn inspect(image: &Image, json: bool) -> String {
     if json {
         return format!("{:#}", json!({ "pages": pages, "process": process }));
     }
+    let memory: u64 = image
+        .runs
+        .iter()
+        .filter(|r| r.address < CONTENTS)
+        .map(|r| u64::from(r.pages))
+        .sum();
     let mut lines = vec![
         format!("program     {}", process.layout.exe.display()),
         format!("directory   {}", process.cwd.display()),
         format!("pid         {}", process.pid),
         format!(
             "memory      {} octets in {} mappings",
-            pages * PAGE,
+            memory * PAGE,
             process.areas.len()
         ),
         format!("threads     {}", process.threads.len()),

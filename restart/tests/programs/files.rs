@@ -77,6 +77,98 @@ fn a_restart_that_fails_leaves_files_as_they_were() {
     assert_eq!(world.end(child).0, Some(6));
 }
 
+/// Files whose names are gone, opened more than once, replaced, unreadable by
+/// mode, with holes. Their directory is gone at the end.
+const UNLINKED: &str = r#"
+import fcntl, os, sys, tempfile, time
+os.mkdir("sub")
+a = os.open("sub/a", os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)
+b, c, d = os.open("sub/a", os.O_RDONLY), os.dup(a), os.open("sub/a", os.O_WRONLY)
+os.unlink("sub/a"); os.rmdir("sub")
+os.write(a, b"begin"); os.read(b, 2); os.fchmod(a, 0o440)
+old = open("name", "w+"); old.write("old"); old.flush()
+with open("other", "w") as new: new.write("new")
+os.rename("other", "name")
+t = tempfile.TemporaryFile(); t.truncate(1 << 40); t.seek(1 << 39); t.write(b"x" * 9000); t.flush()
+empty = tempfile.TemporaryFile()
+n = 0
+while not os.path.exists(sys.argv[1]):
+    n += 1
+    os.write(a, b"%d," % n)
+    print(n, flush=True)
+    time.sleep(0.005)
+def tell(what, good):
+    if not good: print("BAD", what, flush=True)
+want = b"begin" + b"".join(b"%d," % i for i in range(1, n + 1))
+tell("contents", os.pread(a, 1 << 20, 0) == want)
+tell("offset of its own", os.read(b, 3) == b"gin")
+tell("offset that is shared", os.lseek(c, 0, 1) == len(want) == os.lseek(a, 0, 1))
+tell("mode", os.fstat(b).st_mode & 0o7777 == 0o440)
+tell("no name", os.fstat(a).st_nlink == 0 and os.path.samestat(os.fstat(a), os.fstat(d)))
+tell("append", fcntl.fcntl(a, fcntl.F_GETFL) & os.O_APPEND and not fcntl.fcntl(d, fcntl.F_GETFL) & os.O_APPEND)
+tell("opened for writing", os.pwrite(d, b"B", 0) == 1 and os.pread(b, 1, 0) == b"B")
+old.seek(0); tell("the replaced one", old.read() == "old" and open("name").read() == "new")
+tell("a hole", os.fstat(t.fileno()).st_blocks < 1000 and t.tell() == (1 << 39) + 9000)
+t.seek(1 << 39); tell("behind a hole", t.read(9001) == b"x" * 9000 + b"\0")
+tell("size", os.fstat(t.fileno()).st_size == 1 << 40 and os.fstat(empty.fileno()).st_size == 0)
+sys.exit(8)
+"#;
+
+#[test]
+fn files_without_a_name_go_on() {
+    let mut world = World::new();
+    world.ordinary = true;
+    let stop = world.text("stop");
+    let (status, out) = world.lives(&["python3", "-c", UNLINKED, &stop]);
+    let bad: Vec<&str> = out.lines().filter(|l| l.starts_with("BAD")).collect();
+    assert_eq!((status, bad), (Some(8), Vec::new()));
+}
+
+/// A sealed one that is opened twice, and one that is written all the time.
+const MEMFD: &str = r#"
+import fcntl, os, sys, time
+sealed = os.memfd_create("mine", os.MFD_ALLOW_SEALING)
+os.write(sealed, b"sealed" * 1000); os.lseek(sealed, 77, 0)
+seals = fcntl.F_SEAL_WRITE | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
+fcntl.fcntl(sealed, fcntl.F_ADD_SEALS, seals)
+again = os.open("/proc/self/fd/%d" % sealed, os.O_RDONLY)
+plain = os.memfd_create("plain"); os.ftruncate(plain, 1 << 35); os.fchmod(plain, 0o600)
+os.lseek(plain, 1 << 34, 0)
+n = 0
+while not os.path.exists(sys.argv[1]):
+    n += 1
+    os.write(plain, b"%d," % n)
+    print(n, flush=True)
+    time.sleep(0.005)
+def tell(what, good):
+    if not good: print("BAD", what, flush=True)
+def refused(f):
+    try: f()
+    except OSError: return True
+want = b"".join(b"%d," % i for i in range(1, n + 1))
+tell("contents", os.pread(plain, len(want) + 1, 1 << 34) == want + b"\0")
+tell("offset", os.lseek(plain, 0, 1) == (1 << 34) + len(want) and os.lseek(sealed, 0, 1) == 77)
+tell("size and mode", os.fstat(plain).st_size == 1 << 35 and os.fstat(plain).st_mode & 0o777 == 0o600)
+tell("what is sealed", os.read(again, 9999) == b"sealed" * 1000)
+tell("one file", os.path.samestat(os.fstat(again), os.fstat(sealed)))
+tell("seals", fcntl.fcntl(sealed, fcntl.F_GET_SEALS) == seals)
+tell("no seals", fcntl.fcntl(plain, fcntl.F_GET_SEALS) == fcntl.F_SEAL_SEAL)
+tell("sealed against writing", refused(lambda: os.pwrite(sealed, b"x", 0)))
+tell("opened for reading", refused(lambda: os.write(again, b"x")))
+tell("names", os.readlink("/proc/self/fd/%d" % sealed) == "/memfd:mine (deleted)")
+sys.exit(8)
+"#;
+
+#[test]
+fn memfds_go_on() {
+    let mut world = World::new();
+    world.ordinary = true;
+    let stop = world.text("stop");
+    let (status, out) = world.lives(&["python3", "-c", MEMFD, &stop]);
+    let bad: Vec<&str> = out.lines().filter(|l| l.starts_with("BAD")).collect();
+    assert_eq!((status, bad), (Some(8), Vec::new()));
+}
+
 #[test]
 fn files_are_kept_or_checked_where_that_is_asked_for() {
     let world = World::new();

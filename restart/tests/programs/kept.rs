@@ -139,7 +139,10 @@ fn a_child_is_refused() {
 
 #[test]
 fn descriptors_of_other_kinds_are_refused() {
-    refuses("m = os.memfd_create('mine')", &["memfd:mine"]);
+    refuses(
+        "m = os.memfd_create('mine'); os.truncate(m, 4096); a = mmap.mmap(m, 4096)",
+        &["memfd:mine", "mapping"],
+    );
     refuses("i = libc.inotify_init1(0); assert i >= 0", &["inotify"]);
     refuses(
         "import atexit; n = b'/hvckpt-%d' % time.time_ns()\n\
@@ -147,7 +150,14 @@ fn descriptors_of_other_kinds_are_refused() {
          atexit.register(libc.mq_unlink, n)",
         &["its name does not lead to it"],
     );
-    refuses("f = tempfile.TemporaryFile()", &["a deleted file"]);
+    refuses(
+        "open('a', 'w').close(); f = open('a'); os.link('a', 'b'); os.remove('a')",
+        &["has another one"],
+    );
+    refuses(
+        "os.mkdir('a'); d = os.open('a', 0); os.rmdir('a')",
+        &["a deleted directory"],
+    );
 }
 
 #[test]
