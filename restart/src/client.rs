@@ -2,10 +2,11 @@
 //! What runs below a supervisor, and how it is asked for a version.
 
 use std::fs;
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, ErrorKind, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
@@ -137,12 +138,10 @@ fn is(session: &Session, name: &str) -> bool {
 /// # Errors
 /// Refused: nothing was changed, and the program runs on.
 pub fn checkpoint(of: &str, kill: bool) -> Result<Answer, Error> {
-    let all = sessions()?;
-    let session = all.iter().find(|s| is(s, of));
-    let session = session.ok_or_else(|| Error::refused(outside(of)))?;
-    match ask(session, &Request { kill, look: false })? {
-        Reply::Taken(answer) => Ok(answer),
-        _ => Err(Error::refused("its supervisor is of another version")),
+    match ask(of, &Request { kill, look: false })? {
+        None => Err(Error::refused(outside(of))),
+        Some(Reply::Taken(answer)) => Ok(answer),
+        Some(_) => Err(Error::refused("its supervisor is of another version")),
     }
 }
 
@@ -157,16 +156,14 @@ fn outside(of: &str) -> String {
 /// # Errors
 /// It cannot be looked at.
 pub fn look(of: &str) -> Result<Option<Vec<String>>, Error> {
-    let all = sessions()?;
-    if let Some(session) = all.iter().find(|s| is(s, of)) {
-        let request = Request {
-            kill: false,
-            look: true,
-        };
-        return match ask(session, &request)? {
-            Reply::Seen(found) => Ok(Some(found)),
-            _ => Err(Error::refused("its supervisor is of another version")),
-        };
+    let request = Request {
+        kill: false,
+        look: true,
+    };
+    match ask(of, &request)? {
+        None => {}
+        Some(Reply::Seen(found)) => return Ok(Some(found)),
+        Some(_) => return Err(Error::refused("its supervisor is of another version")),
     }
     let there = |pid: &i32| *pid > 0 && Path::new(&format!("/proc/{pid}")).exists();
     let Some(pid) = of.parse().ok().filter(there) else {
@@ -177,21 +174,61 @@ pub fn look(of: &str) -> Result<Option<Vec<String>>, Error> {
     Ok(Some(found))
 }
 
-fn ask(session: &Session, request: &Request) -> Result<Reply, Error> {
+/// Asks the program that is meant. `None`: there is none.
+fn ask(of: &str, request: &Request) -> Result<Option<Reply>, Error> {
+    let until = Instant::now() + Duration::from_secs(2);
+    let mut gone: Vec<i32> = Vec::new();
+    loop {
+        let all = sessions()?;
+        let meant = |s: &&Session| is(s, of) && !gone.contains(&s.front);
+        if let Some(session) = all.iter().find(meant) {
+            match ask_one(session, request) {
+                Ok(Some(reply)) => return Ok(Some(reply)),
+                Ok(None) => gone.push(session.front),
+                Err(error) => return Err(error),
+            }
+        } else if gone.is_empty() {
+            return Ok(None);
+        } else if Instant::now() > until {
+            return Err(Error::refused("the program ended meanwhile"));
+        } else {
+            // It was ending; perhaps it has been restarted.
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+}
+
+/// `None`: its supervisor has ended without an answer.
+fn ask_one(session: &Session, request: &Request) -> Result<Option<Reply>, Error> {
     let socket = run_dir()?.join(format!("{}.sock", session.name));
-    let cannot = || format!("cannot ask {}", socket.display());
-    let mut stream = UnixStream::connect(&socket).context(cannot)?;
-    let line = serde_json::to_string(request).unwrap_or_default();
-    writeln!(stream, "{line}").context(cannot)?;
-    let mut answer = String::new();
-    BufReader::new(stream)
-        .read_line(&mut answer)
-        .context(cannot)?;
+    let line = serde_json::to_string(request).unwrap_or_default() + "\n";
+    let asked = UnixStream::connect(&socket).and_then(|mut stream| {
+        stream.write_all(line.as_bytes())?;
+        let mut answer = String::new();
+        BufReader::new(stream).read_line(&mut answer)?;
+        Ok(answer)
+    });
+    let answer = match asked {
+        Ok(answer) if answer.is_empty() => return Ok(None),
+        Ok(answer) => answer,
+        Err(error)
+            if matches!(
+                error.kind(),
+                ErrorKind::ConnectionReset
+                    | ErrorKind::ConnectionRefused
+                    | ErrorKind::BrokenPipe
+                    | ErrorKind::NotFound
+            ) =>
+        {
+            return Ok(None);
+        }
+        Err(error) => return Err(Error::Io(format!("cannot ask {}", socket.display()), error)),
+    };
     match serde_json::from_str(&answer) {
         Ok(Reply::Refused(why)) => Err(Error::Refused(why)),
         Ok(Reply::Failed(why)) => Err(Error::refused(why)),
-        Ok(reply) => Ok(reply),
-        Err(_) => Err(Error::refused("the program ended meanwhile")),
+        Ok(reply) => Ok(Some(reply)),
+        Err(_) => Err(Error::refused("its supervisor is of another version")),
     }
 }
 

@@ -162,6 +162,17 @@ fn examine(
             content,
             capacity,
         })
+    } else if kind.is_fifo() {
+        let same = |there: fs::Metadata| (there.dev(), there.ino()) == (of.dev(), of.ino());
+        if flags & libc::O_PATH != 0 || !fs::metadata(link).is_ok_and(same) {
+            return Err("its name does not lead to it; close it before".into());
+        }
+        let (content, capacity) = peek(pid, fd).map_err(|e| e.to_string())?;
+        Ok(Kind::Fifo {
+            path: link.to_owned(),
+            content,
+            capacity,
+        })
     } else if name == "anon_inode:[eventfd]" {
         let count = field(info, "eventfd-count")
             .and_then(hex)
@@ -235,6 +246,15 @@ fn peek(pid: i32, fd: RawFd) -> std::io::Result<(Octets, i32)> {
 pub fn check(table: &[Descriptor]) -> Vec<String> {
     let mut objections = Vec::new();
     for one in table {
+        if let Kind::Fifo { path, .. } = &one.kind
+            && !fs::metadata(path).is_ok_and(|of| of.file_type().is_fifo())
+        {
+            objections.push(format!(
+                "descriptor {} ({}): no FIFO is there; make it (mkfifo)",
+                one.fd,
+                path.display()
+            ));
+        }
         let Kind::File {
             path, size, dir, ..
         } = &one.kind

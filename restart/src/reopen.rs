@@ -2,10 +2,11 @@
 //! The table of descriptors, made in a new process.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::ffi::CString;
-use std::os::fd::{AsRawFd, RawFd};
+use std::os::fd::RawFd;
 use std::os::unix::ffi::OsStrExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use crate::contents::Contents;
 use crate::image::{Descriptor, Image, Kind};
@@ -20,7 +21,7 @@ fn c_path(path: &Path) -> CString {
 /// not in the way; all others are closed by the caller.
 pub fn make(image: &Image, spare: RawFd) -> Result<(), Error> {
     let table = &image.process.descriptors;
-    let mut pipes: HashMap<u64, [RawFd; 2]> = HashMap::new();
+    let mut pipes = Pipes::default();
     let mut halves = rebind::Halves::new();
     let mut contents = Contents::new(image);
     let mut made: Vec<(RawFd, RawFd)> = Vec::new();
@@ -96,9 +97,50 @@ fn seek(fd: RawFd, offset: u64, flags: i32) -> std::io::Result<()> {
     Ok(())
 }
 
+/// Which pipe it is.
+#[derive(PartialEq, Eq, Hash)]
+enum Pipe {
+    Number(u64),
+    Name(PathBuf),
+}
+
+/// Pipes that are made already: both ends, which stay open until the table is
+/// whole, and whether what was in it is in it again.
+#[derive(Default)]
+struct Pipes(HashMap<Pipe, ([RawFd; 2], bool)>);
+
+impl Pipes {
+    fn get(
+        &mut self,
+        which: Pipe,
+        make: impl FnOnce() -> std::io::Result<[RawFd; 2]>,
+        capacity: i32,
+        content: &[u8],
+    ) -> std::io::Result<[RawFd; 2]> {
+        let (ends, filled) = match self.0.entry(which) {
+            Entry::Occupied(there) => there.into_mut(),
+            Entry::Vacant(place) => {
+                let ends = make()?;
+                fcntl(ends[0], libc::F_SETPIPE_SZ, capacity)?;
+                place.insert((ends, false))
+            }
+        };
+        // Every descriptor which reads tells the same.
+        if !*filled && !content.is_empty() {
+            // SAFETY: the kernel reads the slice. It fits: the pipe had it.
+            let wrote = unsafe { libc::write(ends[1], content.as_ptr().cast(), content.len()) };
+            if usize::try_from(wrote) != Ok(content.len()) {
+                return Err(std::io::Error::last_os_error());
+            }
+            *filled = true;
+        }
+        Ok(*ends)
+    }
+}
+
 fn open(
     one: &Descriptor,
-    pipes: &mut HashMap<u64, [RawFd; 2]>,
+    pipes: &mut Pipes,
     contents: &mut Contents<'_>,
 ) -> std::io::Result<RawFd> {
     let missing = || std::io::Error::from(std::io::ErrorKind::InvalidData);
@@ -166,27 +208,30 @@ fn open(
             content,
             capacity,
         } => {
-            let ends = match pipes.get(inode) {
-                Some(ends) => *ends,
-                None => {
-                    let (read, end) = sys::pipe(libc::O_CLOEXEC)?;
-                    fcntl(read.as_raw_fd(), libc::F_SETPIPE_SZ, *capacity)?;
-                    // The two originals stay open until close_range ends them.
-                    let ends = [read, end].map(std::os::fd::IntoRawFd::into_raw_fd);
-                    pipes.insert(*inode, ends);
-                    ends
-                }
+            let make = || {
+                let (read, end) = sys::pipe(libc::O_CLOEXEC)?;
+                Ok([read, end].map(std::os::fd::IntoRawFd::into_raw_fd))
             };
-            let length = content.0.len();
-            // SAFETY: the kernel reads the slice. It fits: the pipe had it.
-            let wrote = unsafe { libc::write(ends[1], content.0.as_ptr().cast(), length) };
-            if usize::try_from(wrote) != Ok(length) {
-                return Err(std::io::Error::last_os_error());
-            }
+            let ends = pipes.get(Pipe::Number(*inode), make, *capacity, &content.0)?;
             again(
                 ends[usize::from(*write)],
                 (one.flags & libc::O_ACCMODE) | nonblock,
             )
+        }
+        Kind::Fifo {
+            path,
+            content,
+            capacity,
+        } => {
+            let make = || {
+                let path_c = c_path(path);
+                let flags = libc::O_RDWR | libc::O_NONBLOCK | libc::O_CLOEXEC;
+                // SAFETY: a string with its end.
+                let fd = unsafe { libc::open(path_c.as_ptr(), flags) };
+                ok(fd.into()).map(|_| [fd, fd])
+            };
+            let ends = pipes.get(Pipe::Name(path.clone()), make, *capacity, &content.0)?;
+            again(ends[0], (one.flags & libc::O_ACCMODE) | nonblock)
         }
         Kind::Event { count, semaphore } => {
             let flags = nonblock | if *semaphore { libc::EFD_SEMAPHORE } else { 0 };

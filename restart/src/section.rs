@@ -172,6 +172,12 @@ pub enum Kind {
         content: Octets,
         capacity: i32,
     },
+    /// A pipe which has a name.
+    Fifo {
+        path: PathBuf,
+        content: Octets,
+        capacity: i32,
+    },
     Event {
         count: u64,
         semaphore: bool,

@@ -207,6 +207,22 @@ fn below(
             supervisor.live(what, listener, &to, before, options.period, detach)
         }
     };
+    // Before the program runs: who has seen it do something can ask for a version.
+    let tell = |front: i32, own_ids: bool| {
+        let session = Session {
+            name: name.clone(),
+            store: store.clone(),
+            program: program.into(),
+            front,
+            own_ids,
+        };
+        let octets = serde_json::to_vec(&session).unwrap_or_default();
+        hvckpt_files::replace(&place.info, &octets)
+            .context(|| format!("cannot write {}", place.info.display()))
+    };
+    if !detach {
+        tell(sys::own_pid(), wanted).inspect_err(|_| place.remove())?;
+    }
     let mut own_ids = wanted;
     let mut placed = front::place(own_ids, &body(own_ids))?;
     if placed.is_none() && wanted {
@@ -219,23 +235,16 @@ fn below(
         own_ids = false;
         placed = front::place(false, &body(false))?;
     }
-    let mut placed = placed.ok_or_else(|| Error::refused("cannot start the supervisor"))?;
+    let Some(mut placed) = placed else {
+        place.remove();
+        return Err(Error::refused("cannot start the supervisor"));
+    };
     drop(lock);
-    let front = if detach {
-        placed.pid
-    } else {
-        i32::try_from(std::process::id()).unwrap_or(0)
-    };
-    let session = Session {
-        name: name.clone(),
-        store: store.clone(),
-        program: program.into(),
-        front,
-        own_ids,
-    };
-    let octets = serde_json::to_vec(&session).unwrap_or_default();
-    hvckpt_files::replace(&place.info, &octets)
-        .context(|| format!("cannot write {}", place.info.display()))?;
+    if detach {
+        tell(placed.pid, own_ids)?;
+    } else if own_ids != wanted {
+        tell(sys::own_pid(), own_ids)?;
+    }
     let mut line = String::new();
     let _ = placed.from.read_line(&mut line);
     let line = line.trim_end();

@@ -27,7 +27,7 @@ fn written(world: &World) -> Vec<u8> {
     let (stop, log, other) = (world.text("stop"), world.text("log"), world.text("other"));
     let mut child = world.start(&["python3", "-c", WRITER, &stop, &log, &other]);
     world.progress(&mut child);
-    assert!(world.checkpoint(&[]).status.success());
+    world.taken(&[]);
     world.progress(&mut child);
     assert_eq!(world.end(child).0, Some(6));
     fs::remove_file(world.path("stop")).unwrap();
@@ -211,4 +211,37 @@ fn files_are_kept_or_checked_where_that_is_asked_for() {
         let refused = world.restarting(&["--files", mode]).output().unwrap();
         assert_eq!(refused.status.code(), Some(1), "{mode}");
     }
+}
+
+const FIFO: &str = r#"
+import os, sys, time
+os.mkfifo("fifo"); os.mkfifo("other")
+both = os.open("fifo", os.O_RDWR); os.write(both, b"kept")
+end = os.open("fifo", os.O_RDONLY | os.O_NONBLOCK)
+reader = os.open("other", os.O_RDONLY | os.O_NONBLOCK)
+r, w = os.pipe(); os.write(w, b"once")
+again = os.open(f"/proc/self/fd/{r}", os.O_RDONLY)
+while not os.path.exists(sys.argv[1]):
+    print("line", flush=True); time.sleep(0.005)
+assert os.read(end, 99) == b"kept"
+os.write(both, b"more"); assert os.read(both, 99) == b"more"
+assert os.read(reader, 9) == b""
+far = os.open("other", os.O_WRONLY); os.write(far, b"from afar"); assert os.read(reader, 99) == b"from afar"
+assert os.read(again, 99) == b"once"
+os.write(w, b"x"); assert os.read(r, 9) == b"x"
+print("end", flush=True)
+sys.exit(8)
+"#;
+
+#[test]
+fn pipes_with_a_name_and_pipes_opened_twice_go_on() {
+    let mut world = World::new();
+    world.ordinary = true;
+    let stop = world.text("stop");
+    let (status, out) = world.lives(&["python3", "-c", FIFO, &stop]);
+    assert_eq!(
+        (status, out.lines().last()),
+        (Some(8), Some("end")),
+        "{out}"
+    );
 }

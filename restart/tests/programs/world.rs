@@ -210,8 +210,15 @@ impl World {
     pub fn left(&self, program: &[&str]) {
         let mut child = self.start(program);
         self.progress(&mut child);
-        assert!(self.checkpoint(&["--kill"]).status.success());
+        self.taken(&["--kill"]);
         child.wait().unwrap();
+    }
+
+    /// A checkpoint that is not refused.
+    pub fn taken(&self, more: &[&str]) {
+        let taken = self.checkpoint(more);
+        let why = String::from_utf8_lossy(&taken.stderr).into_owned();
+        assert!(taken.status.success(), "{}: {why}", taken.status);
     }
 
     pub fn restart(&self) -> Program {
@@ -267,12 +274,7 @@ impl World {
         for life in 0..3 {
             self.progress(&mut child);
             let more: &[&str] = if life == 1 { &["--kill"] } else { &[] };
-            let taken = self.checkpoint(more);
-            assert!(
-                taken.status.success(),
-                "{}",
-                String::from_utf8_lossy(&taken.stderr)
-            );
+            self.taken(more);
             if life == 1 {
                 assert_eq!(child.wait().unwrap().signal(), Some(9));
             } else {
@@ -288,12 +290,7 @@ impl World {
     pub fn kill(&self, child: &mut Program) {
         if self.new_ids {
             // Without a namespace of its own the program outlives its front.
-            let taken = self.checkpoint(&["--kill"]);
-            assert!(
-                taken.status.success(),
-                "{}",
-                String::from_utf8_lossy(&taken.stderr)
-            );
+            self.taken(&["--kill"]);
         } else {
             child.kill().unwrap();
         }
