@@ -81,7 +81,8 @@ steps_of() {
 # boot NAME [GUEST-RUN-OPTION]...: one boot, in the background; the steps come on
 # standard input. Every step counts as a test; one that did not run has failed.
 boot() { boot_then boot_end "$@"; }
-# The same by one thread.
+# The same by one thread: not where threads spin, for then each has to wait until
+# the other's turn ends.
 boot_turns() { boot "$@" --turns; }
 
 # boot_then END NAME [GUEST-RUN-OPTION]...: and END looks at what came out.
@@ -174,9 +175,9 @@ guest_pv() {
 guest_debug() { boot debug --debug-xen --vcpus 2 < <(common $(( forks / 10 )) 2 1 1 | steps_of debug); }
 
 guest_single() {
-    boot_turns single-debug --vcpus 1 --debug-xen < <(common $(( forks / 10 )) 1 | steps_of single-debug)
+    boot single-debug --vcpus 1 --debug-xen < <(common $(( forks / 10 )) 1 | steps_of single-debug)
     if [ "$long" = 0 ]; then skip "single: one virtual CPU, no assertions" "--long"; return; fi
-    boot_turns single --vcpus 1 < <(common $(( forks / 10 )) 1 | steps_of single)
+    boot single --vcpus 1 < <(common $(( forks / 10 )) 1 | steps_of single)
 }
 
 guest_life() {
@@ -207,13 +208,13 @@ refuse_disk() {
 guest_bases() {
     local module own
     if [ "$base" = 4.20 ]; then
-        boot_turns xen-4.17 --base 4.17 --vcpus 2 < <(common $(( forks / 20 )) 2 | steps_of xen-4.17)
+        boot xen-4.17 --base 4.17 --vcpus 2 < <(common $(( forks / 20 )) 2 | steps_of xen-4.17)
     fi
     module=$GUEST_BIN/fuzz_kernel.ko own=$GUEST_BIN/own_vector.ko
     if ( HVCKPT_FAIL_CODE=1; . "$HVCKPT_LIB/all.sh"; cache_init; image_build; guest_kernel_build 6.1
          guest_module_build 6.1 "$HVCKPT_ROOT/tests/guest/module/fuzz_kernel.c" "$module"
          guest_module_build 6.1 "$HVCKPT_ROOT/tests/guest/module/own_vector.c" "$own" ) >"$logs/module.log" 2>&1; then
-        boot_turns linux-6.1 --guest-kernel 6.1 --vcpus 2 --debug-xen --allow "$LINUX_6_1_SAYS" --add "$module" --add "$own" \
+        boot linux-6.1 --guest-kernel 6.1 --vcpus 2 --debug-xen --allow "$LINUX_6_1_SAYS" --add "$module" --add "$own" \
             < <(common $(( forks / 20 )) 2 | steps_of linux-6.1)
     else tail -n 20 "$logs/module.log" >&2; bad "linux-6.1: the module (see $logs/module.log)"; fi
 }
