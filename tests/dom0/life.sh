@@ -118,7 +118,7 @@ migrate-to)
 arrive)
     # Guests have their addresses by name and order: the same on both hosts.
     lab-domu config life >/dev/null
-    timeout 500 busybox nc -l -p $PORT -e xl migrate-receive || fail "nobody came"
+    timeout 2000 busybox nc -l -p $PORT -e xl migrate-receive || fail "nobody came"
     wait_for 20 root true || fail "the guest does not answer"
     # Of this host; the program waits for it.
     key || fail "no key"
